@@ -1,0 +1,1 @@
+//! Raw file, merged, validated: what the operator wrote becomes what the daemon runs on.

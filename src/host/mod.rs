@@ -1,0 +1,3 @@
+//! What the agent reads and keeps on this machine.
+
+pub mod clock;

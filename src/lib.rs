@@ -1,0 +1,29 @@
+//! # vpn-node: the agent of a VPN host
+//!
+//! This page is the map. Arrows point down only; `tests/it/architecture.rs` holds them there.
+//!
+//! | layer | what it is | may use |
+//! |---|---|---|
+//! | `src/bin/*` | a few lines each: arguments, exit code | `daemon`, `cli` |
+//! | [`daemon`] | the wiring and the one event loop | everything below |
+//! | [`cli`] | arguments, then rendering (text, json) | `config`, `status`, `remote`, `host` |
+//! | [`vpn`] | one module a backend: a pure parser and a thin reader | `core`, `host::clock` |
+//! | [`host`] | what is read and kept on this machine | `core` |
+//! | [`ledger`] | the durable connection ledger | `host::atomic` |
+//! | [`remote`] | the client of the controller | `core`, `host::atomic`, `host::clock` |
+//! | [`status`] | the report, its socket server and client | `core` |
+//! | [`config`] | raw file, merged, validated | nothing |
+//! | [`core`] | PURE state machines: `handle(event, now)` gives commands | the protocol crate |
+//!
+//! Reading order: [`core`] first (what the agent decides), then [`daemon`] (how a decision
+//! becomes an action), then the workers that the daemon wires up, then [`cli`].
+
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod daemon;
+pub mod host;
+pub mod ledger;
+pub mod remote;
+pub mod status;
+pub mod vpn;

@@ -1,0 +1,1 @@
+//! The status report, its unix socket server and client.
