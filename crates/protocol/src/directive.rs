@@ -1,0 +1,48 @@
+//! Directives: what the controller wants a host to do.
+//!
+//! Each is signed by itself, has an id, is applied at most once, and is acknowledged in the next
+//! chained message, whether it came with a reply or over the directive request.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::encoding::Nonce;
+use crate::envelope::Payload;
+use crate::message::Purpose;
+
+/// One signed wish of the controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directive {
+    /// Applied at most once.
+    pub id: Uuid,
+    /// For whom: a directive for another server is refused.
+    pub server_id: String,
+    /// For which key epoch of it.
+    pub epoch: u32,
+    /// The controller's clock when it was made, in milliseconds since the Unix epoch.
+    pub issued_ms: i64,
+    /// For how long after `issued_ms` it may be applied, in seconds.
+    pub deadline_s: u32,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What a directive asks for. A kind that an agent does not know reads as [`Action::Unknown`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Action {
+    /// Prove who you are and what you run on.
+    Challenge {
+        /// 32 random bytes.
+        value: Nonce,
+        /// Why.
+        purpose: Purpose,
+    },
+    /// A kind from a newer controller.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Payload for Directive {
+    const TYPE: &'static str = "application/vnd.vpn-node.directive.v1+json";
+}
