@@ -1,1 +1,3 @@
 //! p
+pub mod hardware;
+pub mod metrics;
