@@ -1,3 +1,5 @@
 //! What the agent reads and keeps on this machine.
 
+mod bounded;
 pub mod clock;
+pub mod metrics;
