@@ -2,4 +2,5 @@
 
 mod bounded;
 pub mod clock;
+pub mod hardware;
 pub mod metrics;
