@@ -3,4 +3,7 @@
 mod bounded;
 pub mod clock;
 pub mod hardware;
+pub mod ids;
+pub mod logging;
 pub mod metrics;
+pub mod systemd;
