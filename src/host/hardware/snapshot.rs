@@ -226,7 +226,7 @@ mod tests {
         };
         let whole = fs::read(at("real")).unwrap();
         write("cut", &whole[..whole.len() / 2]);
-        write("long", &[b' '; MAX_SNAPSHOT + 1]);
+        write("long", &[&whole[..], &[b' '; MAX_SNAPSHOT]].concat());
         write("binary", b"\0\xff\n");
         write("format", br#"{"format":2,"product_uuid":"unavailable","product_serial":"unavailable","board_serial":"unavailable"}"#);
         write("hostile", br#"{"format":1,"product_uuid":{"value":"a|b"},"product_serial":"unavailable","board_serial":"unavailable"}"#);
