@@ -49,3 +49,21 @@ fn read_at(file: &File, buffer: &mut Vec<u8>, from: usize, to: usize) -> io::Res
     }
     file.read_at(&mut buffer[from..to], from as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_the_bound_cuts_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lines");
+        let text = format!("{}\n123456\n", "x".repeat(2 * CHUNK));
+        std::fs::write(&path, &text).unwrap();
+        let (kept, mut buffer) = (Kept::open(&path), Vec::new());
+        let mut lines = |max| kept.read_lines(&mut buffer, max).map(<[u8]>::len);
+        assert_eq!(lines(text.len()), Some(text.len()));
+        assert_eq!(lines(text.len() - 3), Some(2 * CHUNK + 1));
+        assert_eq!(lines(CHUNK), None);
+    }
+}

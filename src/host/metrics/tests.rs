@@ -174,15 +174,6 @@ fn thousands_of_interfaces_stay_within_the_bound() {
     let mut sampler = host.sampler(&[]);
     assert_eq!(sampler.sample(at(1)).network.unwrap().rx_bytes, 7);
     assert!(sampler.buffer.len() <= 256 * 1024);
-
-    // Without a card all count; a line that the bound cuts must not count with half a number.
-    let tunnels: Vec<_> = names
-        .iter()
-        .map(|name| (name.as_str(), 1, 111_111))
-        .collect();
-    host.traffic(&tunnels);
-    let network = sampler.sample(at(2)).network.unwrap();
-    assert_eq!(network.tx_bytes, network.rx_bytes * 111_111);
 }
 
 #[test]
