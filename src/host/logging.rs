@@ -1,0 +1,235 @@
+//! Sets up logging, once a process: to the journal where standard error is the journal, else to
+//! standard error.
+//!
+//! In the journal each value is a field of its own (`journalctl SERVER_ID=…`) without a prefix, so
+//! no value may be named like a field of systemd.journal-fields(7) (`priority`, `unit`, …). The
+//! configured level holds for our own crates; libraries never say more than warnings, since what
+//! they print below that includes addresses.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal};
+
+use nix::sys::stat::fstat;
+use tracing::Subscriber;
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// All targets of this repository start so: `vpn_node::…`, `vpn_node_agent`, `vpn_node_protocol`.
+const OWN_TARGETS: &str = "vpn_node";
+
+/// Why logging cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is")]
+pub enum LoggingError {
+    #[error("log_level {level:?} is not a level: use error, warn, info, debug or trace")]
+    Level { level: String },
+    #[error("logging is already set up in this process")]
+    AlreadySetUp,
+}
+
+/// Sets up logging at `level`, as `identifier` (`SYSLOG_IDENTIFIER` in the journal).
+///
+/// Without a reachable journal it falls back to standard error and says so.
+///
+/// # Errors
+/// [`LoggingError`] if `level` is none, or if it was called before.
+pub fn init(identifier: &str, level: &str) -> Result<(), LoggingError> {
+    let filter = filter(parse_level(level)?);
+    let mut unreachable = None;
+    if is_journal(
+        std::env::var_os("JOURNAL_STREAM").as_deref(),
+        stderr_device(),
+    ) {
+        match tracing_journald::layer() {
+            Ok(journal) => {
+                let journal = journal
+                    .with_field_prefix(None)
+                    .with_syslog_identifier(identifier.to_owned())
+                    .with_priority_mappings(priorities());
+                return install(journal.with_filter(filter));
+            }
+            Err(error) => unreachable = Some(error),
+        }
+    }
+    let ansi = wants_ansi(io::stderr().is_terminal(), std::env::var_os("NO_COLOR"));
+    install(text_layer(io::stderr, ansi).with_filter(filter))?;
+    if let Some(error) = unreachable {
+        tracing::warn!(%error, "cannot reach the journal; logging to standard error instead");
+    }
+    Ok(())
+}
+
+/// The level of a configuration file.
+///
+/// # Errors
+/// [`LoggingError::Level`] for anything but error, warn, info, debug and trace.
+pub fn parse_level(level: &str) -> Result<LevelFilter, LoggingError> {
+    Ok(match level {
+        "error" => LevelFilter::ERROR,
+        "warn" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        _ => {
+            return Err(LoggingError::Level {
+                level: level.to_owned(),
+            });
+        }
+    })
+}
+
+fn install<L>(layer: L) -> Result<(), LoggingError>
+where
+    L: Layer<tracing_subscriber::Registry> + Send + Sync,
+{
+    tracing_subscriber::registry()
+        .with(layer)
+        .try_init()
+        .map_err(|_| LoggingError::AlreadySetUp)
+}
+
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_target(OWN_TARGETS, level)
+        .with_default(level.min(LevelFilter::WARN))
+}
+
+/// Our info is the journal's info; the default of the crate is one step higher.
+fn priorities() -> PriorityMappings {
+    PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    }
+}
+
+fn text_layer<S, W>(writer: W, ansi: bool) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + 'static,
+{
+    tracing_subscriber::fmt::layer()
+        .compact()
+        .with_writer(writer)
+        .with_ansi(ansi)
+}
+
+/// Colours for people only, and not for those who said no (no-color.org: set and not empty).
+fn wants_ansi(is_terminal: bool, no_color: Option<OsString>) -> bool {
+    is_terminal && no_color.is_none_or(|value| value.is_empty())
+}
+
+/// `$JOURNAL_STREAM` is `device:inode` of the stream which systemd connected (systemd.exec(5)). A
+/// child whose standard error was redirected inherits the variable but not the stream.
+fn is_journal(journal_stream: Option<&OsStr>, stderr: Option<(u64, u64)>) -> bool {
+    let stream = journal_stream
+        .and_then(OsStr::to_str)
+        .and_then(|text| text.split_once(':'))
+        .and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    stream.is_some() && stream == stderr
+}
+
+fn stderr_device() -> Option<(u64, u64)> {
+    let stat = fstat(io::stderr()).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    fn logged(level: &str, ansi: bool, log: impl FnOnce()) -> String {
+        let sink = Arc::new(Mutex::new(Vec::new()));
+        let layer =
+            text_layer(Sink(sink.clone()), ansi).with_filter(filter(parse_level(level).unwrap()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let text = sink.lock().unwrap().clone();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[derive(Clone)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Sink {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn a_wrong_level_says_which_there_are() {
+        for level in ["", "INFO", "verbose", "vpn_node=debug", "info\n"] {
+            let message = parse_level(level).unwrap_err().to_string();
+            assert!(
+                message.contains("use error, warn, info, debug or trace"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn libraries_stay_at_warnings() {
+        let text = logged("debug", false, || {
+            tracing::debug!(target: "vpn_node::daemon", "ours");
+            tracing::debug!(target: "vpn_node_agent", "the bin");
+            tracing::info!(target: "reqwest::connect", "connecting to 192.0.2.1");
+            tracing::warn!(target: "reqwest", "theirs");
+        });
+        assert!(text.contains("ours") && text.contains("the bin") && text.contains("theirs"));
+        assert!(!text.contains("192.0.2.1"));
+        let text = logged("error", false, || {
+            tracing::warn!(target: "reqwest", "theirs");
+            tracing::warn!(target: "vpn_node", "ours");
+        });
+        assert_eq!(text, "");
+    }
+
+    #[test]
+    fn plain_text_has_no_escape_sequences() {
+        let log = || tracing::info!(target: "vpn_node", name = "\u{1b}[31mred", "seen");
+        let text = logged("info", false, log);
+        assert!(
+            text.contains("seen") && !text.contains('\u{1b}'),
+            "{text:?}"
+        );
+        assert!(logged("info", true, log).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn colours_need_a_terminal_and_no_objection() {
+        assert!(wants_ansi(true, None));
+        assert!(wants_ansi(true, Some("".into())));
+        assert!(!wants_ansi(true, Some("1".into())));
+        assert!(!wants_ansi(false, None));
+    }
+
+    #[test]
+    fn the_journal_is_recognised_by_its_stream() {
+        let stderr = Some((8, 12345));
+        assert!(is_journal(Some(OsStr::new("8:12345")), stderr));
+        for other in ["8:12346", "8", "", "x:y", "8:12345:1"] {
+            assert!(!is_journal(Some(OsStr::new(other)), stderr), "{other}");
+        }
+        assert!(!is_journal(None, stderr));
+        assert!(!is_journal(None, None));
+    }
+}
