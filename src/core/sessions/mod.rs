@@ -10,6 +10,8 @@ mod held;
 mod known;
 mod obs;
 mod reducer;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use event::{Change, SessionEvent, SessionRecord, What};

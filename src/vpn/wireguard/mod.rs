@@ -12,7 +12,7 @@ mod nl_socket;
 pub mod peers;
 mod reading;
 #[cfg(test)]
-mod replay;
+mod tests;
 pub mod uapi;
 mod uapi_socket;
 

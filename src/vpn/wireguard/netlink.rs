@@ -311,13 +311,12 @@ fn link(payload: &[u8]) -> Result<Link, NetlinkError> {
 
 const MALFORMED_HEADER: NetlinkError = NetlinkError::Malformed("a message shorter than its header");
 
+/// Takes type, flags and payload of one message.
+type Each<'a> = &'a mut dyn FnMut(u16, u16, &[u8]) -> Result<(), NetlinkError>;
+
 /// Calls `each` with type, flags and payload of every data message that answers `seq`.
 /// True when `NLMSG_DONE` came. Errors of the kernel, also those within DONE, are errors.
-fn for_each_message(
-    mut rest: &[u8],
-    seq: u32,
-    each: &mut dyn FnMut(u16, u16, &[u8]) -> Result<(), NetlinkError>,
-) -> Result<bool, NetlinkError> {
+fn for_each_message(mut rest: &[u8], seq: u32, each: Each<'_>) -> Result<bool, NetlinkError> {
     while !rest.is_empty() {
         let header: &[u8; 16] = rest.first_chunk().ok_or(MALFORMED_HEADER)?;
         let len = u32::from_ne_bytes(array(&header[..4])?) as usize;

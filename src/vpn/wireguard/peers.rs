@@ -275,10 +275,10 @@ impl Round<'_> {
         if changed {
             live.evidence = now;
             live.overdue = false;
-        } else if now.saturating_sub(live.evidence) >= REJECT_AFTER {
-            if std::mem::replace(&mut live.overdue, true) {
-                return self.end(key, |_, live, now| timeout(live, now));
-            }
+        } else if now.saturating_sub(live.evidence) >= REJECT_AFTER
+            && std::mem::replace(&mut live.overdue, true)
+        {
+            return self.end(key, |_, live, now| timeout(live, now));
         }
         // Only growth of rx is a sign of life: retries to a dead peer make tx grow.
         if reading.rx > live.rx {

@@ -4,6 +4,9 @@
 //! a session key names one connection while it is up; an observed end beats an inferred one;
 //! absence means an end only in a complete snapshot.
 
+mod restored;
+mod view;
+
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -12,6 +15,8 @@ use std::{
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use self::restored::restored_end;
+pub use self::view::{BackendStatus, LiveSession};
 use super::{
     event::{Change, SessionEvent, SessionRecord, What},
     held::{Held, HeldEnd, Live, Slot},
@@ -48,34 +53,6 @@ struct Backend {
     epoch: Option<u64>,
     unavailable: Option<(String, Stamp)>,
     live: usize,
-}
-
-/// What `status` shows of one backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackendStatus<'a> {
-    /// Which one.
-    pub id: &'a BackendId,
-    /// Connections that are up.
-    pub live: usize,
-    /// Why it cannot be read, and since when.
-    pub unavailable: Option<(&'a str, Stamp)>,
-}
-
-/// What `status` shows of one connection: no personal data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveSession<'a> {
-    /// UUIDv7.
-    pub connection_id: Uuid,
-    /// Where it is connected.
-    pub backend: &'a BackendId,
-    /// When it began.
-    pub started: Stamp,
-    /// Last sign of life.
-    pub last_seen: Stamp,
-    /// Bytes from the client.
-    pub rx: u64,
-    /// Bytes to the client.
-    pub tx: u64,
 }
 
 /// One call: its time, its randomness, its answer.
@@ -159,49 +136,6 @@ impl Reducer {
             until => until,
         };
         [self.held.next(), restored].into_iter().flatten().min()
-    }
-
-    /// Everything that is connected, in no particular order.
-    pub fn live(&self) -> impl Iterator<Item = LiveSession<'_>> {
-        self.live.iter().map(|(slot, live)| LiveSession {
-            connection_id: live.connection_id,
-            backend: &self.backends[usize::from(slot.0)].id,
-            started: live.session.started,
-            last_seen: live.session.last_seen,
-            rx: live.earlier_rx.saturating_add(live.session.rx),
-            tx: live.earlier_tx.saturating_add(live.session.tx),
-        })
-    }
-
-    /// The backends that were ever heard, with their connection counts.
-    pub fn backends(&self) -> impl Iterator<Item = BackendStatus<'_>> {
-        self.backends.iter().map(|backend| BackendStatus {
-            id: &backend.id,
-            live: backend.live,
-            unavailable: backend
-                .unavailable
-                .as_ref()
-                .map(|(error, since)| (error.as_str(), *since)),
-        })
-    }
-
-    /// The backends of connections that nothing has confirmed since the agent started.
-    pub fn unconfirmed_backends(&self) -> impl Iterator<Item = &BackendId> {
-        self.restored.keys().map(|(backend, _)| backend)
-    }
-
-    /// What the next process of the agent needs to go on without a duplicate or a false end.
-    #[must_use]
-    pub fn persistable(&self) -> Vec<KnownSession> {
-        let live = self.live.iter();
-        let held = self.held.iter().map(|(slot, held)| (slot, &held.live));
-        let mut known: Vec<KnownSession> = live
-            .chain(held)
-            .map(|(slot, live)| self.known(slot.0, live))
-            .chain(self.restored.values().cloned())
-            .collect();
-        known.sort_by_key(|known| known.connection_id);
-        known
     }
 
     fn backend_index(&mut self, id: &BackendId) -> u16 {
@@ -328,30 +262,6 @@ impl Reducer {
         self.refresh(&slot, session, turn);
     }
 
-    /// Goes on, silently, with a connection of a former process, unless lower counters show that
-    /// the daemon started over in between.
-    fn adopt(&mut self, slot: Slot, known: KnownSession, session: Session, turn: &mut Turn<'_>) {
-        if session.rx < known.rx || session.tx < known.tx {
-            turn.out.push(restored_end(
-                &known,
-                Reason::AgentRestart,
-                turn.now,
-                self.boot_id,
-            ));
-            return self.start(slot, session, turn);
-        }
-        let started = known.started(self.boot_id);
-        let live = Live {
-            connection_id: known.connection_id,
-            hash: known.key_hash,
-            session: Session { started, ..session },
-            earlier_rx: known.earlier_rx,
-            earlier_tx: known.earlier_tx,
-            round: self.round,
-        };
-        self.insert_live(slot, live);
-    }
-
     /// Takes over the current values; `started` and the key stay.
     fn refresh(&mut self, slot: &Slot, session: Session, turn: &mut Turn<'_>) {
         let patch = Patch {
@@ -433,51 +343,6 @@ impl Reducer {
         }
     }
 
-    fn tick_restored(&mut self, now: Now, out: &mut Vec<SessionEvent>) {
-        if self.restored.is_empty() {
-            return;
-        }
-        match self.restored_until {
-            None => {
-                self.restored_until = Some(now.boot.saturating_add(RESTORED_PATIENCE));
-                let boot_id = self.boot_id;
-                let of_another_boot = |known: &KnownSession| known.boot_id != boot_id;
-                self.end_restored(of_another_boot, &Reason::DaemonDown, now, out);
-            }
-            Some(until) if until <= now.boot => {
-                self.end_restored(|_| true, &Reason::AgentRestart, now, out);
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn take_restored(&mut self, slot: &Slot) -> Option<KnownSession> {
-        if self.restored.is_empty() {
-            return None;
-        }
-        let backend = &self.backends[usize::from(slot.0)];
-        let key = (backend.id.clone(), self.hash(slot));
-        let same_epoch = self.restored.get(&key)?.epoch == backend.epoch?;
-        same_epoch.then(|| self.restored.remove(&key)).flatten()
-    }
-
-    fn end_restored(
-        &mut self,
-        which: impl Fn(&KnownSession) -> bool,
-        reason: &Reason,
-        now: Now,
-        out: &mut Vec<SessionEvent>,
-    ) {
-        let boot_id = self.boot_id;
-        self.restored.retain(|_, known| {
-            let ends = which(known);
-            if ends {
-                out.push(restored_end(known, reason.clone(), now, boot_id));
-            }
-            !ends
-        });
-    }
-
     /// The slots of one backend, in an order that does not depend on the hash map.
     fn slots_of(&self, at: u16, which: impl Fn(&Live) -> bool) -> Vec<Slot> {
         let mut slots: Vec<Slot> = self
@@ -523,49 +388,11 @@ impl Reducer {
             what,
         }
     }
-
-    fn known(&self, at: u16, live: &Live) -> KnownSession {
-        let nanos = |stamp: Stamp| u64::try_from(stamp.boot.as_nanos()).unwrap_or(u64::MAX);
-        let (backend, session) = (&self.backends[usize::from(at)], &live.session);
-        KnownSession {
-            connection_id: live.connection_id,
-            backend: backend.id.clone(),
-            epoch: backend.epoch.unwrap_or_default(),
-            boot_id: self.boot_id,
-            key_hash: live.hash,
-            started_boot_ns: nanos(session.started),
-            started_wall_ms: session.started.wall_ms,
-            seen_boot_ns: nanos(session.last_seen),
-            seen_wall_ms: session.last_seen.wall_ms,
-            rx: session.rx,
-            tx: session.tx,
-            earlier_rx: live.earlier_rx,
-            earlier_tx: live.earlier_tx,
-        }
-    }
 }
 
 fn gone(live: &Live, reason: Reason, now: Now) -> End {
     let earliest = live.session.last_seen.boot;
     End::noticed(reason, Confidence::Inferred, earliest, now)
-}
-
-/// The end of a connection that nobody watched since its last sign of life.
-fn restored_end(known: &KnownSession, reason: Reason, now: Now, boot_id: Uuid) -> SessionEvent {
-    let session = known.record(boot_id);
-    let end = End {
-        reason,
-        confidence: Confidence::Inferred,
-        earliest: session.last_seen,
-        at: session.last_seen,
-        latest: now,
-    };
-    SessionEvent {
-        connection_id: known.connection_id,
-        backend: known.backend.clone(),
-        what: What::End(end.not_before(session.started)),
-        session,
-    }
 }
 
 fn update_event(backend: BackendId, live: &Live, change: Change, at: Now) -> SessionEvent {
