@@ -1,0 +1,62 @@
+//! What others may see of the reducer's state: the status report's view, without personal data.
+
+use uuid::Uuid;
+
+use super::{
+    super::types::{BackendId, Stamp},
+    Reducer,
+};
+
+/// What `status` shows of one backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendStatus<'a> {
+    /// Which one.
+    pub id: &'a BackendId,
+    /// Connections that are up.
+    pub live: usize,
+    /// Why it cannot be read, and since when.
+    pub unavailable: Option<(&'a str, Stamp)>,
+}
+
+/// What `status` shows of one connection: no personal data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveSession<'a> {
+    /// UUIDv7.
+    pub connection_id: Uuid,
+    /// Where it is connected.
+    pub backend: &'a BackendId,
+    /// When it began.
+    pub started: Stamp,
+    /// Last sign of life.
+    pub last_seen: Stamp,
+    /// Bytes from the client.
+    pub rx: u64,
+    /// Bytes to the client.
+    pub tx: u64,
+}
+
+impl Reducer {
+    /// Everything that is connected, in no particular order.
+    pub fn live(&self) -> impl Iterator<Item = LiveSession<'_>> {
+        self.live.iter().map(|(slot, live)| LiveSession {
+            connection_id: live.connection_id,
+            backend: &self.backends[usize::from(slot.0)].id,
+            started: live.session.started,
+            last_seen: live.session.last_seen,
+            rx: live.earlier_rx.saturating_add(live.session.rx),
+            tx: live.earlier_tx.saturating_add(live.session.tx),
+        })
+    }
+
+    /// The backends that were ever heard, with their connection counts.
+    pub fn backends(&self) -> impl Iterator<Item = BackendStatus<'_>> {
+        self.backends.iter().map(|backend| BackendStatus {
+            id: &backend.id,
+            live: backend.live,
+            unavailable: backend
+                .unavailable
+                .as_ref()
+                .map(|(error, since)| (error.as_str(), *since)),
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! Asks the kernel over netlink: which interfaces there are, and the peers of one.
+
+use std::{
+    os::fd::{AsRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, send,
+            setsockopt, socket, sockopt::ReceiveTimeout,
+        },
+        time::{TimeVal, TimeValLike as _},
+    },
+};
+use zeroize::Zeroize as _;
+
+use super::{
+    error::ReadError,
+    netlink::{self, DeviceParser, Link, NetlinkError},
+    reading::PeerReading,
+};
+use crate::host::clock;
+
+/// Most interfaces looked at in one list.
+const MAX_LINKS: usize = 4096;
+
+/// Whether a dump may be trusted to miss nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dump {
+    Clean,
+    /// Peers came or went while it was read.
+    Interrupted,
+}
+
+/// All interfaces of kind `wireguard` in the agent's network namespace.
+pub(super) fn wireguard_links(limit: Duration, buffer: &mut [u8]) -> Result<Vec<Link>, ReadError> {
+    let mut links = Vec::new();
+    let socket = Socket::open(SockProtocol::NetlinkRoute, limit)?;
+    let message = netlink::get_wireguard_links(SEQ);
+    socket.ask(&message, buffer, &mut |datagram| {
+        netlink::links(datagram, SEQ, &mut |link| {
+            if link.wireguard && links.len() < MAX_LINKS {
+                links.push(link);
+            }
+        })
+    })?;
+    Ok(links)
+}
+
+/// The interface called `name`; none if the agent's network namespace has no such one.
+pub(super) fn link(
+    name: &str,
+    limit: Duration,
+    buffer: &mut [u8],
+) -> Result<Option<Link>, ReadError> {
+    let mut found = None;
+    let socket = Socket::open(SockProtocol::NetlinkRoute, limit)?;
+    let message = netlink::get_link(SEQ, name);
+    let asked = socket.ask(&message, buffer, &mut |datagram| {
+        netlink::links(datagram, SEQ, &mut |link| found = Some(link))?;
+        Ok(found.is_some())
+    });
+    match asked {
+        Err(ReadError::Gone(_)) => Ok(None),
+        asked => asked.map(|()| found),
+    }
+}
+
+/// Reads all peers of the kernel interface with this index.
+pub(super) fn read(
+    ifindex: u32,
+    limit: Duration,
+    buffer: &mut [u8],
+    sink: &mut dyn FnMut(&PeerReading),
+) -> Result<Dump, ReadError> {
+    let socket = Socket::open(SockProtocol::NetlinkGeneric, limit)?;
+    let mut family = None;
+    let message = netlink::get_family(SEQ, "wireguard");
+    socket.ask(&message, buffer, &mut |datagram| {
+        family = netlink::family_id(datagram, SEQ)?;
+        Ok(family.is_some())
+    })?;
+    let family = family.ok_or(NetlinkError::Malformed("no family id"))?;
+    let seq = SEQ + 1;
+    let mut parser = DeviceParser::new(family, seq);
+    let message = netlink::get_device(seq, family, ifindex);
+    socket.ask(&message, buffer, &mut |datagram| {
+        parser.feed(datagram, sink)
+    })?;
+    Ok(if parser.interrupted() {
+        Dump::Interrupted
+    } else {
+        Dump::Clean
+    })
+}
+
+/// Each socket is used for one question after another, and starts to count anew.
+const SEQ: u32 = 1;
+
+struct Socket {
+    fd: OwnedFd,
+    until: Duration,
+    limit: Duration,
+}
+
+impl Socket {
+    fn open(protocol: SockProtocol, limit: Duration) -> Result<Self, ReadError> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            protocol,
+        )
+        .map_err(|errno| ReadError::of("socket", errno))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))
+            .map_err(|errno| ReadError::of("bind", errno))?;
+        let until = clock::now().boot.saturating_add(limit);
+        Ok(Self { fd, until, limit })
+    }
+
+    /// Sends `message` and gives `each` the datagrams of the answer until it says true.
+    fn ask(
+        &self,
+        message: &[u8],
+        buffer: &mut [u8],
+        each: &mut dyn FnMut(&[u8]) -> Result<bool, NetlinkError>,
+    ) -> Result<(), ReadError> {
+        send(self.fd.as_raw_fd(), message, MsgFlags::empty())
+            .map_err(|errno| ReadError::of("send", errno))?;
+        loop {
+            let len = self.receive(buffer)?;
+            let datagram = buffer
+                .get(..len)
+                .ok_or(NetlinkError::Malformed("a datagram larger than 64 KiB"))?;
+            let over = each(datagram);
+            buffer[..len].zeroize();
+            if over.map_err(ReadError::of_netlink)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next datagram of the kernel; anybody may send to a netlink socket, only it is heard.
+    fn receive(&self, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        loop {
+            let left = self.until.saturating_sub(clock::now().boot);
+            if left.is_zero() {
+                return Err(ReadError::Deadline(self.limit.as_millis()));
+            }
+            // Zero would mean to wait for ever.
+            let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).max(1);
+            setsockopt(&self.fd, ReceiveTimeout, &TimeVal::milliseconds(millis))
+                .map_err(|errno| ReadError::of("setsockopt", errno))?;
+            match recv(&self.fd, buffer) {
+                Ok((len, Some(0))) => return Ok(len),
+                Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(errno) => return Err(ReadError::of("recvfrom", errno)),
+            }
+        }
+    }
+}
+
+/// Length (the whole, even if cut: MSG_TRUNC) and the sender's port id.
+fn recv(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<(usize, Option<u32>)> {
+    use nix::sys::socket::{RecvMsg, recvmsg};
+    let mut iov = [std::io::IoSliceMut::new(buffer)];
+    let message: RecvMsg<'_, '_, NetlinkAddr> =
+        recvmsg(fd.as_raw_fd(), &mut iov, None, MsgFlags::MSG_TRUNC)?;
+    Ok((message.bytes, message.address.map(|addr| addr.pid())))
+}

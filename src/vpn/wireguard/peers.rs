@@ -1,0 +1,413 @@
+//! What counts as a WireGuard session: evidence from poll to poll. Pure.
+//!
+//! WireGuard has no sessions, only handshakes. Evidence is a handshake that *changed* since the
+//! last poll, stamped with the boot clock, so that steps of the wall clock neither start nor end
+//! anything. Peers that never shook hands cost no memory; others 48 bytes; live ones more.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use super::reading::{Handshake, MAX_PEERS, PeerReading};
+use crate::core::{
+    Now,
+    sessions::{
+        Confidence, End, Endpoint, Identity, Net, Obs, Patch, Reason, Session, SessionKey, stamp_of,
+    },
+};
+
+/// A key that old is refused by both sides (WireGuard whitepaper §6.1, `REJECT_AFTER_TIME`).
+/// Renewal comes at 120 s with traffic and at 125 s with keepalives only, so less than this flaps.
+pub const REJECT_AFTER: Duration = Duration::from_secs(180);
+
+/// Below this many seconds a handshake time is not Unix time but time elapsed (boringtun).
+const ELAPSED_BELOW_S: u64 = 1_000_000_000;
+
+/// How far a handshake computed from elapsed time may wander between polls and be the same one:
+/// more than the 2 s that a slow answer takes, less than the 5 s between handshakes.
+const ELAPSED_JITTER: Duration = Duration::from_secs(3);
+
+/// Marks a handshake computed from elapsed time; Unix nanoseconds reach this bit in 2262.
+const ELAPSED: u64 = 1 << 63;
+
+/// How an interface tells the time of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeClock {
+    /// Always Unix time: the kernel.
+    Unix,
+    /// Unix time or elapsed time, whichever the number looks like: userspace daemons.
+    Guess,
+}
+
+/// The peers of one interface, from poll to poll.
+pub struct PeerTable {
+    clock: HandshakeClock,
+    peers: HashMap<[u8; 32], Peer>,
+    live: HashMap<[u8; 32], Live>,
+    round: u32,
+    /// When the last round began.
+    polled: Duration,
+    /// Whether a whole answer was seen once: only then an unknown peer is a new one.
+    complete_once: bool,
+    /// Whether the next round tells everything instead of the changes.
+    resync: bool,
+    incarnations: u32,
+}
+
+/// A peer that shook hands at some time.
+struct Peer {
+    handshake: u64,
+    round: u32,
+    live: bool,
+}
+
+struct Live {
+    incarnation: u32,
+    started: Duration,
+    /// The last handshake.
+    evidence: Duration,
+    rx_grew: Duration,
+    rx: u64,
+    tx: u64,
+    endpoint: Option<Endpoint>,
+    allowed_ips_hash: u64,
+    /// Past [`REJECT_AFTER`] at the last poll already.
+    overdue: bool,
+}
+
+/// One poll: [`Self::see`] each peer, then [`Self::finish`].
+pub struct Round<'a> {
+    table: &'a mut PeerTable,
+    now: Now,
+    /// When the round before began.
+    before: Duration,
+    snapshot: bool,
+    overflow: bool,
+    sessions: Vec<Session>,
+    obs: Vec<Obs>,
+}
+
+impl PeerTable {
+    /// An interface of which nothing is known yet.
+    #[must_use]
+    pub fn new(clock: HandshakeClock) -> Self {
+        Self {
+            clock,
+            peers: HashMap::new(),
+            live: HashMap::new(),
+            round: 0,
+            polled: Duration::ZERO,
+            complete_once: false,
+            resync: true,
+            incarnations: 0,
+        }
+    }
+
+    /// Begins a poll at `now`.
+    pub fn begin(&mut self, now: Now) -> Round<'_> {
+        self.round = self.round.wrapping_add(1);
+        Round {
+            before: std::mem::replace(&mut self.polled, now.boot),
+            snapshot: self.resync,
+            overflow: false,
+            now,
+            sessions: Vec::new(),
+            obs: Vec::new(),
+            table: self,
+        }
+    }
+
+    /// The interface is down or gone: all sessions end as `interface_down`. Handshakes stay
+    /// known, so that one from before is no evidence when the interface comes back.
+    pub fn interface_down(&mut self, now: Now) -> Vec<Obs> {
+        self.resync = true;
+        let polled = self.polled;
+        let mut live: Vec<_> = self.live.drain().collect();
+        live.sort_by_key(|(key, _)| *key);
+        for peer in self.peers.values_mut() {
+            peer.live = false;
+        }
+        live.into_iter()
+            .map(|(key, live)| Obs::Down {
+                key: session_key(key, live.incarnation),
+                end: End::noticed(Reason::InterfaceDown, Confidence::Observed, polled, now),
+            })
+            .collect()
+    }
+}
+
+impl Round<'_> {
+    /// Takes one peer. Of a peer that comes twice (netlink splits long ones) the first counts.
+    pub fn see(&mut self, reading: &PeerReading) {
+        let key = reading.public_key;
+        let handshake = self.handshake(reading.handshake);
+        let round = self.table.round;
+        let full = self.table.peers.len() >= MAX_PEERS;
+        match (self.table.peers.entry(key), handshake) {
+            (Entry::Occupied(peer), _) if peer.get().round == round => {}
+            (Entry::Vacant(_), None) => {}
+            (Entry::Vacant(_), Some(_)) if full => self.overflow = true,
+            (Entry::Vacant(slot), Some(handshake)) => {
+                slot.insert(Peer {
+                    handshake,
+                    round,
+                    live: false,
+                });
+                self.first_sight(reading);
+            }
+            (Entry::Occupied(peer), None) => {
+                // Handshake back to 0: the peer was taken out and put in again.
+                if peer.remove().live {
+                    self.end_reset(key);
+                }
+            }
+            (Entry::Occupied(mut peer), Some(handshake)) => {
+                let peer = peer.get_mut();
+                let changed = is_another(peer.handshake, handshake);
+                // An elapsed time wanders by its jitter: hold on to the first sight of it.
+                if changed || handshake & ELAPSED == 0 {
+                    peer.handshake = handshake;
+                }
+                peer.round = round;
+                match (peer.live, changed) {
+                    (true, _) => self.go_on(reading, changed),
+                    (false, true) => self.begin_session(reading, self.fresh_age(reading)),
+                    (false, false) => {}
+                }
+            }
+        }
+    }
+
+    /// Ends the poll. `complete` says that the answer was whole: only then absence is removal.
+    #[must_use]
+    pub fn finish(mut self, epoch: u64, complete: bool) -> Vec<Obs> {
+        let complete = complete && !self.overflow;
+        let round = self.table.round;
+        if complete {
+            let mut removed = Vec::new();
+            self.table.peers.retain(|key, peer| {
+                if peer.round != round && peer.live {
+                    removed.push(*key);
+                }
+                peer.round == round
+            });
+            removed.sort_unstable();
+            for key in removed {
+                self.end(key, |before, _, now| {
+                    End::noticed(Reason::PeerRemoved, Confidence::Observed, before, now)
+                });
+            }
+            self.table.complete_once = true;
+        } else if self.table.peers.len() >= MAX_PEERS {
+            // A daemon that never finishes must not fill the table for ever.
+            self.table
+                .peers
+                .retain(|_, peer| peer.live || peer.round == round);
+        }
+        self.table.resync = !complete;
+        if self.snapshot {
+            self.obs.push(Obs::Snapshot {
+                epoch,
+                at: self.now,
+                complete,
+                sessions: self.sessions,
+            });
+        }
+        self.obs
+    }
+
+    /// An unknown peer with a handshake: new, unless the table has not seen a whole answer yet.
+    /// Then the age on the wall clock decides, the only use of it.
+    fn first_sight(&mut self, reading: &PeerReading) {
+        if self.table.complete_once {
+            return self.begin_session(reading, self.fresh_age(reading));
+        }
+        // A handshake in the future is a stepped clock: taken as now, time will tell.
+        let age = self.age(reading.handshake).unwrap_or_default();
+        if age < REJECT_AFTER {
+            self.begin_session(reading, age);
+        }
+    }
+
+    fn begin_session(&mut self, reading: &PeerReading, age: Duration) {
+        let key = reading.public_key;
+        let started = self.now.boot.saturating_sub(age);
+        self.table.incarnations = self.table.incarnations.wrapping_add(1);
+        let live = Live {
+            incarnation: self.table.incarnations,
+            started,
+            evidence: started,
+            rx_grew: started,
+            rx: reading.rx,
+            tx: reading.tx,
+            endpoint: reading.endpoint,
+            allowed_ips_hash: hash_of(&reading.allowed_ips),
+            overdue: false,
+        };
+        let session = session_of(&live, reading, self.now);
+        self.table.live.insert(key, live);
+        if let Some(peer) = self.table.peers.get_mut(&key) {
+            peer.live = true;
+        }
+        if self.snapshot {
+            self.sessions.push(session);
+        } else {
+            self.obs.push(Obs::Up(Box::new(session)));
+        }
+    }
+
+    /// A live peer: renewed, still in time, or silent for too long.
+    fn go_on(&mut self, reading: &PeerReading, changed: bool) {
+        let key = reading.public_key;
+        let Some(live) = self.table.live.get_mut(&key) else {
+            return;
+        };
+        if reading.rx < live.rx || reading.tx < live.tx {
+            self.end_reset(key);
+            if changed {
+                self.begin_session(reading, self.fresh_age(reading));
+            }
+            return;
+        }
+        let now = self.now.boot;
+        if changed {
+            live.evidence = now;
+            live.overdue = false;
+        } else if now.saturating_sub(live.evidence) >= REJECT_AFTER
+            && std::mem::replace(&mut live.overdue, true)
+        {
+            return self.end(key, |_, live, now| timeout(live, now));
+        }
+        // Only growth of rx is a sign of life: retries to a dead peer make tx grow.
+        if reading.rx > live.rx {
+            live.rx_grew = now;
+        }
+        let allowed_ips_hash = hash_of(&reading.allowed_ips);
+        let other_ips = live.allowed_ips_hash != allowed_ips_hash;
+        let news = changed
+            || other_ips
+            || (live.rx, live.tx, live.endpoint) != (reading.rx, reading.tx, reading.endpoint);
+        live.rx = reading.rx;
+        live.tx = reading.tx;
+        live.endpoint = reading.endpoint;
+        live.allowed_ips_hash = allowed_ips_hash;
+        if self.snapshot {
+            self.sessions.push(session_of(live, reading, self.now));
+        } else if news {
+            self.obs.push(Obs::Update(Patch {
+                key: session_key(key, live.incarnation),
+                endpoint: reading.endpoint,
+                virtual_ips: other_ips.then(|| reading.allowed_ips.as_slice().into()),
+                rx: reading.rx,
+                tx: reading.tx,
+                last_seen: stamp_of(live.evidence.max(live.rx_grew), self.now),
+            }));
+        }
+    }
+
+    /// The counters or the handshake went back: the peer was removed and added between polls.
+    fn end_reset(&mut self, key: [u8; 32]) {
+        self.end(key, |before, _, now| {
+            End::noticed(Reason::PeerRemoved, Confidence::Inferred, before, now)
+        });
+    }
+
+    fn end(&mut self, key: [u8; 32], end: impl FnOnce(Duration, &Live, Now) -> End) {
+        if let Some(peer) = self.table.peers.get_mut(&key) {
+            peer.live = false;
+        }
+        if let Some(live) = self.table.live.remove(&key) {
+            self.obs.push(Obs::Down {
+                key: session_key(key, live.incarnation),
+                end: end(self.before, &live, self.now),
+            });
+        }
+    }
+
+    /// The age of a handshake that happened since the last poll: its own clock refines it, but
+    /// never beyond that poll.
+    fn fresh_age(&self, reading: &PeerReading) -> Duration {
+        let since = self.now.boot.saturating_sub(self.before);
+        self.age(reading.handshake)
+            .filter(|age| *age <= since)
+            .unwrap_or_default()
+    }
+
+    /// How long ago, by the wall clock or as elapsed. None: in the future.
+    fn age(&self, handshake: Handshake) -> Option<Duration> {
+        let told = Duration::new(handshake.secs, handshake.nanos);
+        if self.is_elapsed(handshake) {
+            return Some(told);
+        }
+        let wall = Duration::from_millis(u64::try_from(self.now.wall_ms).ok()?);
+        wall.checked_sub(told)
+    }
+
+    /// The handshake as one comparable number; none if there never was one.
+    fn handshake(&self, handshake: Handshake) -> Option<u64> {
+        if handshake == Handshake::default() {
+            return None;
+        }
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX) & !ELAPSED;
+        let told = Duration::new(handshake.secs, handshake.nanos);
+        Some(if self.is_elapsed(handshake) {
+            nanos(self.now.boot.saturating_sub(told)) | ELAPSED
+        } else {
+            nanos(told)
+        })
+    }
+
+    fn is_elapsed(&self, handshake: Handshake) -> bool {
+        self.table.clock == HandshakeClock::Guess && handshake.secs < ELAPSED_BELOW_S
+    }
+}
+
+fn is_another(known: u64, now: u64) -> bool {
+    match (known & ELAPSED != 0, now & ELAPSED != 0) {
+        (true, true) => {
+            let jitter = u64::try_from(ELAPSED_JITTER.as_nanos()).unwrap_or(u64::MAX);
+            now & !ELAPSED > (known & !ELAPSED).saturating_add(jitter)
+        }
+        _ => known != now,
+    }
+}
+
+/// Silent since the last growth of rx; dead for certain when its key ran out.
+fn timeout(live: &Live, now: Now) -> End {
+    let key_ran_out = live.evidence.saturating_add(REJECT_AFTER).min(now.boot);
+    End {
+        reason: Reason::Timeout,
+        confidence: Confidence::Inferred,
+        earliest: stamp_of(live.rx_grew, now),
+        at: stamp_of(live.rx_grew, now),
+        latest: stamp_of(key_ran_out.max(live.rx_grew), now),
+    }
+}
+
+fn session_of(live: &Live, reading: &PeerReading, now: Now) -> Session {
+    Session {
+        key: session_key(reading.public_key, live.incarnation),
+        identity: Identity::PeerKey(reading.public_key),
+        started: stamp_of(live.started, now),
+        last_seen: stamp_of(live.evidence.max(live.rx_grew), now),
+        endpoint: reading.endpoint,
+        virtual_ips: reading.allowed_ips.as_slice().into(),
+        rx: reading.rx,
+        tx: reading.tx,
+    }
+}
+
+fn session_key(public_key: [u8; 32], incarnation: u32) -> SessionKey {
+    SessionKey::WireGuard {
+        public_key,
+        incarnation,
+    }
+}
+
+fn hash_of(allowed_ips: &[Net]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    allowed_ips.hash(&mut hasher);
+    hasher.finish()
+}

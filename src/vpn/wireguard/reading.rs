@@ -1,0 +1,57 @@
+//! What a WireGuard interface says about one peer, whichever way it was asked. No secrets.
+
+use crate::core::sessions::{Endpoint, Net};
+
+/// Most inner addresses that are kept of one peer. A peer that routes whole sites may list
+/// thousands; the first ones say who it is, and records stay small.
+pub const MAX_ALLOWED_IPS: usize = 32;
+
+/// Most peers read from one interface: wireguard-go stops at 65,536, kernel interfaces with
+/// 100,000 were measured. Beyond it the answer is refused rather than memory risked.
+pub const MAX_PEERS: usize = 131_072;
+
+/// When the last handshake was, in the daemon's own words: Unix time, or (boringtun) elapsed.
+/// Zero in both parts: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// Seconds.
+    pub secs: u64,
+    /// Nanoseconds, below 1e9.
+    pub nanos: u32,
+}
+
+/// One peer of one answer. Parsers fill one and the same again and again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerReading {
+    /// Curve25519 public key.
+    pub public_key: [u8; 32],
+    /// Absent before first contact.
+    pub endpoint: Option<Endpoint>,
+    /// Last handshake.
+    pub handshake: Handshake,
+    /// Bytes from the peer.
+    pub rx: u64,
+    /// Bytes to the peer.
+    pub tx: u64,
+    /// At most [`MAX_ALLOWED_IPS`].
+    pub allowed_ips: Vec<Net>,
+}
+
+impl PeerReading {
+    /// Empties it for the peer `public_key`, and keeps its memory.
+    pub(super) fn restart(&mut self, public_key: [u8; 32]) {
+        self.allowed_ips.clear();
+        *self = Self {
+            public_key,
+            allowed_ips: std::mem::take(&mut self.allowed_ips),
+            ..Self::default()
+        };
+    }
+
+    /// Adds an inner address while there is room.
+    pub(super) fn allow(&mut self, net: Net) {
+        if self.allowed_ips.len() < MAX_ALLOWED_IPS {
+            self.allowed_ips.push(net);
+        }
+    }
+}

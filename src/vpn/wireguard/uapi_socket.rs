@@ -1,0 +1,101 @@
+//! Asks a userspace daemon over its unix socket: one deadline for everything, nothing kept.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::net::UnixStream,
+    },
+    path::Path,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+};
+use zeroize::Zeroize as _;
+
+use super::{
+    error::ReadError,
+    reading::PeerReading,
+    uapi::{GET, Parser},
+};
+use crate::host::clock;
+
+/// Reads all peers of the daemon that listens at `path`. Returns when the answer is whole or
+/// `limit` is over. `buffer` is scratch space; it holds nothing of the answer afterwards.
+pub(super) fn read(
+    path: &Path,
+    limit: Duration,
+    buffer: &mut [u8],
+    sink: &mut dyn FnMut(&PeerReading),
+) -> Result<(), ReadError> {
+    let deadline = Deadline {
+        at: clock::now().boot.saturating_add(limit),
+        limit,
+    };
+    let mut stream = open(path)?;
+    let mut parser = Parser::new();
+    deadline.wait(&stream, PollFlags::POLLOUT)?;
+    // The request is smaller than any socket buffer: it goes out whole or not at all.
+    stream
+        .write_all(GET)
+        .map_err(|error| call("write", &error))?;
+    loop {
+        deadline.wait(&stream, PollFlags::POLLIN)?;
+        let len = match stream.read(buffer) {
+            Ok(0) => return Err(parser.cut().into()),
+            Ok(len) => len,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(call("read", &error)),
+        };
+        let over = parser.feed(&buffer[..len], sink);
+        buffer[..len].zeroize();
+        if over? {
+            return Ok(());
+        }
+    }
+}
+
+/// Connects without waiting: the connect of a blocking socket waits for ever on a daemon that
+/// does not accept.
+fn open(path: &Path) -> Result<UnixStream, ReadError> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .map_err(|errno| ReadError::of("socket", errno))?;
+    let addr = UnixAddr::new(path).map_err(|errno| ReadError::of("connect", errno))?;
+    connect(fd.as_raw_fd(), &addr).map_err(|errno| ReadError::of("connect", errno))?;
+    Ok(UnixStream::from(fd))
+}
+
+fn call(call: &'static str, error: &std::io::Error) -> ReadError {
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+    ReadError::Call { call, errno }
+}
+
+struct Deadline {
+    at: Duration,
+    limit: Duration,
+}
+
+impl Deadline {
+    fn wait(&self, stream: &UnixStream, flags: PollFlags) -> Result<(), ReadError> {
+        loop {
+            let left = self.at.saturating_sub(clock::now().boot);
+            if left.is_zero() {
+                return Err(ReadError::Deadline(self.limit.as_millis()));
+            }
+            // Rounded up, or the last fraction of a millisecond would spin.
+            let left = left.saturating_add(Duration::from_millis(1));
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(stream.as_fd(), flags)];
+            match poll(&mut fds, timeout) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(ReadError::of("poll", errno)),
+            }
+        }
+    }
+}
