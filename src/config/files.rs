@@ -36,6 +36,8 @@ pub(super) fn drop_ins(folder: &Path) -> Result<Vec<(PathBuf, String)>, ConfigEr
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(unreadable(folder, error)),
     };
+    let about = fs::metadata(folder).map_err(|error| unreadable(folder, error))?;
+    refuse_writable(folder, about.mode())?;
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| unreadable(folder, error))?.path();
@@ -73,13 +75,7 @@ fn read_open(path: &Path, file: File) -> Result<String, ConfigError> {
     if !about.is_file() {
         return Err(unfit(path, "is not a regular file; remove it".to_owned()));
     }
-    // Whoever may write here chooses the controller that this host obeys.
-    if about.mode() & 0o002 != 0 {
-        return Err(unfit(
-            path,
-            "can be written by every user; run `chmod o-w` on it and check its content".to_owned(),
-        ));
-    }
+    refuse_writable(path, about.mode())?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
@@ -91,6 +87,17 @@ fn read_open(path: &Path, file: File) -> Result<String, ConfigError> {
         ));
     }
     String::from_utf8(bytes).map_err(|_| unfit(path, "is not UTF-8 text".to_owned()))
+}
+
+/// Whoever may write here chooses the controller that this host obeys.
+fn refuse_writable(path: &Path, mode: u32) -> Result<(), ConfigError> {
+    if mode & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(unfit(
+        path,
+        "can be written by every user; run `chmod o-w` on it and check its content".to_owned(),
+    ))
 }
 
 fn unreadable(path: &Path, source: io::Error) -> ConfigError {

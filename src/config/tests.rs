@@ -253,6 +253,19 @@ fn unfit_files_are_refused() {
     assert!(load(Some(&file)).is_err(), "a FIFO does not block");
 }
 
+#[test]
+fn a_folder_of_fragments_that_everybody_may_write_is_refused() {
+    let (folder, file) = folder("", &[("a.toml", "")]);
+    let drop_ins = folder.path().join("agent.d");
+    fs::set_permissions(&drop_ins, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(
+        load(Some(&file))
+            .unwrap_err()
+            .to_string()
+            .contains("agent.d: can be written")
+    );
+}
+
 /// The fields that serde knows, read from its own refusal of an unknown one.
 fn fields_of<'de, T: Deserialize<'de>>(text: &'de str) -> BTreeSet<String> {
     let Err(error) = toml::from_str::<T>(text) else {

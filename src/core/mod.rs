@@ -5,5 +5,5 @@ pub mod report;
 mod shown;
 mod time;
 
-pub use shown::{MAX_SHOWN_CHARS, Shown, shown, shown_path};
+pub use shown::{MAX_SHOWN_CHARS, Shown, shown, shown_path, shown_seconds};
 pub use time::Now;

@@ -363,4 +363,39 @@ mod tests {
         let read: StatusReport = serde_json::from_str(&full).unwrap();
         assert_eq!(read.server_id, report.server_id);
     }
+
+    #[test]
+    fn the_documentation_has_every_field() {
+        let page = include_str!("../../docs/status.md");
+        let mut report = report();
+        report.identity = Some(IdentityStatus {
+            epoch: 1,
+            key_id: String::new(),
+        });
+        report.backends = vec![BackendStatus {
+            kind: String::new(),
+            instance: String::new(),
+            state: BackendState::Up,
+            was_up: true,
+            error: None,
+            sessions: 0,
+        }];
+        report.note_error(0, "");
+        let mut values = vec![serde_json::to_value(&report).unwrap()];
+        while let Some(value) = values.pop() {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    for (name, inner) in fields {
+                        assert!(
+                            page.contains(&format!("`{name}`")),
+                            "docs/status.md: {name}"
+                        );
+                        values.push(inner);
+                    }
+                }
+                serde_json::Value::Array(inner) => values.extend(inner),
+                _ => {}
+            }
+        }
+    }
 }

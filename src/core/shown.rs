@@ -26,6 +26,18 @@ pub fn shown_path(path: &Path) -> Shown<'_> {
     Shown(path.as_os_str().as_encoded_bytes())
 }
 
+/// A duration as people read it: `12 s`, `3 min 12 s`, `5 h 3 min`, `12 d 4 h`.
+#[must_use]
+pub fn shown_seconds(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut left = MAX_SHOWN_CHARS;
@@ -66,6 +78,26 @@ mod tests {
         assert_eq!(shown("\u{202e}txt").to_string(), "\\u{202e}txt");
         assert_eq!(shown(b"\xff\0").to_string(), "\\xff\\0");
         assert_eq!(shown("it's \"fine\"").to_string(), "it's \"fine\"");
+    }
+
+    #[test]
+    fn durations_are_short() {
+        let durations = [0, 59, 60, 192, 3599, 3600, 86_399, 86_400, u64::MAX];
+        let texts: Vec<_> = durations.into_iter().map(shown_seconds).collect();
+        assert_eq!(
+            texts,
+            [
+                "0 s",
+                "59 s",
+                "1 min 0 s",
+                "3 min 12 s",
+                "59 min 59 s",
+                "1 h 0 min",
+                "23 h 59 min",
+                "1 d 0 h",
+                "213503982334601 d 7 h"
+            ]
+        );
     }
 
     #[test]

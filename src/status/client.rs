@@ -68,6 +68,8 @@ pub enum ClientError {
         path: PathBuf,
         /// The agent's or the kernel's words.
         detail: String,
+        /// The agent answered, and refused; otherwise the socket could not be reached.
+        by_agent: bool,
     },
     /// The agent refused for another reason.
     #[error(
@@ -265,6 +267,7 @@ impl Client {
             ErrorKind::PermissionDenied => ClientError::Denied {
                 path,
                 detail: "the kernel refuses access to the socket.".to_owned(),
+                by_agent: false,
             },
             ErrorKind::WouldBlock | ErrorKind::TimedOut => ClientError::Timeout {
                 path,
@@ -279,6 +282,7 @@ impl Client {
             Code::Denied => ClientError::Denied {
                 path: self.path.clone(),
                 detail: refusal.message,
+                by_agent: true,
             },
             Code::UnsupportedVersion | Code::BadRequest | Code::TooLarge => {
                 self.garbage(refusal.message)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{BackendState, StatusReport, VerificationState};
-use crate::core::shown;
+use crate::core::shown_seconds;
 
 /// A just started agent may be unverified and silent this long: name resolution and the network
 /// come up after it, and the first retries back off.
@@ -25,16 +25,17 @@ pub struct Health {
 }
 
 impl StatusReport {
-    /// Judges the report. A grace period is not ill (it is there to be used); the late heartbeat
+    /// Judges the report. The sentences may hold text from outside: escape them where they are
+    /// displayed. A grace period is not ill (it is there to be used); the late heartbeat
     /// that led to it is.
     #[must_use]
     pub fn health(&self) -> Health {
         let mut reasons = Vec::new();
         if self.age_s > REPORT_STALE_S {
             reasons.push(format!(
-                "The agent has not updated its report for {} s: it hangs. Look at \
+                "The agent has not updated its report for {}: it hangs. Look at \
                  `journalctl -u vpn-node-agent`, then restart it.",
-                self.age_s
+                shown_seconds(self.age_s)
             ));
         }
         if self.enrolled {
@@ -57,14 +58,14 @@ impl StatusReport {
             VerificationState::Verified | VerificationState::Grace => {}
             VerificationState::Unverified if verification.for_s <= STARTING_S => {}
             VerificationState::Unverified => reasons.push(format!(
-                "The controller has not verified this host for {} s: {} Check that the controller \
+                "The controller has not verified this host for {}: {} Check that the controller \
                  can be reached from here.",
-                verification.for_s,
-                shown(&verification.detail)
+                shown_seconds(verification.for_s),
+                sentence(&verification.detail)
             )),
             VerificationState::Lapsed => reasons.push(format!(
                 "The authorisation has lapsed: {} Look at this server on the controller.",
-                shown(&verification.detail)
+                sentence(&verification.detail)
             )),
         }
     }
@@ -72,12 +73,13 @@ impl StatusReport {
     fn judge_heartbeat(&self, reasons: &mut Vec<String>) {
         let late_after = HEARTBEAT_LATE_S.max(self.heartbeat_interval_s.saturating_mul(3));
         let error = match &self.last_heartbeat.last_error {
-            Some(error) => format!(" Last error: {}", shown(error)),
+            Some(error) => format!(" Last error: {}", sentence(error)),
             None => String::new(),
         };
         match self.last_heartbeat.seconds_ago {
             Some(ago) if ago > late_after => reasons.push(format!(
-                "The controller last answered a heartbeat {ago} s ago.{error}"
+                "The controller last answered a heartbeat {} ago.{error}",
+                shown_seconds(ago)
             )),
             None if self.uptime_s > STARTING_S => reasons.push(format!(
                 "The controller has answered no heartbeat since the agent started.{error}"
@@ -97,9 +99,9 @@ impl StatusReport {
             if backend.was_up && backend.state == BackendState::Unavailable {
                 reasons.push(format!(
                     "The VPN backend {} {} no longer answers: {} Check that VPN service.",
-                    shown(&backend.kind),
-                    shown(&backend.instance),
-                    shown(backend.error.as_deref().unwrap_or("no reason known."))
+                    backend.kind,
+                    backend.instance,
+                    sentence(backend.error.as_deref().unwrap_or("no reason known"))
                 ));
             }
         }
@@ -109,10 +111,20 @@ impl StatusReport {
         if let Some(error) = &self.ledger.error {
             reasons.push(format!(
                 "Connection records cannot be stored: {}",
-                shown(error)
+                sentence(error)
             ));
         }
     }
+}
+
+/// Other layers' texts with a full stop, so that the next sentence does not run into them.
+fn sentence(text: &str) -> String {
+    let stop = if text.ends_with(['.', '!', '?']) {
+        ""
+    } else {
+        "."
+    };
+    format!("{text}{stop}")
 }
 
 #[cfg(test)]
@@ -157,7 +169,7 @@ mod tests {
         let stuck = reason_with(|r| r.age_s = REPORT_STALE_S + 1);
         assert!(stuck.contains("hangs"), "{stuck}");
         let late = reason_with(|r| r.last_heartbeat.seconds_ago = Some(301));
-        assert!(late.contains("301 s ago"), "{late}");
+        assert!(late.contains("5 min 1 s ago"), "{late}");
         let silent = reason_with(|r| r.last_heartbeat.seconds_ago = None);
         assert!(silent.contains("no heartbeat"), "{silent}");
         let refused = reason_with(|r| r.last_heartbeat.accepted = Some(false));
@@ -188,10 +200,19 @@ mod tests {
     }
 
     #[test]
-    fn only_a_backend_that_was_up_counts_and_its_name_is_escaped() {
+    fn sentences_do_not_run_into_each_other() {
+        let lapsed = reason_with(|r| {
+            r.verification.state = VerificationState::Lapsed;
+            r.verification.detail = "revoked".into();
+        });
+        assert!(lapsed.contains("revoked. Look"), "{lapsed}");
+    }
+
+    #[test]
+    fn only_a_backend_that_was_up_counts() {
         let backend = |was_up| BackendStatus {
             kind: "wireguard".into(),
-            instance: "wg\x1b0".into(),
+            instance: "wg0".into(),
             state: BackendState::Unavailable,
             was_up,
             error: None,
@@ -199,6 +220,6 @@ mod tests {
         };
         assert_eq!(reason_with(|r| r.backends = vec![backend(false)]), "");
         let lost = reason_with(|r| r.backends = vec![backend(true)]);
-        assert!(lost.contains("wg\\u{1b}0"), "{lost}");
+        assert!(lost.contains("wireguard wg0 no longer"), "{lost}");
     }
 }
