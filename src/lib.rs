@@ -11,8 +11,8 @@
 //! | [`host`] | what is read and kept on this machine | `core` |
 //! | [`ledger`] | the durable connection ledger | `host::atomic` |
 //! | [`remote`] | the client of the controller | `core`, `host::atomic`, `host::clock` |
-//! | [`status`] | the report, its socket server and client | `core` |
-//! | [`config`] | raw file, merged, validated | nothing |
+//! | [`status`] | the socket that serves the report: server and client | `core`, `host::clock` |
+//! | [`config`] | raw file, merged, validated | `core` |
 //! | [`core`] | PURE state machines: `handle(event, now)` gives commands | the protocol crate |
 //!
 //! Reading order: [`core`] first (what the agent decides), then [`daemon`] (how a decision

@@ -1,1 +1,228 @@
-//! Raw file, merged, validated: what the operator wrote becomes what the daemon runs on.
+//! The configuration of the agent: raw file, merged, validated.
+//!
+//! [`load`] reads `agent.toml`, then `agent.d/*.toml` in name order; a later file wins key by key.
+//! The daemon and `vpn-node config check` run this same code, so what passes the check starts.
+//! Nothing here is a secret but a proxy's password, which is never printed.
+
+mod error;
+mod files;
+mod fragment;
+mod keys;
+mod merged;
+mod show;
+mod validate;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::ConfigError;
+pub use keys::{KEYS, Key};
+pub use merged::Origin;
+
+/// Where the configuration is looked for when no `--config` is given.
+pub const DEFAULT_FILE: &str = "/etc/vpn-node/agent.toml";
+
+/// The validated configuration. Every value is in its range; every path is absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Identity, enrolment and ledger live here.
+    pub state_dir: PathBuf,
+    /// The status socket lives here.
+    pub runtime_dir: PathBuf,
+    /// What the agent logs.
+    pub log_level: LogLevel,
+    /// Where this host stands, in the operator's words; reported with heartbeats.
+    pub location: Option<String>,
+    /// `[controller]`
+    pub controller: ControllerSettings,
+    /// `[wireguard]`
+    pub wireguard: WireguardSettings,
+    /// `[ledger]`
+    pub ledger: LedgerSettings,
+    /// `[metrics]`
+    pub metrics: MetricsSettings,
+}
+
+/// How the controller is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControllerSettings {
+    /// `https` URLs without a path's trailing slash; they replace the one of the token.
+    pub urls: Option<Vec<String>>,
+    /// Certificate authorities (PEM) that are trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The proxy for all requests.
+    pub proxy: Option<ProxyUrl>,
+}
+
+/// A proxy's URL. It may hold a password: `Debug` and `Display` hide that.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(String);
+
+/// How WireGuard is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireguardSettings {
+    /// Watch WireGuard at all.
+    pub enabled: bool,
+    /// Where userspace implementations put their sockets.
+    pub socket_dir: PathBuf,
+    /// Ask the kernel too.
+    pub kernel: bool,
+    /// Time between two polls.
+    pub poll: Duration,
+}
+
+/// How much the connection ledger may keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerSettings {
+    /// Most bytes on disk.
+    pub max_bytes: u64,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsSettings {
+    /// Mount points whose use is reported.
+    pub disks: Vec<PathBuf>,
+}
+
+/// The ladder of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Someone must act.
+    Error,
+    /// It healed, but look.
+    Warn,
+    /// Life events.
+    #[default]
+    Info,
+    /// For developers; the only level that shows client addresses.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Settings together with where each came from.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// The validated settings.
+    pub settings: Settings,
+    /// The files that were read, in the order in which they were applied.
+    pub files: Vec<PathBuf>,
+    origins: merged::Origins,
+}
+
+/// Reads, merges and validates the configuration.
+///
+/// `explicit` is the file named with `--config`; it must exist. Without it [`DEFAULT_FILE`] is
+/// read if it exists, and the defaults hold if not. Fragments are the `*.toml` files in the folder
+/// named like the file with `.d` instead of `.toml` (`agent.d`); they count even without the file.
+///
+/// # Errors
+/// The first problem found, as a sentence with file, line and key.
+pub fn load(explicit: Option<&Path>) -> Result<Effective, ConfigError> {
+    let main = explicit.unwrap_or(Path::new(DEFAULT_FILE));
+    let mut merged = merged::Merged::default();
+    let mut read = Vec::new();
+    let main_text = files::read(main, explicit.is_some())?.map(|text| (main.to_owned(), text));
+    let drop_ins = files::drop_ins(&main.with_extension("d"))?;
+    for (path, text) in main_text.into_iter().chain(drop_ins) {
+        merged.absorb(&path, &text, fragment::parse(&path, &text)?);
+        read.push(path);
+    }
+    let (settings, origins) = validate::validate(merged)?;
+    Ok(Effective {
+        settings,
+        files: read,
+        origins,
+    })
+}
+
+impl Settings {
+    /// The unix socket on which the agent answers `vpn-node status`.
+    #[must_use]
+    pub fn status_socket(&self) -> PathBuf {
+        self.runtime_dir.join("status.sock")
+    }
+
+    /// The file whose existence says that this host is enrolled.
+    #[must_use]
+    pub fn enrollment_file(&self) -> PathBuf {
+        self.state_dir.join("enrollment.json")
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/vpn-node"),
+            runtime_dir: PathBuf::from("/run/vpn-node"),
+            log_level: LogLevel::Info,
+            location: None,
+            controller: ControllerSettings::default(),
+            wireguard: WireguardSettings {
+                enabled: true,
+                socket_dir: PathBuf::from("/var/run/wireguard"),
+                kernel: true,
+                poll: Duration::from_secs(5),
+            },
+            ledger: LedgerSettings {
+                max_bytes: 256 * 1024 * 1024,
+            },
+            metrics: MetricsSettings {
+                disks: vec![PathBuf::from("/")],
+            },
+        }
+    }
+}
+
+impl LogLevel {
+    /// Its name in the configuration, which is also tracing's.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [
+            Self::Error,
+            Self::Warn,
+            Self::Info,
+            Self::Debug,
+            Self::Trace,
+        ]
+        .into_iter()
+        .find(|level| level.as_str() == name)
+    }
+}
+
+impl ProxyUrl {
+    /// The whole URL, password included: for the HTTP client only.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for ProxyUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => write!(f, "{scheme}://***@{host}"),
+            _ => f.write_str(&self.0),
+        }
+    }
+}
+
+impl std::fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ProxyUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests;

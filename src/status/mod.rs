@@ -1,1 +1,21 @@
-//! The status report, its unix socket server and client.
+//! The status socket: how people and monitors on this host ask the agent how it is.
+//!
+//! One request line, one answer line, both JSON. Everyone may connect; the kernel tells who did
+//! (`SO_PEERCRED`, unix(7)), and [`Policy`] decides how much that user sees: the report for root,
+//! the agent's own user and the group `vpn-node`, the public summary for everybody else.
+//! The socket only tells; there is no request that changes anything.
+
+mod client;
+mod policy;
+mod server;
+mod socket;
+mod wire;
+
+pub use client::{Client, ClientError, Status};
+pub use policy::{GROUP, Peer, Policy, Scope};
+pub use server::{Limits, serve};
+pub use socket::{SocketError, StatusSocket};
+pub use wire::HealthAnswer;
+
+#[cfg(test)]
+mod tests;

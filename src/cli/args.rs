@@ -1,0 +1,122 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The agent of this VPN host: enrol it, ask how it is, see who is connected.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vpn-node",
+    version,
+    propagate_version = true,
+    after_long_help = "\
+Examples:
+  vpn-node enroll                     paste the token when asked
+  vpn-node status                     one screen about this host
+  vpn-node connections --json         who is connected, for programs
+  vpn-node healthcheck                for monitors: the exit code says it
+
+Exit codes:
+  0  done; healthcheck: healthy
+  1  failed; healthcheck: unhealthy
+  2  wrong command line
+  3  the agent is not running or does not answer
+  4  this host is not enrolled"
+)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Default, Args)]
+pub(super) struct Global {
+    /// Configuration file [default: /etc/vpn-node/agent.toml if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) config: Option<PathBuf>,
+    /// Folder of identity, enrolment and ledger, instead of the configured one
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(super) state_dir: Option<PathBuf>,
+    /// Status socket of the agent, instead of the configured one
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(super) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Give this host its identity, with the token that the controller printed
+    ///
+    /// The token is read from standard input or from a file, never from the command line or the
+    /// environment: every user of this host can read those.
+    #[command(after_long_help = "\
+Examples:
+  vpn-node enroll                               asks for the token; paste it
+  vpn-node enroll < token.txt
+  vpn-node enroll --token-file token.txt")]
+    Enroll(EnrollArguments),
+    /// Show how this agent is: enrolment, verification, heartbeats, backends, backlog
+    ///
+    /// Users who are neither root nor in the group vpn-node see a short summary.
+    #[command(after_long_help = "\
+Examples:
+  vpn-node status
+  vpn-node status --json | jq .verification.state")]
+    Status {
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the live VPN connections (no addresses, no keys)
+    #[command(after_long_help = "\
+Examples:
+  vpn-node connections
+  vpn-node connections --json | jq '.connections | length'")]
+    Connections {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print one line about the agent's health and exit with 0 if it is well
+    #[command(after_long_help = "\
+Exit codes:
+  0  healthy
+  1  unhealthy; the line says why
+  2  wrong command line
+  3  the agent is not running or does not answer
+  4  this host is not enrolled")]
+    Healthcheck,
+    /// Check or show the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check the configuration with the agent's own code
+    #[command(after_long_help = "\
+Examples:
+  vpn-node config check
+  vpn-node --config ./agent.toml config check")]
+    Check,
+    /// Print the effective settings as TOML, each with the place that set it
+    Show,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EnrollArguments {
+    /// Read the token from this file instead of standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Taken only to refuse a token here with the reason.
+    #[arg(long, hide = true, num_args = 0..=1)]
+    pub(super) token: Option<Option<OsString>>,
+    /// Taken only to refuse a token here with the reason.
+    #[arg(hide = true)]
+    pub(super) stray: Vec<OsString>,
+}

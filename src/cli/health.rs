@@ -1,0 +1,43 @@
+//! `vpn-node healthcheck`: one line and an exit code, for monitors.
+
+use super::Exit;
+use super::args::Global;
+use super::console::{Console, green, red};
+use super::reach;
+use crate::core::shown;
+use crate::status::{HealthAnswer, Scope};
+
+/// Asks and says it.
+pub(super) fn run(global: &Global, console: &mut Console<'_>) -> Exit {
+    let place = match reach::place(global, console) {
+        Ok(place) => place,
+        Err(exit) => return exit,
+    };
+    match place.client.health() {
+        Ok((scope, health)) => {
+            let (line, exit) = line(scope, &health);
+            console.out(&format!("{line}\n"));
+            exit
+        }
+        Err(error) => reach::explain(&place, &error, false, console),
+    }
+}
+
+fn line(scope: Scope, health: &HealthAnswer) -> (String, Exit) {
+    if !health.enrolled {
+        let line = format!(
+            "{}: run `vpn-node enroll` as root with a token from the controller",
+            red("not enrolled")
+        );
+        return (line, Exit::NotEnrolled);
+    }
+    if health.ok {
+        return (green("healthy"), Exit::Ok);
+    }
+    let reasons = match scope {
+        Scope::Full => health.reasons.join(" "),
+        Scope::Public => "root and the group vpn-node may see the reasons".to_owned(),
+    };
+    let line = format!("{}: {}", red("unhealthy"), shown(&reasons));
+    (line, Exit::Failed)
+}

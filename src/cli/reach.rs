@@ -1,0 +1,122 @@
+//! Finding the agent, and saying why it was not found: not running and not enrolled are two things.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::Exit;
+use super::args::Global;
+use super::console::Console;
+use crate::config::{self, ConfigError, Settings};
+use crate::core::report::SCHEMA;
+use crate::core::shown_path;
+use crate::status::{Client, ClientError};
+
+/// Where this command looks.
+pub(super) struct Place {
+    pub(super) client: Client,
+    enrollment_file: PathBuf,
+}
+
+/// The place by options and configuration. A question works with a broken configuration too (the
+/// agent runs with the one of its start), but a file that was named must be good.
+pub(super) fn place(global: &Global, console: &mut Console<'_>) -> Result<Place, Exit> {
+    let settings = match config::load(global.config.as_deref()) {
+        Ok(effective) => effective.settings,
+        // An ordinary user need not be able to read it.
+        Err(error) if global.config.is_none() && error.is_permission_denied() => {
+            Settings::default()
+        }
+        Err(error) if global.config.is_none() => {
+            console.warning(format_args!("{error}. Asking in the default places."));
+            Settings::default()
+        }
+        Err(error) => {
+            console.error(error);
+            return Err(Exit::Failed);
+        }
+    };
+    let settings = with_options(settings, global);
+    let socket = global.socket.clone();
+    Ok(Place {
+        client: Client::new(&socket.unwrap_or_else(|| settings.status_socket())),
+        enrollment_file: settings.enrollment_file(),
+    })
+}
+
+/// The settings for a command that acts: the configuration must be good.
+pub(super) fn settings(global: &Global) -> Result<Settings, ConfigError> {
+    let effective = config::load(global.config.as_deref())?;
+    Ok(with_options(effective.settings, global))
+}
+
+fn with_options(mut settings: Settings, global: &Global) -> Settings {
+    if let Some(folder) = &global.state_dir {
+        // Without a working directory a relative path stays as it was given.
+        settings.state_dir = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+    }
+    settings
+}
+
+/// Whether an enrolment is stored; none if this user may not look.
+fn is_enrolled(file: &Path) -> Option<bool> {
+    match std::fs::symlink_metadata(file) {
+        Ok(_) => Some(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// Says why there is no answer, and returns the exit code for it.
+pub(super) fn explain(
+    place: &Place,
+    error: &ClientError,
+    json: bool,
+    console: &mut Console<'_>,
+) -> Exit {
+    let enrolled = match error {
+        ClientError::NotRunning { .. } => is_enrolled(&place.enrollment_file),
+        _ => None,
+    };
+    let (code, message, exit) = match (error, enrolled) {
+        (ClientError::NotRunning { .. }, Some(false)) => (
+            "not_enrolled",
+            format!(
+                "This host is not enrolled ({} does not exist), and the agent is not running. Run \
+                 `vpn-node enroll` as root with a token from the controller.",
+                shown_path(&place.enrollment_file)
+            ),
+            Exit::NotEnrolled,
+        ),
+        (ClientError::NotRunning { .. }, Some(true)) => (
+            "not_running",
+            format!("{error} This host is enrolled."),
+            Exit::Unreachable,
+        ),
+        (ClientError::NotRunning { .. }, None) => (
+            "not_running",
+            format!("{error} Only root can see whether this host is enrolled."),
+            Exit::Unreachable,
+        ),
+        (ClientError::Timeout { .. }, _) => ("timeout", error.to_string(), Exit::Unreachable),
+        (ClientError::Denied { by_agent: true, .. }, _) => {
+            ("denied", error.to_string(), Exit::Failed)
+        }
+        (ClientError::Denied { .. }, _) => ("denied", error.to_string(), Exit::Unreachable),
+        (ClientError::Refused { .. }, _) => ("refused", error.to_string(), Exit::Unreachable),
+        (ClientError::Garbage { .. }, _) => ("garbage", error.to_string(), Exit::Unreachable),
+        (ClientError::Io { .. }, _) => ("io", error.to_string(), Exit::Unreachable),
+    };
+    if json {
+        let value = json!({
+            "schema": SCHEMA,
+            "error": { "code": code, "message": message },
+            "enrolled": enrolled,
+        });
+        console.out(&format!("{value:#}\n"));
+    } else {
+        console.error(message);
+    }
+    exit
+}

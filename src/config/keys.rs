@@ -1,0 +1,150 @@
+//! Every key of the configuration, in words: for error messages, `config show` and the table in
+//! `docs/config.md` (a test holds the three together).
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its section; empty for the top level.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// What a value may be, as it reads after "allowed is".
+    pub allowed: &'static str,
+    /// The default in TOML, or "not set".
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+/// All keys, in the order in which people read them.
+pub const KEYS: &[Key] = &[
+    Key {
+        section: "",
+        name: "state_dir",
+        allowed: "an absolute path",
+        default: "\"/var/lib/vpn-node\"",
+        meaning: "Where the identity key, the enrolment and the connection ledger are kept.",
+    },
+    Key {
+        section: "",
+        name: "runtime_dir",
+        allowed: "an absolute path",
+        default: "\"/run/vpn-node\"",
+        meaning: "Where the status socket `status.sock` is made.",
+    },
+    Key {
+        section: "",
+        name: "log_level",
+        allowed: "one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
+        default: "\"info\"",
+        meaning: "What is logged. Only `debug` and `trace` show client addresses.",
+    },
+    Key {
+        section: "",
+        name: "location",
+        allowed: "a text of 1 to 128 characters without control characters",
+        default: "not set",
+        meaning: "Where this host stands, in your words; reported with heartbeats.",
+    },
+    Key {
+        section: "controller",
+        name: "urls",
+        allowed: "a list of 1 to 8 URLs like \"https://controller.example:8443\"",
+        default: "not set",
+        meaning: "Addresses of the controller, tried in turn. Not set: the one in the token.",
+    },
+    Key {
+        section: "controller",
+        name: "ca_file",
+        allowed: "an absolute path",
+        default: "not set",
+        meaning: "Certificate authorities (PEM) to trust for the controller's TLS certificate \
+                  instead of the system's.",
+    },
+    Key {
+        section: "controller",
+        name: "proxy",
+        allowed: "a URL like \"http://proxy.example:3128\"",
+        default: "not set",
+        meaning: "HTTP proxy for all requests. It sees no personal data.",
+    },
+    Key {
+        section: "wireguard",
+        name: "enabled",
+        allowed: "true or false",
+        default: "true",
+        meaning: "Watch WireGuard interfaces.",
+    },
+    Key {
+        section: "wireguard",
+        name: "socket_dir",
+        allowed: "an absolute path",
+        default: "\"/var/run/wireguard\"",
+        meaning: "Where userspace WireGuard puts its control sockets.",
+    },
+    Key {
+        section: "wireguard",
+        name: "kernel",
+        allowed: "true or false",
+        default: "true",
+        meaning: "Watch the kernel's WireGuard interfaces too.",
+    },
+    Key {
+        section: "wireguard",
+        name: "poll_s",
+        allowed: "a whole number of seconds from 1 to 60",
+        default: "5",
+        meaning: "Seconds between two looks at each interface.",
+    },
+    Key {
+        section: "ledger",
+        name: "max_bytes",
+        allowed: "a whole number of bytes from 16777216 (16 MiB) to 1099511627776 (1 TiB)",
+        default: "268435456",
+        meaning: "Most bytes that unsent connection records may take on disk (256 MiB).",
+    },
+    Key {
+        section: "metrics",
+        name: "disks",
+        allowed: "a list of at most 16 absolute paths",
+        default: "[\"/\"]",
+        meaning: "Mount points whose use is reported.",
+    },
+];
+
+impl Key {
+    /// `[section] name`, or the bare name at the top level.
+    #[must_use]
+    pub fn title(&self) -> String {
+        if self.section.is_empty() {
+            self.name.to_owned()
+        } else {
+            format!("[{}] {}", self.section, self.name)
+        }
+    }
+}
+
+/// Finds a key. Panics never: `None` for an unknown one.
+pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter()
+        .find(|key| key.section == section && key.name == name)
+}
+
+/// The names of the sections, without the top level.
+pub(super) fn sections() -> impl Iterator<Item = &'static str> {
+    let mut last = "";
+    KEYS.iter().filter_map(move |key| {
+        let new = key.section != last;
+        last = key.section;
+        new.then_some(key.section)
+    })
+}
+
+/// The nearest of `known`, if one is near enough to be a slip of the finger.
+pub(super) fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|name| (strsim::damerau_levenshtein(given, name), name))
+        .filter(|(distance, name)| *distance < name.len().max(4) / 2)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}

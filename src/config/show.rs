@@ -1,0 +1,85 @@
+//! `vpn-node config show`: the effective settings as TOML, each with the place that set it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use toml::Value;
+
+use super::{Effective, KEYS, Settings};
+use crate::core::shown_path;
+
+impl Effective {
+    /// The settings as a TOML file that would load to the same values (but for a proxy's password,
+    /// which is masked). A key that is not set is a comment.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut lines: Vec<(String, String)> = Vec::new();
+        let mut section = "";
+        for key in KEYS {
+            if key.section != section {
+                section = key.section;
+                lines.push((String::new(), String::new()));
+                lines.push((format!("[{section}]"), String::new()));
+            }
+            let origin = match self.origins.get(&(key.section, key.name)) {
+                Some(origin) => format!("{}:{}", shown_path(&origin.file), origin.line),
+                None => "default".to_owned(),
+            };
+            match value(&self.settings, key.section, key.name) {
+                Some(value) => lines.push((format!("{} = {value}", key.name), origin)),
+                None => lines.push((format!("# {} is not set", key.name), String::new())),
+            }
+        }
+        let width = lines.iter().map(|(left, _)| left.chars().count()).max();
+        let width = width.unwrap_or(0).min(48);
+        let mut text = String::new();
+        for (left, origin) in lines {
+            // Writing to a String cannot fail.
+            let _ = if origin.is_empty() {
+                writeln!(text, "{left}")
+            } else {
+                writeln!(text, "{left:width$}  # {origin}")
+            };
+        }
+        text
+    }
+}
+
+/// The value of one key; none if it is not set (or unknown: the tests hold `KEYS` complete).
+fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
+    let Settings {
+        state_dir,
+        runtime_dir,
+        log_level,
+        location,
+        controller,
+        wireguard,
+        ledger,
+        metrics,
+    } = settings;
+    let text = |text: &str| Value::String(text.to_owned());
+    // Paths come from TOML, so they are UTF-8; nothing is lost here.
+    let path = |path: &Path| Value::String(path.to_string_lossy().into_owned());
+    let number = |number: u64| i64::try_from(number).ok().map(Value::Integer);
+    match (section, name) {
+        ("", "state_dir") => Some(path(state_dir)),
+        ("", "runtime_dir") => Some(path(runtime_dir)),
+        ("", "log_level") => Some(text(log_level.as_str())),
+        ("", "location") => location.as_deref().map(text),
+        ("controller", "urls") => {
+            let urls = controller.urls.as_ref()?;
+            Some(Value::Array(urls.iter().map(|url| text(url)).collect()))
+        }
+        ("controller", "ca_file") => controller.ca_file.as_deref().map(path),
+        ("controller", "proxy") => controller.proxy.as_ref().map(|url| text(&url.to_string())),
+        ("wireguard", "enabled") => Some(Value::Boolean(wireguard.enabled)),
+        ("wireguard", "socket_dir") => Some(path(&wireguard.socket_dir)),
+        ("wireguard", "kernel") => Some(Value::Boolean(wireguard.kernel)),
+        ("wireguard", "poll_s") => number(wireguard.poll.as_secs()),
+        ("ledger", "max_bytes") => number(ledger.max_bytes),
+        ("metrics", "disks") => Some(Value::Array(
+            metrics.disks.iter().map(|disk| path(disk)).collect(),
+        )),
+        _ => None,
+    }
+}
