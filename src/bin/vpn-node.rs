@@ -2,15 +2,8 @@
 
 use std::process::ExitCode;
 
-use vpn_node::cli::{self, EnrollRequest, Enrolled};
+use vpn_node::{cli, daemon};
 
 fn main() -> ExitCode {
-    cli::run(std::env::args_os(), enroll).into()
-}
-
-/// CALL SITE of the enrolment: `vpn_node::remote::enroll::enroll` goes here.
-fn enroll(_request: EnrollRequest) -> Result<Enrolled, std::io::Error> {
-    Err(std::io::Error::other(
-        "This build of vpn-node cannot enrol: it has no client of the controller.",
-    ))
+    cli::run(std::env::args_os(), daemon::enrol::by_command).into()
 }

@@ -41,6 +41,8 @@ pub struct Enrolled {
     pub key_fingerprint: String,
     /// Whether an operator must still permit this host on the controller.
     pub pending: bool,
+    /// What the controller remarked, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// Where the token comes from when no file is named.
@@ -199,8 +201,13 @@ fn success(enrolled: &Enrolled) -> String {
     } else {
         ""
     };
+    let warnings: String = enrolled
+        .warnings
+        .iter()
+        .map(|warning| format!("Note: {}\n", shown(warning)))
+        .collect();
     format!(
-        "{}\n  Server      {}\n  Controller  {}\n  Key         {}\n\n{next}Start the agent:\n  {}\n",
+        "{}\n  Server      {}\n  Controller  {}\n  Key         {}\n\n{warnings}{next}Start the agent:\n  {}\n",
         green("This host is enrolled."),
         shown(&enrolled.server_id),
         shown(&enrolled.controller_url),

@@ -308,6 +308,7 @@ fn token_taken(args: &[&str], input: &[u8], interactive: bool) -> (Ran, Option<S
             controller_url: "https://controller.example".into(),
             key_fingerprint: "SHA256:abc\x1b[2J".into(),
             pending: true,
+            warnings: Vec::new(),
         })
     });
     (ran, taken.into_inner())

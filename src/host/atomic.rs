@@ -110,7 +110,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AtomicError> {
 /// A symbolic link or special file, a file that group or others may read or write (the text has the
 /// command that mends it), more than `max` bytes, or what the system said.
 pub fn read_private(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, AtomicError> {
-    let (mut file, meta_mode) = open_regular(path)?;
+    let (mut file, meta_mode, size) = open_regular(path)?;
     if meta_mode & 0o077 != 0 {
         return Err(AtomicError::TooOpen {
             path: path.to_owned(),
@@ -119,9 +119,14 @@ pub fn read_private(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Atomi
         });
     }
     // Filled in place, so that no reallocation leaves a copy of the secret behind.
-    let mut buffer = Zeroizing::new(vec![0; max.saturating_add(1)]);
+    // One byte more than its size shows a file that grows meanwhile.
+    let room = usize::try_from(size)
+        .unwrap_or(max)
+        .min(max)
+        .saturating_add(1);
+    let mut buffer = Zeroizing::new(vec![0; room]);
     let len = fill(&mut file, &mut buffer).map_err(AtomicError::io("read", path))?;
-    if len > max {
+    if len >= room {
         return Err(too_large(path, max));
     }
     buffer.truncate(len);
@@ -133,7 +138,7 @@ pub fn read_private(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Atomi
 /// # Errors
 /// As [`read_private`], without the check of the permissions.
 pub fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, AtomicError> {
-    let (file, _) = open_regular(path)?;
+    let (file, ..) = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1))
         .read_to_end(&mut bytes)
@@ -202,6 +207,22 @@ pub fn remove(path: &Path) -> Result<(), AtomicError> {
     }
 }
 
+/// Opens the file that a lock is taken on (flock(2)); made with mode 0600 if it is not there.
+///
+/// # Errors
+/// [`AtomicError::Io`]: also for a symbolic link.
+pub fn open_lock(path: &Path) -> Result<File, AtomicError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .map_err(AtomicError::io("open", path))
+}
+
 /// Makes the names in `dir` durable (fsync(2) of the directory).
 ///
 /// # Errors
@@ -257,7 +278,8 @@ fn adopt_owner(file: &File, path: &Path, dir: &Path) -> Result<(), AtomicError> 
         .map_err(AtomicError::io("change the owner of", path))
 }
 
-fn open_regular(path: &Path) -> Result<(File, u32), AtomicError> {
+/// The open file, its permission bits, its size.
+fn open_regular(path: &Path) -> Result<(File, u32, u64), AtomicError> {
     // O_NONBLOCK: a pipe in the file's place must not make us wait for a writer.
     let file = OpenOptions::new()
         .read(true)
@@ -275,7 +297,7 @@ fn open_regular(path: &Path) -> Result<(File, u32), AtomicError> {
             path: path.to_owned(),
         });
     }
-    Ok((file, meta.mode() & 0o7777))
+    Ok((file, meta.mode() & 0o7777, meta.len()))
 }
 
 fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {

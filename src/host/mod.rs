@@ -1,10 +1,11 @@
 //! What the agent reads and keeps on this machine.
 
-mod bounded;
 pub mod atomic;
+mod bounded;
 pub mod clock;
 pub mod hardware;
 pub mod ids;
 pub mod logging;
 pub mod metrics;
+pub mod state;
 pub mod systemd;

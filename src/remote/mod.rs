@@ -1,1 +1,10 @@
-//! The client of the controller.
+//! The client of the controller: TLS trust, one HTTP exchange at a time, and the enrolment.
+//!
+//! It believes nothing: what comes back are bytes that the core or the enrolment verifies. TLS
+//! keeps onlookers out; who the controller is, its signatures say.
+
+mod client;
+pub mod enrol;
+mod tls;
+
+pub use client::{Answer, Client, ClientError, Options, Path};

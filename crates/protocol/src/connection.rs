@@ -52,7 +52,8 @@ pub enum ConnectionEvent {
         reason: String,
         /// Whether the daemon said so, or the agent concluded it.
         confidence: Confidence,
-        /// The end lies between [`ConnectionRecord::at`] and this much later, in milliseconds.
+        /// Width of the interval in which the end lies, in milliseconds;
+        /// [`ConnectionRecord::at`] is the best single answer inside it.
         uncertainty_ms: u64,
     },
 }

@@ -328,6 +328,7 @@ fn a_failing_backend_keeps_its_sessions_and_says_so() {
     rig.see(1_000, Obs::Unavailable { error, since });
     let id = charon();
     let status = |unavailable| BackendStatus {
+        was_up: true,
         id: &id,
         live: 1,
         unavailable,

@@ -179,6 +179,19 @@ pub enum Identity {
     IkeId(Vec<u8>),
 }
 
+impl Identity {
+    /// What kind of name it is, as in records: `wireguard`, `certificate`, `eap` or `ike`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::PeerKey(_) => "wireguard",
+            Self::Certificate { .. } => "certificate",
+            Self::Eap(_) => "eap",
+            Self::IkeId(_) => "ike",
+        }
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,7 +3,11 @@
 use uuid::Uuid;
 
 use super::{
-    super::types::{BackendId, Stamp},
+    super::{
+        event::{SessionEvent, SessionRecord, What},
+        held::Live,
+        types::{BackendId, Stamp},
+    },
     Reducer,
 };
 
@@ -16,6 +20,8 @@ pub struct BackendStatus<'a> {
     pub live: usize,
     /// Why it cannot be read, and since when.
     pub unavailable: Option<(&'a str, Stamp)>,
+    /// Whether it could be read at some time since the agent started.
+    pub was_up: bool,
 }
 
 /// What `status` shows of one connection: no personal data.
@@ -48,6 +54,19 @@ impl Reducer {
         })
     }
 
+    /// The start of a live connection once more, for a record that may not have been stored.
+    #[must_use]
+    pub fn start_of(&self, connection_id: Uuid) -> Option<SessionEvent> {
+        let is_it = |live: &&Live| live.connection_id == connection_id;
+        let (slot, live) = self.live.iter().find(|(_, live)| is_it(live))?;
+        Some(SessionEvent {
+            connection_id,
+            backend: self.backends[usize::from(slot.0)].id.clone(),
+            session: SessionRecord::of(&live.session, live.earlier_rx, live.earlier_tx),
+            what: What::Start,
+        })
+    }
+
     /// The backends that were ever heard, with their connection counts.
     pub fn backends(&self) -> impl Iterator<Item = BackendStatus<'_>> {
         self.backends.iter().map(|backend| BackendStatus {
@@ -57,6 +76,7 @@ impl Reducer {
                 .unavailable
                 .as_ref()
                 .map(|(error, since)| (error.as_str(), *since)),
+            was_up: backend.epoch.is_some(),
         })
     }
 }

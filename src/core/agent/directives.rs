@@ -1,0 +1,258 @@
+//! Directives and the long-lived request that brings them.
+
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+use uuid::Uuid;
+use vpn_node_protocol::directive::{Action, Directive};
+use vpn_node_protocol::encoding::Nonce;
+use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::limits::{MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES};
+use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Poll, PollReply, Purpose};
+
+use super::{Agent, Command, SendFailure};
+use crate::core::Now;
+
+/// Directive ids remembered to apply each at most once. Their deadlines, checked against the
+/// controller's clock, refuse what is older than this memory.
+const REMEMBERED: usize = 256;
+
+/// A challenge to answer.
+#[derive(Debug)]
+pub(super) struct Challenge {
+    pub(super) id: Uuid,
+    pub(super) value: Nonce,
+    pub(super) purpose: Purpose,
+    /// By the boot clock, counted from its receipt.
+    deadline: Duration,
+    probing: bool,
+}
+
+impl Challenge {
+    /// The boot-clock instant after which no answer counts.
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// The same challenge, its hardware to be looked at again.
+    pub(super) fn unprobed(self) -> Self {
+        Self {
+            probing: false,
+            ..self
+        }
+    }
+}
+
+/// Where the directive request is.
+#[derive(Debug)]
+pub(super) enum PollState {
+    /// No reply yet in this run: the nonce would be an old one.
+    NotYet,
+    /// With the controller.
+    InFlight {
+        /// Its digest, which the answer must carry.
+        digest: vpn_node_protocol::encoding::Digest,
+        failures: u32,
+    },
+    /// To be sent at this instant.
+    Due { at: Duration, failures: u32 },
+}
+
+impl PollState {
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        match self {
+            Self::Due { at, .. } => Some(*at),
+            Self::NotYet | Self::InFlight { .. } => None,
+        }
+    }
+
+    fn failures(&self) -> u32 {
+        match self {
+            Self::NotYet => 0,
+            Self::InFlight { failures, .. } | Self::Due { failures, .. } => *failures,
+        }
+    }
+}
+
+impl Agent {
+    /// Has the hardware looked at when a challenge waits and the lane is free for its answer.
+    /// True while the lane is kept for it.
+    pub(super) fn wants_hardware(&mut self, now: Now) -> bool {
+        let Some(challenge) = &mut self.challenge else {
+            return false;
+        };
+        if now.boot >= challenge.deadline {
+            self.challenge = None;
+            return false;
+        }
+        if !challenge.probing {
+            challenge.probing = true;
+            self.commands.push_back(Command::ProbeHardware);
+        }
+        true
+    }
+
+    /// A directive came, with a reply or over the directive request.
+    pub(super) fn directive_came(&mut self, envelope: &Envelope, now: Now) {
+        let directive: Directive = match self.trust.open(envelope, |d: &Directive| d.issued_ms) {
+            Ok(directive) => directive,
+            Err(error) => {
+                self.renew_if_unknown(&error);
+                return self
+                    .memory
+                    .note(format!("a directive was refused: {error}"), now);
+            }
+        };
+        let lane = self.lane.state();
+        if directive.server_id != lane.server_id || directive.epoch != lane.epoch {
+            let text = "a directive for another server or key was refused".to_owned();
+            return self.memory.note(text, now);
+        }
+        if self.seen_directives.contains(&directive.id) {
+            return;
+        }
+        if self.seen_directives.len() >= REMEMBERED {
+            self.seen_directives.pop_front();
+        }
+        self.seen_directives.push_back(directive.id);
+        let outcome = self.apply(&directive, now);
+        self.acks.push(DirectiveAck {
+            id: directive.id,
+            outcome,
+        });
+    }
+
+    fn apply(&mut self, directive: &Directive, now: Now) -> DirectiveOutcome {
+        let age_ms = self
+            .trust
+            .controller_now_ms(now)
+            .saturating_sub(directive.issued_ms);
+        let left_ms = i64::from(directive.deadline_s) * 1000 - age_ms.max(0);
+        let Ok(left_ms @ 1..) = u64::try_from(left_ms) else {
+            return DirectiveOutcome::Late;
+        };
+        match directive.action {
+            Action::Challenge { value, purpose } => {
+                self.challenge = Some(Challenge {
+                    id: directive.id,
+                    value,
+                    purpose,
+                    deadline: now.boot + Duration::from_millis(left_ms),
+                    probing: false,
+                });
+                DirectiveOutcome::Applied
+            }
+            Action::Unknown => DirectiveOutcome::Unsupported,
+        }
+    }
+
+    /// The first reply of this run: from now on directives are waited for.
+    pub(super) fn start_polling(&mut self, now: Now) {
+        if matches!(self.poll, PollState::NotYet) {
+            self.poll = PollState::Due {
+                at: now.boot,
+                failures: 0,
+            };
+        }
+    }
+
+    pub(super) fn poll_if_due(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        let PollState::Due { at, failures } = self.poll else {
+            return;
+        };
+        if now.boot < at || self.authorisation.stopped().is_some() {
+            return;
+        }
+        let lane = self.lane.state();
+        let request = Poll {
+            server_id: lane.server_id.clone(),
+            epoch: lane.epoch,
+            nonce: lane.nonce,
+            boot_id: self.about.boot_id,
+            request_id: random_uuid(rng),
+            wait_s: MAX_POLL_WAIT_S,
+        };
+        let envelope = Envelope::sign(&request, &[&self.key]);
+        self.poll = PollState::InFlight {
+            digest: envelope.digest(),
+            failures,
+        };
+        self.commands.push_back(Command::Poll {
+            body: envelope.to_json(),
+            wait: Duration::from_secs(u64::from(MAX_POLL_WAIT_S)),
+        });
+    }
+
+    pub(super) fn poll_answered(&mut self, bytes: &[u8], now: Now, rng: &mut impl CryptoRng) {
+        let PollState::InFlight { digest, .. } = &self.poll else {
+            return;
+        };
+        let digest = *digest;
+        let reply = Envelope::parse(bytes, MAX_REPLY_BYTES)
+            .map_err(Into::into)
+            .and_then(|envelope| {
+                self.trust
+                    .open(&envelope, |r: &PollReply| r.controller_time_ms)
+            });
+        match reply {
+            Ok(reply) if reply.request_digest == digest => {
+                self.trust
+                    .saw_controller_time(reply.controller_time_ms, now);
+                for directive in reply.directives.iter().take(MAX_DIRECTIVES) {
+                    self.directive_came(directive, now);
+                }
+                self.poll = PollState::Due {
+                    at: now.boot,
+                    failures: 0,
+                };
+            }
+            Ok(_) => self.poll_later(
+                "the controller's answer is not to this directive request",
+                None,
+                now,
+                rng,
+            ),
+            Err(error) => {
+                self.renew_if_unknown(&error);
+                self.poll_later(&error.to_string(), None, now, rng);
+            }
+        }
+    }
+
+    pub(super) fn poll_failed(
+        &mut self,
+        failure: &SendFailure,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
+        self.poll_later(&failure.message, failure.retry_after, now, rng);
+    }
+
+    /// Not noted as an error: heartbeats carry the same directives, and tell when all is silent.
+    fn poll_later(
+        &mut self,
+        message: &str,
+        retry_after: Option<Duration>,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
+        let failures = self.poll.failures().saturating_add(1);
+        let failure = SendFailure {
+            message: message.to_owned(),
+            retry_after,
+        };
+        let wait = self.retry_in(failures, &failure, rng);
+        self.poll = PollState::Due {
+            at: now.boot + wait,
+            failures,
+        };
+        self.memory.last_poll_error = Some(failure.message);
+    }
+}
+
+/// A random UUID (RFC 9562 version 4).
+fn random_uuid(rng: &mut impl CryptoRng) -> Uuid {
+    let mut bytes = [0; 16];
+    rng.fill_bytes(&mut bytes);
+    uuid::Builder::from_random_bytes(bytes).into_uuid()
+}

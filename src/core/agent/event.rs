@@ -1,0 +1,121 @@
+//! Everything that happens to the agent, and everything it wants done.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+use vpn_node_protocol::certificate::SealingKeyEntry;
+use vpn_node_protocol::connection::ConnectionRecord;
+use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::hardware::Components;
+use vpn_node_protocol::message::ConnectionBatch;
+use vpn_node_protocol::metrics::SystemMetrics;
+
+use crate::core::lane::LaneState;
+use crate::core::sessions::{BackendId, KnownSession, Obs};
+
+/// Something happened. Workers make these; the core alone decides what they mean.
+#[derive(Debug)]
+pub enum Event {
+    /// The controller answered the chained request in flight, with whatever bytes.
+    Answer(Vec<u8>),
+    /// The chained request in flight could not be written to disk, sent, or answered.
+    SendFailed(SendFailure),
+    /// The controller answered the directive request.
+    PollAnswer(Vec<u8>),
+    /// The directive request failed.
+    PollFailed(SendFailure),
+    /// `GET /v1/certificate` was answered.
+    Certificate(Vec<u8>),
+    /// `GET /v1/certificate` failed.
+    CertificateFailed(SendFailure),
+    /// The host's figures, as [`Command::Sample`] asked.
+    Sampled(SystemMetrics),
+    /// The hardware probe's answer, as [`Command::ProbeHardware`] asked.
+    Hardware(Box<Components>),
+    /// A VPN backend was read.
+    Observed(BackendId, Obs),
+    /// The ledger took records, lost some, or failed.
+    Ledger(LedgerFacts),
+    /// A piece of the ledger, as [`Command::ReadBatch`] asked; empty when nothing waits.
+    Batch(ConnectionBatch),
+}
+
+/// Why an exchange with the controller failed, without a signed word from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendFailure {
+    /// The sentence: what failed, with which address, why, and what to do.
+    pub message: String,
+    /// What `Retry-After` asked for.
+    pub retry_after: Option<Duration>,
+}
+
+/// How the ledger is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerFacts {
+    /// Records that the controller has not acknowledged.
+    pub records: u64,
+    /// Their bytes on disk.
+    pub bytes: u64,
+    /// Ranges that were lost and are not acknowledged yet.
+    pub gaps: u64,
+    /// Records lost since this agent started.
+    pub lost: u64,
+    /// Damaged segments that were set aside.
+    pub quarantined: u64,
+    /// Why records cannot be stored at present.
+    pub error: Option<String>,
+}
+
+/// Something to do. Workers do it without asking why.
+#[derive(Debug)]
+pub enum Command {
+    /// Write the state to disk, then send the bytes: in this order.
+    Send {
+        /// The lane with the request in it.
+        state: Box<LaneState>,
+        /// The request.
+        body: Vec<u8>,
+    },
+    /// Send the directive request.
+    Poll {
+        /// The request.
+        body: Vec<u8>,
+        /// How long the controller may hold it.
+        wait: Duration,
+    },
+    /// Ask the controller for its certificate.
+    FetchCertificate,
+    /// Keep a newer certificate for the next start.
+    StoreCertificate(Box<Envelope>),
+    /// Read the host's figures.
+    Sample,
+    /// Look at the hardware.
+    ProbeHardware,
+    /// Keep the sessions for the next start and make the records durable, as
+    /// `docs/architecture.md` ("What a crash cannot lose") orders it.
+    Record(Box<Recording>),
+    /// Read the next piece of the ledger.
+    ReadBatch,
+    /// The controller has stored everything up to `through`.
+    Acked {
+        /// Last acknowledged sequence.
+        through: u64,
+        /// Digest of the signed reply that says so.
+        proof: [u8; 32],
+    },
+}
+
+/// What must be on disk before a connection event counts as seen.
+#[derive(Debug, Default)]
+pub struct Recording {
+    /// The live sessions, without identities and addresses.
+    pub sessions: Vec<KnownSession>,
+    /// Connections whose start is among the records.
+    pub starts: Vec<Uuid>,
+    /// Connections whose end is among the records.
+    pub ends: Vec<Uuid>,
+    /// The records, to be sealed at once.
+    pub records: Vec<ConnectionRecord>,
+    /// The key to seal them to.
+    pub seal_to: Option<SealingKeyEntry>,
+}

@@ -1,0 +1,274 @@
+//! The agent's core: one state machine over everything that happens.
+//!
+//! The daemon feeds it ([`Agent::handle`], [`Agent::handle_timeout`]), sleeps until
+//! [`Agent::next_deadline`], and does what [`Agent::next_command`] says. Time and randomness
+//! are arguments, so that a test plays days of outage in milliseconds.
+
+mod connections;
+mod directives;
+mod event;
+mod report;
+mod requests;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use rand_core::CryptoRng;
+use uuid::Uuid;
+use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::message::{ConnectionBatch, DirectiveAck};
+
+use self::directives::{Challenge, PollState};
+use self::report::Memory;
+use super::authorisation::Authorisation;
+use super::lane::{Lane, LaneState};
+use super::schedule::{self, DEFAULT_INTERVAL};
+use super::sessions::{KnownSession, Reducer};
+use super::trust::{self, Trust};
+use crate::core::Now;
+
+pub use event::{Command, Event, LedgerFacts, Recording, SendFailure};
+
+/// How long the agent waits before it offers a batch again that the controller called bad.
+const BAD_BATCH_PAUSE: Duration = Duration::from_secs(300);
+/// How often a quarantined or revoked host asks whether that has changed.
+const STOPPED_INTERVAL: Duration = Duration::from_secs(300);
+/// How often the live sessions are kept for the next start although none began or ended: their
+/// last signs of life bound the end that a restart after a crash infers.
+const KEEP_SESSIONS_EVERY: Duration = Duration::from_secs(300);
+
+/// What the agent is made of when it starts.
+pub struct Setup {
+    /// Version of this program (semver.org).
+    pub version: String,
+    /// Process id, for the report.
+    pub pid: u32,
+    /// Host name (gethostname(2)).
+    pub hostname: String,
+    /// Where the operator says the host is.
+    pub location: Option<String>,
+    /// Controller's address, for the report.
+    pub controller_url: String,
+    /// This boot of the host.
+    pub boot_id: Uuid,
+    /// When the host was enrolled, in milliseconds since the Unix epoch.
+    pub enrolled_ms: i64,
+    /// `PRETTY_NAME` of os-release(5), or empty.
+    pub os_version: String,
+    /// The identity key.
+    pub key: SigningKey,
+    /// The lane as it stands on disk.
+    pub lane: LaneState,
+    /// Pin and certificate.
+    pub trust: Trust,
+    /// Key of the hashes in `sessions`.
+    pub session_key: [u8; 32],
+    /// Sessions of a former process.
+    pub sessions: Vec<KnownSession>,
+    /// Those whose start may not have reached the ledger.
+    pub unrecorded: BTreeSet<Uuid>,
+    /// The ledger as it was opened.
+    pub ledger: LedgerFacts,
+}
+
+/// The state machine.
+pub struct Agent {
+    about: About,
+    key: SigningKey,
+    lane: Lane,
+    trust: Trust,
+    authorisation: Authorisation,
+    reducer: Reducer,
+    started: Now,
+    interval: Duration,
+    heartbeat_at: Duration,
+    sampling: bool,
+    challenge: Option<Challenge>,
+    acks: Vec<DirectiveAck>,
+    seen_directives: VecDeque<Uuid>,
+    poll: PollState,
+    fetching_certificate: bool,
+    upload: Upload,
+    unrecorded: BTreeSet<Uuid>,
+    keep_sessions_at: Duration,
+    ledger: LedgerFacts,
+    clock_offset_ms: Option<i64>,
+    memory: Memory,
+    commands: VecDeque<Command>,
+}
+
+/// What the agent says of itself and never changes.
+struct About {
+    version: String,
+    pid: u32,
+    hostname: String,
+    location: Option<String>,
+    controller_url: String,
+    boot_id: Uuid,
+    enrolled_ms: i64,
+    os_version: String,
+}
+
+/// Where the next batch of the ledger is.
+#[derive(Debug)]
+enum Upload {
+    /// Nothing asked for.
+    Idle,
+    /// The ledger is reading.
+    Reading,
+    /// Ready to go into the lane.
+    Ready(ConnectionBatch),
+    /// In the lane.
+    InFlight,
+    /// Refused; not before this instant.
+    Paused(Duration),
+}
+
+impl Agent {
+    /// An agent that has just started: unverified, its first heartbeat due at once.
+    #[must_use]
+    pub fn new(setup: Setup, now: Now) -> Self {
+        Self {
+            reducer: Reducer::new(setup.boot_id, setup.session_key, setup.sessions),
+            about: About {
+                version: setup.version,
+                pid: setup.pid,
+                hostname: setup.hostname,
+                location: setup.location,
+                controller_url: setup.controller_url,
+                boot_id: setup.boot_id,
+                enrolled_ms: setup.enrolled_ms,
+                os_version: setup.os_version,
+            },
+            key: setup.key,
+            lane: Lane::restore(setup.lane, now),
+            trust: setup.trust,
+            authorisation: Authorisation::default(),
+            started: now,
+            interval: DEFAULT_INTERVAL,
+            heartbeat_at: now.boot,
+            sampling: false,
+            challenge: None,
+            acks: Vec::new(),
+            seen_directives: VecDeque::new(),
+            poll: PollState::NotYet,
+            fetching_certificate: false,
+            upload: Upload::Idle,
+            unrecorded: setup.unrecorded,
+            keep_sessions_at: now.boot + KEEP_SESSIONS_EVERY,
+            ledger: setup.ledger,
+            clock_offset_ms: None,
+            memory: Memory::default(),
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// Takes one event.
+    pub fn handle(&mut self, event: Event, now: Now, rng: &mut impl CryptoRng) {
+        match event {
+            Event::Answer(bytes) => self.answered(&bytes, now, rng),
+            Event::SendFailed(failure) => self.send_failed(&failure, now, rng),
+            Event::PollAnswer(bytes) => self.poll_answered(&bytes, now, rng),
+            Event::PollFailed(failure) => self.poll_failed(&failure, now, rng),
+            Event::Certificate(bytes) => self.certificate_came(&bytes, now),
+            Event::CertificateFailed(failure) => {
+                self.fetching_certificate = false;
+                self.memory.note(failure.message, now);
+            }
+            Event::Sampled(metrics) => self.submit_heartbeat(metrics, now),
+            Event::Hardware(components) => self.answer_challenge(&components, now, rng),
+            Event::Observed(backend, obs) => self.observed(&backend, obs, now, rng),
+            Event::Ledger(facts) => self.ledger = facts,
+            Event::Batch(batch) => self.batch_read(batch),
+        }
+        self.go_on(now, rng);
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        self.tick_sessions(now);
+        if let Upload::Paused(until) = self.upload
+            && now.boot >= until
+        {
+            self.upload = Upload::Idle;
+        }
+        self.go_on(now, rng);
+    }
+
+    /// The boot-clock instant at which [`Agent::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let idle = self.lane.is_idle();
+        [
+            self.lane.send_at(),
+            (idle && !self.sampling).then_some(self.heartbeat_at),
+            self.poll.retry_at(),
+            self.challenge.as_ref().map(Challenge::deadline),
+            self.reducer.next_deadline(),
+            Some(self.keep_sessions_at),
+            match self.upload {
+                Upload::Paused(until) => Some(until),
+                _ => None,
+            },
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The next thing to do, in order.
+    pub fn next_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// The lane's state: to be kept when the daemon stops.
+    #[must_use]
+    pub fn lane_state(&self) -> &LaneState {
+        self.lane.state()
+    }
+
+    /// Starts whatever the state now allows. Called after every event.
+    fn go_on(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        self.use_lane(now);
+        self.read_ahead();
+        self.poll_if_due(now, rng);
+        if self.lane.send_at().is_some_and(|at| now.boot >= at)
+            && let Some(body) = self.lane.start_attempt(now)
+        {
+            let state = Box::new(self.lane.state().clone());
+            self.commands.push_back(Command::Send { state, body });
+        }
+    }
+
+    fn certificate_came(&mut self, bytes: &[u8], now: Now) {
+        self.fetching_certificate = false;
+        let renewed = Envelope::parse(bytes, vpn_node_protocol::limits::MAX_REPLY_BYTES)
+            .map_err(Into::into)
+            .and_then(|envelope| self.trust.renew(&envelope).map(|()| envelope));
+        match renewed {
+            Ok(envelope) => {
+                self.commands
+                    .push_back(Command::StoreCertificate(Box::new(envelope)));
+            }
+            Err(error) => self.memory.note(error.to_string(), now),
+        }
+    }
+
+    /// A message was signed by a key that the certificate does not have: ask for a newer one.
+    fn renew_if_unknown(&mut self, error: &vpn_node_protocol::certificate::CertificateError) {
+        if trust::is_unknown_key(error) && !self.fetching_certificate {
+            self.fetching_certificate = true;
+            self.commands.push_back(Command::FetchCertificate);
+        }
+    }
+
+    /// After this long without an accepted request the controller counts as silent.
+    fn silent_after(&self) -> Duration {
+        self.interval * 2 + Duration::from_secs(15)
+    }
+
+    fn retry_in(&self, failures: u32, failure: &SendFailure, rng: &mut impl CryptoRng) -> Duration {
+        schedule::backoff(failures, failure.retry_after, rng)
+    }
+}

@@ -1,0 +1,200 @@
+//! The agent's report of itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vpn_node_protocol::keys::PublicKey;
+use vpn_node_protocol::message::{Authorisation as State, Verdict};
+
+use super::Agent;
+use crate::core::Now;
+use crate::core::report::{
+    BackendState, BackendStatus, Backlog, ConnectionRow, ErrorNote, IdentityStatus, LastHeartbeat,
+    LedgerStatus, MAX_ERROR_TEXT, MAX_LAST_ERRORS, StatusReport, Verification, VerificationState,
+};
+
+/// What the agent remembers only to report it.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    last_accepted: Option<Now>,
+    last_answer_was_good: Option<bool>,
+    last_error: Option<String>,
+    pub(super) last_poll_error: Option<String>,
+    errors: std::collections::VecDeque<ErrorNote>,
+    state: Option<(State, Duration)>,
+}
+
+impl Memory {
+    /// A chained request was accepted.
+    pub(super) fn accepted(&mut self, sent: Now) {
+        self.last_error = None;
+        self.last_answer_was_good = Some(true);
+        self.last_accepted = Some(sent);
+    }
+
+    /// A chained request was refused, or did not get through.
+    pub(super) fn heartbeat_failed(&mut self, message: &str, now: Now) {
+        self.last_answer_was_good = Some(false);
+        if self.last_error.as_deref() != Some(message) {
+            self.note(message.to_owned(), now);
+        }
+        self.last_error = Some(message.to_owned());
+    }
+
+    /// Something an operator may want to read.
+    pub(super) fn note(&mut self, mut text: String, now: Now) {
+        text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT));
+        if self.errors.back().is_some_and(|last| last.text == text) {
+            return;
+        }
+        if self.errors.len() >= MAX_LAST_ERRORS {
+            self.errors.pop_front();
+        }
+        self.errors.push_back(ErrorNote {
+            at_ms: now.wall_ms,
+            text,
+        });
+    }
+}
+
+impl Agent {
+    /// The report as of `now`.
+    pub fn report(&mut self, now: Now) -> StatusReport {
+        let state = self.authorisation.state(now, self.silent_after());
+        let since = match self.memory.state {
+            Some((known, since)) if known == state => since,
+            _ => now.boot,
+        };
+        self.memory.state = Some((state, since));
+        let ago = |then: Now| now.boot.saturating_sub(then.boot).as_secs();
+        let lane = self.lane.state();
+        StatusReport {
+            uptime_s: ago(self.started),
+            server_id: Some(lane.server_id.clone()),
+            controller_url: Some(self.about.controller_url.clone()),
+            enrolled: true,
+            enrolled_since_ms: Some(self.about.enrolled_ms),
+            verification: self.verification(state, now.boot.saturating_sub(since), now),
+            last_heartbeat: LastHeartbeat {
+                at_ms: self.memory.last_accepted.map(|at| at.wall_ms),
+                seconds_ago: self.memory.last_accepted.map(ago),
+                accepted: self.memory.last_answer_was_good,
+                last_error: self.memory.last_error.clone(),
+            },
+            next_heartbeat_s: Some(
+                self.lane
+                    .send_at()
+                    .unwrap_or(self.heartbeat_at)
+                    .saturating_sub(now.boot)
+                    .as_secs(),
+            ),
+            heartbeat_interval_s: self.interval.as_secs(),
+            clock_offset_ms: self.clock_offset_ms.map(|offset| -offset),
+            backends: self.backend_statuses(),
+            connections: Arc::new(self.connection_rows()),
+            backlog: Backlog {
+                records: self.ledger.records,
+                bytes: self.ledger.bytes,
+                oldest_s: None,
+            },
+            ledger: LedgerStatus {
+                gaps: self.ledger.gaps,
+                quarantined: self.ledger.quarantined,
+                error: self.ledger.error.clone(),
+            },
+            identity: Some(IdentityStatus {
+                epoch: u64::from(lane.epoch),
+                key_id: PublicKey::from(&self.key).id().to_string(),
+            }),
+            last_errors: self.memory.errors.iter().cloned().collect(),
+            ..StatusReport::starting(
+                &self.about.version,
+                &self.about.hostname,
+                self.about.pid,
+                now.boot,
+            )
+        }
+    }
+
+    fn verification(&self, state: State, in_state: Duration, now: Now) -> Verification {
+        let standing = self.authorisation.standing();
+        Verification {
+            state: match state {
+                State::Unverified => VerificationState::Unverified,
+                State::Verified => VerificationState::Verified,
+                State::Grace => VerificationState::Grace,
+                State::Lapsed => VerificationState::Lapsed,
+            },
+            for_s: in_state.as_secs(),
+            detail: self.why(state),
+            valid_for_s: self.authorisation.remaining(now).map(|left| left.as_secs()),
+            hardware_status: standing.map(|s| s.hardware_status.as_str().to_owned()),
+            warnings: match state {
+                State::Verified | State::Grace => standing
+                    .and_then(|s| s.reason.clone())
+                    .into_iter()
+                    .collect(),
+                State::Unverified | State::Lapsed => Vec::new(),
+            },
+        }
+    }
+
+    /// One sentence: why the host is in this state.
+    fn why(&self, state: State) -> String {
+        let standing = self.authorisation.standing();
+        let said = standing.and_then(|s| s.reason.as_deref());
+        match (state, standing.map(|s| s.verdict)) {
+            (State::Verified, _) => "The controller vouches for this host.".to_owned(),
+            (State::Grace, _) => "The controller was satisfied, but is silent now.".to_owned(),
+            (State::Lapsed, _) => match self.authorisation.stopped() {
+                Some(reason) => reason.to_owned(),
+                None => {
+                    "The controller has been silent for longer than the grace period.".to_owned()
+                }
+            },
+            (State::Unverified, Some(Verdict::Pending)) => {
+                "Enrolled; an operator has not approved this host yet.".to_owned()
+            }
+            (State::Unverified, Some(Verdict::Mismatch | Verdict::Failed)) => said
+                .unwrap_or("The controller refused the last verification.")
+                .to_owned(),
+            (State::Unverified, Some(_)) => {
+                "The controller has not judged a challenge since the agent started.".to_owned()
+            }
+            (State::Unverified, None) => {
+                "The controller has not answered since the agent started.".to_owned()
+            }
+        }
+    }
+
+    fn backend_statuses(&self) -> Vec<BackendStatus> {
+        self.reducer
+            .backends()
+            .map(|backend| BackendStatus {
+                kind: backend.id.kind.as_str().to_owned(),
+                instance: backend.id.instance.clone(),
+                state: match backend.unavailable {
+                    None => BackendState::Up,
+                    Some(_) => BackendState::Unavailable,
+                },
+                was_up: backend.was_up,
+                error: backend.unavailable.map(|(error, _)| error.to_owned()),
+                sessions: backend.live as u64,
+            })
+            .collect()
+    }
+
+    fn connection_rows(&self) -> Vec<ConnectionRow> {
+        self.reducer
+            .live()
+            .map(|live| ConnectionRow {
+                id: live.connection_id.to_string(),
+                backend: live.backend.to_string(),
+                started_ms: live.started.wall_ms,
+                last_seen_ms: live.last_seen.wall_ms,
+                rx: live.rx,
+                tx: live.tx,
+            })
+            .collect()
+    }
+}

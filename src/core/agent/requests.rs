@@ -1,0 +1,262 @@
+//! What goes into the lane next, and what its answers mean.
+//!
+//! The order is fixed: the answer to a challenge (it has a deadline), then a heartbeat that is
+//! due, then one batch of connection records. A backlog of days never holds up a heartbeat.
+
+use rand_core::CryptoRng;
+use vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS;
+use vpn_node_protocol::message::{
+    Authorisation as State, BackendReport, BacklogReport, ChallengeAnswer, ConnectionBatch,
+    ConnectionsAck, Heartbeat, Purpose, Refusal, RefusalCode,
+};
+use vpn_node_protocol::metrics::SystemMetrics;
+use vpn_node_protocol::sealing::{Context, Sealed};
+use vpn_node_protocol::{hardware::Components, keys::PublicKey, limits::MAX_BACKENDS};
+
+use super::{Agent, BAD_BATCH_PAUSE, Command, STOPPED_INTERVAL, SendFailure, Upload};
+use crate::core::lane::{Answered, LaneError, Voice};
+use crate::core::{Now, schedule};
+
+/// A reply within this many milliseconds of its request tells the controller's clock.
+const PROMPT_REPLY_MS: u128 = 5_000;
+
+impl Agent {
+    /// Fills an idle lane.
+    pub(super) fn use_lane(&mut self, now: Now) {
+        if !self.lane.is_idle() || self.sampling {
+            return;
+        }
+        if self.wants_hardware(now) {
+            return;
+        }
+        if now.boot >= self.heartbeat_at {
+            self.sampling = true;
+            self.commands.push_back(Command::Sample);
+        } else if let Upload::Ready(batch) = std::mem::replace(&mut self.upload, Upload::Idle) {
+            self.submit(batch, now);
+            self.upload = Upload::InFlight;
+        }
+    }
+
+    /// Has the ledger read the next batch while the lane is busy with something else.
+    pub(super) fn read_ahead(&mut self) {
+        let waiting = self.ledger.records > 0 || self.ledger.gaps > 0;
+        if waiting && matches!(self.upload, Upload::Idle) && self.authorisation.stopped().is_none()
+        {
+            self.upload = Upload::Reading;
+            self.commands.push_back(Command::ReadBatch);
+        }
+    }
+
+    pub(super) fn batch_read(&mut self, batch: ConnectionBatch) {
+        let empty = batch.records.is_empty() && batch.gaps.is_empty();
+        self.upload = if empty {
+            Upload::Idle
+        } else {
+            Upload::Ready(batch)
+        };
+        if empty {
+            // The ledger knows better than our last count of it.
+            self.ledger.records = 0;
+            self.ledger.gaps = 0;
+        }
+    }
+
+    pub(super) fn submit_heartbeat(&mut self, metrics: SystemMetrics, now: Now) {
+        self.sampling = false;
+        if !self.lane.is_idle() {
+            return;
+        }
+        let state = self.authorisation.state(now, self.silent_after());
+        let backends = self.reducer.backends().take(MAX_BACKENDS);
+        let heartbeat = Heartbeat {
+            version: self.about.version.clone(),
+            uptime_s: now.boot.saturating_sub(self.started.boot).as_secs(),
+            backends: backends
+                .map(|backend| BackendReport {
+                    kind: backend.id.kind.as_str().to_owned(),
+                    instance: backend.id.instance.clone(),
+                    up: backend.unavailable.is_none(),
+                    active: u32::try_from(backend.live).unwrap_or(u32::MAX),
+                })
+                .collect(),
+            metrics,
+            clock_offset_ms: self.clock_offset_ms,
+            backlog: BacklogReport {
+                records: self.ledger.records,
+                bytes: self.ledger.bytes,
+                lost: self.ledger.lost,
+            },
+            location: self.about.location.clone(),
+            authorisation: state,
+            verification_wanted: self.wants_challenge(state),
+        };
+        self.submit(heartbeat, now);
+    }
+
+    /// Asks for a challenge until one was judged.
+    fn wants_challenge(&self, state: State) -> Option<Purpose> {
+        let unverified = matches!(state, State::Unverified | State::Lapsed);
+        (unverified && self.challenge.is_none()).then_some(Purpose::Start)
+    }
+
+    pub(super) fn answer_challenge(
+        &mut self,
+        components: &Components,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
+        let Some(challenge) = self.challenge.take() else {
+            return;
+        };
+        if !self.lane.is_idle() {
+            // Probed while something else went into the lane: look again when it is free.
+            self.challenge = Some(challenge.unprobed());
+            return;
+        }
+        let identity = PublicKey::from(&self.key).id();
+        let json =
+            zeroize::Zeroizing::new(serde_json::to_vec(components).expect("components serialise"));
+        let sealed = match self.sealing_key(now) {
+            Some(key) => Sealed::seal(
+                &key,
+                Context::Hardware {
+                    identity: &identity,
+                },
+                &json,
+                rng,
+            )
+            .map_err(|error| error.to_string()),
+            None => Err("the controller's certificate has no sealing key".to_owned()),
+        };
+        match sealed {
+            Ok(hardware) => {
+                self.authorisation.challenge_answered();
+                let answer = ChallengeAnswer {
+                    challenge_id: challenge.id,
+                    value: challenge.value,
+                    purpose: challenge.purpose,
+                    hardware,
+                    verification_hash: components.verification_hash(),
+                    os_version: self.about.os_version.clone(),
+                };
+                self.submit(answer, now);
+            }
+            Err(error) => self.memory.note(
+                format!("cannot answer the controller's challenge: {error}"),
+                now,
+            ),
+        }
+    }
+
+    fn submit<B>(&mut self, body: B, now: Now)
+    where
+        B: vpn_node_protocol::message::Body + serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let count = self.acks.len().min(MAX_DIRECTIVE_ACKS);
+        let voice = Voice {
+            key: &self.key,
+            boot_id: self.about.boot_id,
+            acks: self.acks.drain(..count).collect(),
+        };
+        self.lane.submit(body, voice, now);
+    }
+
+    pub(super) fn send_failed(
+        &mut self,
+        failure: &SendFailure,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
+        let wait = self.retry_in(self.lane.failures(), failure, rng);
+        self.lane.attempt_failed(now.boot + wait);
+        self.memory.heartbeat_failed(&failure.message, now);
+    }
+
+    pub(super) fn answered(&mut self, bytes: &[u8], now: Now, rng: &mut impl CryptoRng) {
+        match self.lane.answered(bytes, &mut self.trust, now) {
+            Ok(answered) => self.accepted(answered, now, rng),
+            Err(LaneError::Refused(refusal)) => self.refused(&refusal, now, rng),
+            Err(error) => {
+                if let LaneError::Untrusted(error) = &error {
+                    self.renew_if_unknown(error);
+                }
+                let failure = SendFailure {
+                    message: error.to_string(),
+                    retry_after: None,
+                };
+                self.send_failed(&failure, now, rng);
+            }
+        }
+    }
+
+    fn accepted(&mut self, answered: Answered, now: Now, rng: &mut impl CryptoRng) {
+        let Answered { reply, sent, fresh } = answered;
+        self.interval = schedule::bounded_interval(reply.heartbeat_interval_s);
+        let rtt = now.boot.saturating_sub(sent.boot);
+        if fresh && rtt.as_millis() <= PROMPT_REPLY_MS {
+            let middle = sent.after(rtt / 2);
+            self.clock_offset_ms = Some(
+                reply
+                    .header
+                    .controller_time_ms
+                    .saturating_sub(middle.wall_ms),
+            );
+        }
+        self.memory.accepted(sent);
+        self.authorisation.judged(reply.standing, sent);
+        if let Some(ack) = reply.connections_ack {
+            self.batch_acked(&ack, &reply.header.chain.0);
+        } else if matches!(self.upload, Upload::InFlight) {
+            self.upload = Upload::Idle;
+        }
+        for directive in &reply.directives {
+            self.directive_came(directive, now);
+        }
+        self.heartbeat_at = if !fresh {
+            // Repeated from before a restart or an outage, so it is old: say how it is now.
+            now.boot
+        } else if self.heartbeat_at <= sent.boot {
+            now.boot + schedule::next_heartbeat(self.interval, rng)
+        } else {
+            // A batch or an answer, sent while no heartbeat was due: it puts none off.
+            self.heartbeat_at.min(now.boot + self.interval)
+        };
+        self.start_polling(now);
+    }
+
+    fn batch_acked(&mut self, ack: &ConnectionsAck, proof: &[u8; 32]) {
+        self.upload = Upload::Reading;
+        self.commands.push_back(Command::Acked {
+            through: ack.acked_through,
+            proof: *proof,
+        });
+        self.commands.push_back(Command::ReadBatch);
+    }
+
+    fn refused(&mut self, refusal: &Refusal, now: Now, rng: &mut impl CryptoRng) {
+        let was_batch = matches!(self.upload, Upload::InFlight);
+        if was_batch {
+            self.upload = Upload::Idle;
+        }
+        self.memory.heartbeat_failed(&refusal.message, now);
+        let wait = match refusal.code {
+            // The controller lost its memory: prove the last reply, at once.
+            RefusalCode::Ahead => {
+                self.lane.prove_next();
+                schedule::backoff(0, None, rng)
+            }
+            RefusalCode::Quarantined | RefusalCode::Revoked => {
+                self.authorisation.stop(refusal.message.clone());
+                schedule::next_heartbeat(STOPPED_INTERVAL, rng)
+            }
+            RefusalCode::BadRequest => {
+                if was_batch {
+                    self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
+                }
+                schedule::next_heartbeat(self.interval, rng)
+            }
+        };
+        self.heartbeat_at = now.boot + wait;
+    }
+}

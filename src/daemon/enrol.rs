@@ -1,0 +1,105 @@
+//! Enrolment with this host's own facts: for `vpn-node enroll` and for the daemon's credential.
+
+use std::path::Path;
+
+use getrandom::SysRng;
+use getrandom::rand_core::UnwrapErr;
+use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
+use vpn_node_protocol::token::{Token, TokenError};
+
+use crate::cli::{self, EnrollRequest};
+use crate::config::Settings;
+use crate::host::hardware::{self, Roots, snapshot};
+use crate::host::ids;
+use crate::host::state::StateDir;
+use crate::remote::Options;
+use crate::remote::enrol::{EnrolError, Enrolled, Host, enrol};
+
+/// Enrols this host with the controller of the token.
+///
+/// # Errors
+/// [`EnrolError`]: its text is for the operator.
+pub async fn this_host(token: &Token, settings: &Settings) -> Result<Enrolled, EnrolError> {
+    let state = StateDir::new(&settings.state_dir);
+    let mut rng = UnwrapErr(SysRng);
+    enrol(token, options(settings), &facts(settings), &state, &mut rng).await
+}
+
+/// `vpn-node enroll`: the same, for a program without a runtime of its own.
+///
+/// # Errors
+/// [`CommandError`]: its text is for the operator.
+pub fn by_command(request: EnrollRequest) -> Result<cli::Enrolled, CommandError> {
+    let token = Token::parse(&request.token)?;
+    let enrolled = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::Runtime)?
+        .block_on(this_host(&token, &request.settings))?;
+    Ok(cli::Enrolled {
+        server_id: enrolled.enrolment.server_id,
+        controller_url: enrolled.enrolment.urls.first().cloned().unwrap_or_default(),
+        key_fingerprint: enrolled.enrolment.identity_key.id().to_string(),
+        pending: enrolled.status == "pending",
+        warnings: enrolled.warnings,
+    })
+}
+
+/// Why `vpn-node enroll` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The text is no token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Everything after that.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// No runtime.
+    #[error("cannot start the event loop: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// How the configuration says the controller is reached.
+pub(super) fn options(settings: &Settings) -> Options {
+    Options {
+        urls: settings.controller.urls.clone().unwrap_or_default(),
+        server_pin: None,
+        ca_file: settings.controller.ca_file.clone(),
+        proxy: settings
+            .controller
+            .proxy
+            .as_ref()
+            .map(|proxy| proxy.expose().to_owned()),
+    }
+}
+
+/// Looks at the hardware. Root first writes the part that only root can read, so that the answer
+/// is the same as in the unprivileged daemon, whose unit has root write it at each start.
+pub(super) fn probe(settings: &Settings) -> hardware::Probe {
+    let roots = Roots::host(&settings.runtime_dir);
+    if nix::unistd::geteuid().is_root()
+        && let Err(error) = snapshot::write(&roots)
+    {
+        tracing::warn!(%error, "the hardware snapshot cannot be written");
+    }
+    hardware::probe(&roots)
+}
+
+fn facts(settings: &Settings) -> Host {
+    Host {
+        hostname: short(ids::hostname()),
+        os_version: short(ids::os_version(Path::new("/")).unwrap_or_default()),
+        location: settings.location.clone(),
+        components: probe(settings).components,
+        capabilities: Vec::new(),
+    }
+}
+
+/// A text within the protocol's bounds: what does not fit is left out, not refused.
+pub(super) fn short(text: String) -> String {
+    if is_short_text(&text) {
+        return text;
+    }
+    let clean: String = text.chars().filter(|c| !c.is_control()).collect();
+    clean[..clean.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()
+}

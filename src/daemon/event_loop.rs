@@ -1,0 +1,193 @@
+//! The loop: wait for an event, a deadline or a signal; ask the core; do what it says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use getrandom::SysRng;
+use getrandom::rand_core::UnwrapErr;
+use tokio::sync::{mpsc, watch};
+
+use super::controller;
+use super::disk::{Disk, DiskCommand};
+use super::run::{Stop, notify};
+use crate::core::agent::{Agent, Command, Event};
+use crate::core::report::StatusReport;
+use crate::host::metrics::Sampler;
+use crate::host::{clock, systemd};
+use crate::remote::Client;
+use crate::vpn::Report;
+
+/// Answers of the controller that can be under way at once: a chained request, a directive
+/// request and a certificate.
+const ANSWERS_QUEUED: usize = 4;
+/// The report is rebuilt this often at most: with many connections it is not free.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Without anything to do the loop still turns, for a clock that was stopped by a suspend.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Everyone who does what the core says.
+pub(super) struct Workers {
+    /// To the controller.
+    pub(super) client: Arc<Client>,
+    /// From the VPN daemons.
+    pub(super) observations: mpsc::Receiver<Vec<Report>>,
+    /// State and ledger.
+    pub(super) disk: Disk,
+    /// The host's figures.
+    pub(super) sampler: Sampler,
+}
+
+/// The loop and what it holds.
+pub(super) struct EventLoop {
+    agent: Agent,
+    workers: Workers,
+    reports: watch::Sender<Arc<StatusReport>>,
+    answers: mpsc::Receiver<Event>,
+    to_answers: mpsc::Sender<Event>,
+    rng: UnwrapErr<SysRng>,
+    /// When the next report may be made; none while nothing has changed.
+    report_at: Option<Duration>,
+    reported_at: Duration,
+    status_line: String,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        agent: Agent,
+        workers: Workers,
+        reports: watch::Sender<Arc<StatusReport>>,
+    ) -> Self {
+        let (to_answers, answers) = mpsc::channel(ANSWERS_QUEUED);
+        Self {
+            agent,
+            workers,
+            reports,
+            answers,
+            to_answers,
+            rng: UnwrapErr(SysRng),
+            report_at: Some(Duration::ZERO),
+            reported_at: Duration::ZERO,
+            status_line: String::new(),
+        }
+    }
+
+    /// Runs until told to stop; then everything seen is on disk.
+    pub(super) async fn run(mut self, stop: &mut Stop) {
+        let watchdog = systemd::watchdog_interval().unwrap_or(LONGEST_SLEEP);
+        self.agent.handle_timeout(clock::now(), &mut self.rng);
+        loop {
+            self.obey().await;
+            self.report_if_due();
+            notify(systemd::notify_watchdog);
+            let sleep = self.sleep().min(watchdog);
+            tokio::select! {
+                () = stop.wait() => break,
+                Some(event) = self.answers.recv() => self.handle(event),
+                Some(seen) = self.workers.observations.recv() => self.observed(seen),
+                event = self.workers.disk.event() => self.handle(event),
+                () = tokio::time::sleep(sleep) => {
+                    self.agent.handle_timeout(clock::now(), &mut self.rng);
+                }
+            }
+        }
+        self.agent.keep_sessions(clock::now());
+        self.obey().await;
+        self.workers.disk.finish().await;
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.agent.handle(event, clock::now(), &mut self.rng);
+        self.report_soon();
+    }
+
+    fn observed(&mut self, seen: Vec<Report>) {
+        for report in seen {
+            for obs in report.obs {
+                let event = Event::Observed(report.backend.clone(), obs);
+                self.agent.handle(event, clock::now(), &mut self.rng);
+            }
+        }
+        self.report_soon();
+    }
+
+    /// Does what the core wants, in its order, until it wants nothing more.
+    async fn obey(&mut self) {
+        while let Some(command) = self.agent.next_command() {
+            match command {
+                Command::Send { state, body } => {
+                    let written = self.workers.disk.store_lane(state).await;
+                    controller::send(&self.workers.client, written, body, &self.to_answers);
+                }
+                Command::Poll { body, wait } => {
+                    controller::poll(&self.workers.client, body, wait, &self.to_answers);
+                }
+                Command::FetchCertificate => {
+                    controller::fetch_certificate(&self.workers.client, &self.to_answers);
+                }
+                Command::Sample => {
+                    let now = clock::now();
+                    let metrics = self.workers.sampler.sample(now);
+                    self.agent
+                        .handle(Event::Sampled(metrics), now, &mut self.rng);
+                }
+                Command::StoreCertificate(envelope) => {
+                    self.workers
+                        .disk
+                        .tell(DiskCommand::StoreCertificate(envelope))
+                        .await;
+                }
+                Command::ProbeHardware => self.workers.disk.tell(DiskCommand::ProbeHardware).await,
+                Command::Record(recording) => {
+                    self.workers.disk.tell(DiskCommand::Record(recording)).await;
+                }
+                Command::ReadBatch => self.workers.disk.tell(DiskCommand::ReadBatch).await,
+                Command::Acked { through, proof } => {
+                    self.workers
+                        .disk
+                        .tell(DiskCommand::Acked { through, proof })
+                        .await;
+                }
+            }
+        }
+    }
+
+    fn report_soon(&mut self) {
+        self.report_at
+            .get_or_insert(self.reported_at + REPORT_EVERY);
+    }
+
+    fn report_if_due(&mut self) {
+        let now = clock::now();
+        if self.report_at.is_none_or(|at| now.boot < at) {
+            return;
+        }
+        self.report_at = None;
+        self.reported_at = now.boot;
+        let report = self.agent.report(now);
+        let line = status_line(&report);
+        if line != self.status_line {
+            notify(|| systemd::notify_status(&line));
+            self.status_line = line;
+        }
+        self.reports.send_replace(Arc::new(report));
+    }
+
+    fn sleep(&self) -> Duration {
+        let now = clock::now().boot;
+        let next = [self.agent.next_deadline(), self.report_at]
+            .into_iter()
+            .flatten()
+            .min();
+        next.map_or(LONGEST_SLEEP, |at| at.saturating_sub(now))
+            .min(LONGEST_SLEEP)
+    }
+}
+
+/// What `systemctl status` shows: changes with the state, not with every heartbeat.
+fn status_line(report: &StatusReport) -> String {
+    let sessions: u64 = report.backends.iter().map(|backend| backend.sessions).sum();
+    format!(
+        "{}, {sessions} connections",
+        report.verification.state.as_str()
+    )
+}

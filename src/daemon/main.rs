@@ -1,0 +1,83 @@
+//! The daemon's command line, its logging and its runtime.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use crate::config::{self, Settings};
+use crate::host::hardware::{Roots, snapshot};
+use crate::host::logging;
+
+/// The agent of a VPN host: identity, heartbeats, connection records.
+///
+/// systemd starts it (vpn-node-agent.service); by hand it runs in the foreground and logs to
+/// the terminal. `vpn-node status` tells how it is.
+#[derive(Debug, Parser)]
+#[command(name = "vpn-node-agent", version)]
+struct Arguments {
+    /// Configuration file; its fragments are in FILE's name with ".d" for ".toml"
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where identity, enrolment and ledger are kept; overrides state_dir of the configuration
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where the status socket is made; overrides runtime_dir of the configuration
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// As root: write the hardware facts that only root can read to the runtime directory, and end
+    #[arg(long)]
+    probe_hardware: bool,
+}
+
+/// Parses the arguments and runs the daemon until it is told to stop.
+/// Exit codes: 0 stopped in order, 1 could not start or had to stop, 2 usage.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            // A closed terminal is no reason to fail differently.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match serve(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // To the journal when logging is up, and to whoever started it by hand.
+            tracing::error!("{error:#}");
+            anstream::eprintln!("vpn-node-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    let settings = settings(&arguments)?;
+    if arguments.probe_hardware {
+        snapshot::write(&Roots::host(&settings.runtime_dir))?;
+        return Ok(());
+    }
+    logging::init("vpn-node-agent", settings.log_level.as_str())?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?
+        .block_on(super::run(settings))?;
+    Ok(())
+}
+
+fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
+    let mut settings = config::load(arguments.config.as_deref())?.settings;
+    if let Some(dir) = &arguments.state_dir {
+        settings.state_dir = std::path::absolute(dir)?;
+    }
+    if let Some(dir) = &arguments.runtime_dir {
+        settings.runtime_dir = std::path::absolute(dir)?;
+    }
+    Ok(settings)
+}

@@ -1,0 +1,284 @@
+//! The life of the daemon: read what is on disk, enrol if told to, run the loop, stop in order.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use vpn_node_protocol::certificate::{CertificateError, ControllerCertificate};
+use vpn_node_protocol::token::{Token, TokenError};
+
+use super::event_loop::{EventLoop, Workers};
+use super::{TOKEN_CREDENTIAL, disk, enrol, watch as vpn_watch};
+use crate::config::Settings;
+use crate::core::agent::{Agent, Setup};
+use crate::core::report::StatusReport;
+use crate::core::schedule;
+use crate::core::trust::Trust;
+use crate::host::clock;
+use crate::host::ids::{self, IdError};
+use crate::host::metrics::Sampler;
+use crate::host::state::{Enrolment, StateDir, StateError};
+use crate::host::systemd::{self, CredentialError};
+use crate::ledger::LedgerError;
+use crate::remote::{Client, ClientError};
+use crate::status::{self, Limits, Policy, SocketError, StatusSocket};
+
+/// How often a daemon that is not enrolled looks whether it is now.
+const LOOK_FOR_ENROLMENT: Duration = Duration::from_secs(2);
+
+/// Why the daemon cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Files of the state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The certificate on disk is not the pinned root's.
+    #[error("the enrolment on disk cannot be trusted: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The connection ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Boot id.
+    #[error(transparent)]
+    Ids(#[from] IdError),
+    /// TLS or HTTP set-up.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The status socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The token credential is not readable.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// The token credential is none.
+    #[error("the credential {TOKEN_CREDENTIAL} is no token: {0}")]
+    Token(#[from] TokenError),
+    /// The credential's token cannot enrol this host.
+    #[error("the token of the credential {TOKEN_CREDENTIAL} cannot enrol this host: {0}")]
+    Enrol(crate::remote::enrol::EnrolError),
+    /// The kernel refused something basic.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was attempted.
+        doing: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the daemon until it is told to stop (SIGTERM, SIGINT).
+///
+/// # Errors
+/// [`Error`]: what is on disk cannot be trusted, or the host refuses something basic.
+pub async fn run(settings: Settings) -> Result<(), Error> {
+    let mut stop = Stop::new()?;
+    let state = StateDir::new(&settings.state_dir);
+    let _lock = state.lock()?;
+    let (reports, reader) = watch::channel(Arc::new(first_report()));
+    let socket = StatusSocket::bind(&settings.status_socket())?;
+    let server = tokio::spawn(status::serve(
+        socket,
+        reader,
+        Policy::of_this_host(),
+        Limits::default(),
+    ));
+    notify(|| systemd::notify_ready("starting"));
+
+    let enrolment = match enrolment(&settings, &state, &mut stop).await? {
+        Some(enrolment) => enrolment,
+        None => return Ok(()),
+    };
+    tracing::info!(server_id = %enrolment.server_id, "this host is enrolled");
+    run_enrolled(&settings, state, enrolment, reports, &mut stop).await?;
+    notify(systemd::notify_stopping);
+    // The loop dropped the reports: the server ends and removes its socket.
+    let _ = server.await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn first_report() -> StatusReport {
+    let now = clock::now();
+    StatusReport::starting(
+        env!("CARGO_PKG_VERSION"),
+        &ids::hostname(),
+        std::process::id(),
+        now.boot,
+    )
+}
+
+/// The enrolment on disk; else by the credential; else waits for `vpn-node enroll`.
+/// None when the daemon was told to stop.
+async fn enrolment(
+    settings: &Settings,
+    state: &StateDir,
+    stop: &mut Stop,
+) -> Result<Option<Enrolment>, Error> {
+    if let Some(enrolment) = state.enrolment()? {
+        return Ok(Some(enrolment));
+    }
+    match systemd::credential(TOKEN_CREDENTIAL)? {
+        Some(text) => {
+            let text = std::str::from_utf8(&text).map_err(|_| TokenError::NotAToken)?;
+            let token = Token::parse(text)?;
+            enrol_by_credential(&token, settings, stop).await
+        }
+        None => {
+            tracing::warn!("this host is not enrolled: run 'vpn-node enroll' and paste a token");
+            notify(|| systemd::notify_status("not enrolled: run 'vpn-node enroll'"));
+            let mut beat = tokio::time::interval(LOOK_FOR_ENROLMENT);
+            loop {
+                tokio::select! {
+                    () = stop.wait() => return Ok(None),
+                    _ = beat.tick() => notify(systemd::notify_watchdog),
+                }
+                if let Some(enrolment) = state.enrolment()? {
+                    return Ok(Some(enrolment));
+                }
+            }
+        }
+    }
+}
+
+/// Retries what may heal by itself (network, overload), never what cannot (a spent token).
+async fn enrol_by_credential(
+    token: &Token,
+    settings: &Settings,
+    stop: &mut Stop,
+) -> Result<Option<Enrolment>, Error> {
+    let mut failures = 0;
+    loop {
+        let attempt = tokio::select! {
+            () = stop.wait() => return Ok(None),
+            attempt = enrol::this_host(token, settings) => attempt,
+        };
+        let error = match attempt {
+            Ok(enrolled) => {
+                for warning in &enrolled.warnings {
+                    tracing::warn!(%warning, "the controller remarks");
+                }
+                return Ok(Some(enrolled.enrolment));
+            }
+            Err(error) if error.is_temporary() => error,
+            Err(error) => return Err(Error::Enrol(error)),
+        };
+        let mut rng = getrandom::rand_core::UnwrapErr(getrandom::SysRng);
+        let wait = schedule::backoff(failures, None, &mut rng);
+        failures += 1;
+        tracing::warn!(%error, retry_in_s = wait.as_secs(), "enrolment failed; it will be tried again");
+        notify(|| systemd::notify_status(&format!("enrolling: {error}")));
+        tokio::select! {
+            () = stop.wait() => return Ok(None),
+            () = tokio::time::sleep(wait) => notify(systemd::notify_watchdog),
+        }
+    }
+}
+
+async fn run_enrolled(
+    settings: &Settings,
+    state: StateDir,
+    enrolment: Enrolment,
+    reports: watch::Sender<Arc<StatusReport>>,
+    stop: &mut Stop,
+) -> Result<(), Error> {
+    let key = state.identity(&enrolment)?;
+    let lane = state.lane(&enrolment)?;
+    let kept = state.sessions()?;
+    let mut options = enrol::options(settings);
+    if options.urls.is_empty() {
+        options.urls.clone_from(&enrolment.urls);
+    }
+    options.server_pin = enrolment.server_pin;
+    let client = Client::new(&options)?;
+    let certificate = ControllerCertificate::open(&enrolment.certificate, &enrolment.root_pin, 0)?;
+    let disk = disk::open(settings, &state, &enrolment)?;
+    let now = clock::now();
+    let agent = Agent::new(
+        Setup {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            hostname: ids::hostname(),
+            location: settings.location.clone(),
+            controller_url: client.url().to_owned(),
+            boot_id: ids::boot_id(Path::new("/proc"))?,
+            enrolled_ms: enrolment.enrolled_ms,
+            os_version: enrol::short(ids::os_version(Path::new("/")).unwrap_or_default()),
+            trust: Trust::new(enrolment.root_pin, certificate, lane.floor_ms),
+            lane,
+            session_key: session_key(&key),
+            key,
+            sessions: kept.sessions,
+            unrecorded: kept.unrecorded,
+            ledger: disk.facts(),
+        },
+        now,
+    );
+    let workers = Workers {
+        client: Arc::new(client),
+        observations: vpn_watch::spawn(settings, agent.expected_backends()),
+        disk: disk.spawn(),
+        sampler: Sampler::open(
+            Path::new("/proc"),
+            Path::new("/sys"),
+            &disks(&settings.metrics.disks),
+        ),
+    };
+    EventLoop::new(agent, workers, reports).run(stop).await;
+    Ok(())
+}
+
+/// The key of the session hashes: derived, so that there is one secret on disk, not two.
+fn session_key(identity: &ed25519_dalek::SigningKey) -> [u8; 32] {
+    let mut key = [0; 32];
+    Hkdf::<Sha256>::new(Some(b"vpn-node session hashes v1"), identity.as_bytes())
+        .expand(b"hmac key", &mut key)
+        .expect("32 bytes are within HKDF's bound of 255 * 32");
+    key
+}
+
+fn disks(paths: &[PathBuf]) -> Vec<String> {
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect()
+}
+
+/// Tells systemd something; without systemd, or when it does not listen, nothing is lost.
+pub(super) fn notify(tell: impl FnOnce() -> std::io::Result<()>) {
+    if let Err(error) = tell() {
+        tracing::debug!(%error, "systemd cannot be told");
+    }
+}
+
+/// SIGTERM and SIGINT.
+pub(super) struct Stop {
+    term: Signal,
+    int: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Error> {
+        let on = |kind| {
+            signal(kind).map_err(|source| Error::System {
+                doing: "watch for signals",
+                source,
+            })
+        };
+        Ok(Self {
+            term: on(SignalKind::terminate())?,
+            int: on(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns when the daemon is told to stop.
+    pub(super) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}

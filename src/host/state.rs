@@ -1,0 +1,396 @@
+//! The files of `/var/lib/vpn-node`: what this host is, and where its chain stands.
+//!
+//! | file | content |
+//! |---|---|
+//! | `identity.json` | the identity key: the one secret |
+//! | `enrollment.pending.json` | an enrolment that was begun: which token, which idempotency id |
+//! | `enrollment.json` | who this host is and whom it believes; its presence says "enrolled" |
+//! | `chain.json` | the lane: sequence, chain, nonce, the request in flight |
+//! | `sessions.json` | live connections by keyed hash |
+//!
+//! Each is written whole, by temporary file and rename; one that cannot be read stops the agent.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::SigningKey;
+use rand_core::CryptoRng;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use vpn_node_protocol::encoding::{Base64, Digest};
+use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::keys::PublicKey;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::atomic::{self, AtomicError};
+use crate::core::lane::LaneState;
+use crate::core::sessions::KnownSession;
+
+const IDENTITY: &str = "identity.json";
+const PENDING: &str = "enrollment.pending.json";
+const ENROLMENT: &str = "enrollment.json";
+const LANE: &str = "chain.json";
+const SESSIONS: &str = "sessions.json";
+const LOCK: &str = "agent.lock";
+
+/// One file but `sessions.json`: a lane holds a request (512 KiB at most) and a reply in JSON.
+const MAX_FILE_BYTES: usize = 2 * 1024 * 1024;
+/// 100,000 sessions of about 400 bytes.
+const MAX_SESSIONS_BYTES: usize = 64 * 1024 * 1024;
+/// All of them are the daemon's alone.
+const MODE: u32 = 0o600;
+
+/// Why the state on disk cannot be used. The agent stops: guessing would burn an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file system.
+    #[error(transparent)]
+    File(#[from] AtomicError),
+    /// Not what it should hold.
+    #[error(
+        "{path} cannot be understood ({why}): restore it from a backup, or enrol this host anew with a token for the same server"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A newer program wrote it.
+    #[error(
+        "{path} is of format {found}, and this version of vpn-node reads format 1: install the version that wrote it, or a newer one"
+    )]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Files that belong to different enrolments.
+    #[error(
+        "{path} belongs to another enrolment than {ENROLMENT} in the same directory: restore both from one backup"
+    )]
+    Mixed {
+        /// The odd one.
+        path: PathBuf,
+    },
+    /// Another agent runs here.
+    #[error(
+        "another vpn-node-agent runs with {path} already: two would look like a cloned host; stop that one first ('systemctl stop vpn-node-agent')"
+    )]
+    Locked {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// `enrollment.json` is missing where it is needed.
+    #[error("this host is not enrolled: run 'vpn-node enroll' and paste a token")]
+    NotEnrolled,
+}
+
+/// Who this host is and whom it believes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// Format of this file; 1.
+    pub version: u32,
+    /// Its id with the controller.
+    pub server_id: String,
+    /// Epoch of the identity key.
+    pub epoch: u32,
+    /// When, by this host's clock, in milliseconds since the Unix epoch.
+    pub enrolled_ms: i64,
+    /// Controller addresses.
+    pub urls: Vec<String>,
+    /// SHA-256 of the controller's root key.
+    pub root_pin: Digest,
+    /// SHA-256 of the server certificate's public key, if the token had one.
+    pub server_pin: Option<Digest>,
+    /// The public half of the identity key.
+    pub identity_key: PublicKey,
+    /// The controller's newest certificate, signed by the root.
+    pub certificate: Envelope,
+}
+
+/// An enrolment that was begun: the same token finishes it.
+pub struct PendingEnrolment {
+    /// The identity key.
+    pub key: SigningKey,
+    /// Names this enrolment to the controller.
+    pub idempotency_id: Uuid,
+}
+
+/// Live connections of a former process of the agent.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct KeptSessions {
+    /// Format of this file; 1.
+    pub version: u32,
+    /// By keyed hash.
+    pub sessions: Vec<KnownSession>,
+    /// Those whose start may not have reached the ledger.
+    pub unrecorded: BTreeSet<Uuid>,
+}
+
+/// `identity.json`. The secret is wiped when this is dropped.
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    version: u32,
+    secret: Base64,
+}
+
+impl Drop for IdentityFile {
+    fn drop(&mut self) {
+        self.secret.0.zeroize();
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PendingFile {
+    version: u32,
+    registration_key: PublicKey,
+    idempotency_id: Uuid,
+}
+
+/// Holds the state directory for one agent (flock(2)); the kernel frees it however it ends.
+#[derive(Debug)]
+pub struct StateLock(#[expect(dead_code, reason = "held, never read")] File);
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Names a state directory; touches nothing.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the connection ledger is.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.0.join("ledger")
+    }
+
+    /// Takes the directory for one agent, until the lock is dropped: two agents with one identity
+    /// would be quarantined as clones.
+    ///
+    /// # Errors
+    /// [`StateError::Locked`], [`StateError::File`].
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        atomic::create_dir_private(&self.0)?;
+        let path = self.0.join(LOCK);
+        let file = atomic::open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(StateLock(file)),
+            Err(_) => Err(StateError::Locked {
+                path: self.0.clone(),
+            }),
+        }
+    }
+
+    /// The enrolment, if this host has one.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn enrolment(&self) -> Result<Option<Enrolment>, StateError> {
+        self.read(ENROLMENT, MAX_FILE_BYTES)
+    }
+
+    /// The identity key of this enrolment.
+    ///
+    /// # Errors
+    /// [`StateError`]: also when the file is readable by others.
+    pub fn identity(&self, enrolment: &Enrolment) -> Result<SigningKey, StateError> {
+        let key = self.read_identity()?.ok_or_else(|| StateError::Damaged {
+            path: self.0.join(IDENTITY),
+            why: "the file is missing".into(),
+        })?;
+        if PublicKey::from(&key) != enrolment.identity_key {
+            return Err(StateError::Mixed {
+                path: self.0.join(IDENTITY),
+            });
+        }
+        Ok(key)
+    }
+
+    /// The lane of this enrolment.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn lane(&self, enrolment: &Enrolment) -> Result<LaneState, StateError> {
+        let lane: LaneState =
+            self.read(LANE, MAX_FILE_BYTES)?
+                .ok_or_else(|| StateError::Damaged {
+                    path: self.0.join(LANE),
+                    why: "the file is missing".into(),
+                })?;
+        if lane.server_id != enrolment.server_id || lane.epoch != enrolment.epoch {
+            return Err(StateError::Mixed {
+                path: self.0.join(LANE),
+            });
+        }
+        Ok(lane)
+    }
+
+    /// Makes the lane durable.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn store_lane(&self, lane: &LaneState) -> Result<(), StateError> {
+        self.write(LANE, lane)
+    }
+
+    /// The live connections of a former process; none when there was none.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn sessions(&self) -> Result<KeptSessions, StateError> {
+        Ok(self.read(SESSIONS, MAX_SESSIONS_BYTES)?.unwrap_or_default())
+    }
+
+    /// Makes the live connections durable.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn store_sessions(&self, sessions: &KeptSessions) -> Result<(), StateError> {
+        self.write(SESSIONS, sessions)
+    }
+
+    /// Keeps a newer certificate of the controller.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn store_certificate(&self, certificate: Envelope) -> Result<(), StateError> {
+        let enrolment = self.enrolment()?.ok_or(StateError::NotEnrolled)?;
+        self.write(
+            ENROLMENT,
+            &Enrolment {
+                certificate,
+                ..enrolment
+            },
+        )
+    }
+
+    /// The enrolment that was begun with this token, if there is one.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn pending_enrolment(
+        &self,
+        registration: PublicKey,
+    ) -> Result<Option<PendingEnrolment>, StateError> {
+        let Some(pending) = self.read::<PendingFile>(PENDING, MAX_FILE_BYTES)? else {
+            return Ok(None);
+        };
+        if pending.registration_key != registration {
+            return Ok(None);
+        }
+        // The key was written before the file that was just read.
+        let key = self.read_identity()?.ok_or_else(|| StateError::Damaged {
+            path: self.0.join(IDENTITY),
+            why: "the file is missing".into(),
+        })?;
+        Ok(Some(PendingEnrolment {
+            key,
+            idempotency_id: pending.idempotency_id,
+        }))
+    }
+
+    /// Makes an identity and an idempotency id, and makes both durable before either is sent.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn begin_enrolment(
+        &self,
+        registration: PublicKey,
+        rng: &mut impl CryptoRng,
+    ) -> Result<PendingEnrolment, StateError> {
+        atomic::create_dir_private(&self.0)?;
+        // An older pending file must not name the new key.
+        atomic::remove(&self.0.join(PENDING))?;
+        let mut secret = Zeroizing::new([0; 32]);
+        rng.fill_bytes(secret.as_mut());
+        let key = SigningKey::from_bytes(&secret);
+        self.write(
+            IDENTITY,
+            &IdentityFile {
+                version: 1,
+                secret: Base64(secret.to_vec()),
+            },
+        )?;
+        let mut id = [0; 16];
+        rng.fill_bytes(&mut id);
+        let idempotency_id = uuid::Builder::from_random_bytes(id).into_uuid();
+        self.write(
+            PENDING,
+            &PendingFile {
+                version: 1,
+                registration_key: registration,
+                idempotency_id,
+            },
+        )?;
+        Ok(PendingEnrolment {
+            key,
+            idempotency_id,
+        })
+    }
+
+    /// From here on the host is enrolled.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn finish_enrolment(&self, enrolment: &Enrolment) -> Result<(), StateError> {
+        self.write(ENROLMENT, enrolment)?;
+        Ok(atomic::remove(&self.0.join(PENDING))?)
+    }
+
+    fn read_identity(&self) -> Result<Option<SigningKey>, StateError> {
+        let Some(file) = self.read::<IdentityFile>(IDENTITY, MAX_FILE_BYTES)? else {
+            return Ok(None);
+        };
+        match <&[u8; 32]>::try_from(file.secret.0.as_slice()) {
+            Ok(secret) => Ok(Some(SigningKey::from_bytes(secret))),
+            Err(_) => Err(StateError::Damaged {
+                path: self.0.join(IDENTITY),
+                why: "the key is not 32 bytes long".into(),
+            }),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str, limit: usize) -> Result<Option<T>, StateError> {
+        let path = self.0.join(name);
+        let bytes = match atomic::read_private(&path, limit) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            read => read?,
+        };
+        let damaged = |why: serde_json::Error| StateError::Damaged {
+            path: path.clone(),
+            why: why.to_string(),
+        };
+        let format: FormatOnly = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if format.version != 1 {
+            return Err(StateError::Format {
+                path,
+                found: format.version,
+            });
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let bytes = Zeroizing::new(serde_json::to_vec(value).expect("state types serialise"));
+        Ok(atomic::write(&self.0.join(name), &bytes, MODE)?)
+    }
+}
+
+#[derive(Deserialize)]
+struct FormatOnly {
+    version: u64,
+}

@@ -1,0 +1,273 @@
+//! One exchange with the controller: bytes there, bytes back, bounded in size and time.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use vpn_node_protocol::encoding::Digest;
+use vpn_node_protocol::envelope::CONTENT_TYPE;
+use vpn_node_protocol::limits::MAX_REPLY_BYTES;
+
+use super::tls::{self, TlsError};
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take, over what the request itself asks for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// An idle connection is kept a little longer than the slowest usual heartbeat.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// The most of an unsigned error text that is shown.
+const MAX_ERROR_TEXT: usize = 300;
+
+/// How the controller is reached.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `https://HOST:PORT`, at least one.
+    pub urls: Vec<String>,
+    /// SHA-256 of the server certificate's public key, from the token.
+    pub server_pin: Option<Digest>,
+    /// The operator's CA certificates, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// `http://` proxy; without it `HTTPS_PROXY` counts.
+    pub proxy: Option<String>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// `POST /v1/enrol/hello`
+    EnrolHello,
+    /// `POST /v1/enrol/complete`
+    EnrolComplete,
+    /// `POST /v1/messages`
+    Messages,
+    /// `POST /v1/poll`
+    Poll,
+    /// `GET /v1/certificate`
+    Certificate,
+}
+
+impl Path {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::EnrolHello => "/v1/enrol/hello",
+            Self::EnrolComplete => "/v1/enrol/complete",
+            Self::Messages => "/v1/messages",
+            Self::Poll => "/v1/poll",
+            Self::Certificate => "/v1/certificate",
+        }
+    }
+}
+
+/// What came back, unverified. A signed refusal has an error status and is an answer too.
+#[derive(Debug)]
+pub struct Answer {
+    /// The body.
+    pub bytes: Vec<u8>,
+}
+
+/// Why nothing usable came back.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No configuration.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// reqwest refused the configuration.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Setup(String),
+    /// Nothing answered.
+    #[error("cannot reach the controller at {url}: {why}")]
+    Unreachable {
+        /// The address tried.
+        url: String,
+        /// The innermost causes.
+        why: String,
+    },
+    /// It answered, but with an unsigned error.
+    #[error("the controller at {url} answered {status}: {text}")]
+    Status {
+        /// The address tried.
+        url: String,
+        /// HTTP status code.
+        status: u16,
+        /// What it said, escaped.
+        text: String,
+        /// `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// More bytes than any answer has.
+    #[error("the answer of {url} is larger than {MAX_REPLY_BYTES} bytes: that is no controller")]
+    TooLarge {
+        /// The address tried.
+        url: String,
+    },
+}
+
+impl ClientError {
+    /// What `Retry-After` asked for (RFC 9110 section 10.2.3, the form in seconds).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// The HTTP client. It sticks to one address and moves on when that fails.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    urls: Vec<String>,
+    current: AtomicUsize,
+}
+
+impl Client {
+    /// Sets TLS and HTTP up; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Tls`], [`ClientError::Setup`].
+    pub fn new(options: &Options) -> Result<Self, ClientError> {
+        let tls = tls::config(options.server_pin, options.ca_file.as_deref())?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .user_agent(concat!("vpn-node-agent/", env!("CARGO_PKG_VERSION")))
+            .https_only(true)
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(2);
+        if let Some(proxy) = &options.proxy {
+            let proxy = reqwest::Proxy::https(proxy)
+                .map_err(|error| ClientError::Setup(format!("proxy {proxy:?}: {error}")))?;
+            builder = builder.proxy(proxy);
+        }
+        let http = builder
+            .build()
+            .map_err(|error| ClientError::Setup(causes(&error)))?;
+        let urls = options
+            .urls
+            .iter()
+            .map(|url| url.trim_end_matches('/').to_owned())
+            .collect();
+        Ok(Self {
+            http,
+            urls,
+            current: AtomicUsize::new(0),
+        })
+    }
+
+    /// The address in use.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.urls[self.current.load(Ordering::Relaxed) % self.urls.len()]
+    }
+
+    /// Sends `body` (an envelope, or JSON for the first greeting), or GETs when there is none.
+    /// `wait` is how long the controller may hold the request on purpose.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the next call uses the next address.
+    pub async fn exchange(
+        &self,
+        path: Path,
+        body: Option<Vec<u8>>,
+        wait: Duration,
+    ) -> Result<Answer, ClientError> {
+        let url = self.url().to_owned();
+        let result = self.exchange_with(&url, path, body, wait).await;
+        if result.is_err() {
+            self.current.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    async fn exchange_with(
+        &self,
+        url: &str,
+        path: Path,
+        body: Option<Vec<u8>>,
+        wait: Duration,
+    ) -> Result<Answer, ClientError> {
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            url: url.to_owned(),
+            why: causes(&error),
+        };
+        let address = format!("{url}{}", path.as_str());
+        let request = match body {
+            Some(body) => self
+                .http
+                .post(address)
+                .header("content-type", CONTENT_TYPE)
+                .body(body),
+            None => self.http.get(address),
+        };
+        let mut response = request
+            .timeout(ANSWER_TIMEOUT + wait)
+            .send()
+            .await
+            .map_err(unreachable)?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs);
+        let signed = response
+            .headers()
+            .get("content-type")
+            .is_some_and(|value| value.as_bytes().starts_with(CONTENT_TYPE.as_bytes()));
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if bytes.len() + chunk.len() > MAX_REPLY_BYTES {
+                return Err(ClientError::TooLarge {
+                    url: url.to_owned(),
+                });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if status.is_success() || signed {
+            return Ok(Answer { bytes });
+        }
+        Err(ClientError::Status {
+            url: url.to_owned(),
+            status: status.as_u16(),
+            text: shown(&bytes),
+            retry_after,
+        })
+    }
+}
+
+/// An unsigned error's message: `error.message` of our JSON, else its beginning; escaped.
+fn shown(body: &[u8]) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let message = json
+        .as_ref()
+        .and_then(|json| json["error"]["message"].as_str());
+    let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    text.chars()
+        .take(MAX_ERROR_TEXT)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
+/// An error with its causes, outermost first; reqwest's own texts say only "error sending".
+fn causes(error: &reqwest::Error) -> String {
+    let mut parts = Vec::new();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if parts.last() != Some(&text) {
+            parts.push(text);
+        }
+        cause = inner.source();
+    }
+    match parts.is_empty() {
+        true if error.is_timeout() => "no answer in time".to_owned(),
+        true => error.to_string(),
+        false => parts.join(": "),
+    }
+}

@@ -1,0 +1,354 @@
+//! Enrolment, the host's side: two round trips, safe to cut off and repeat anywhere.
+//!
+//! Nothing is written before the controller has proven itself and said that the token is good.
+//! Then the identity key and the id of this enrolment are made durable, and only after that sent:
+//! whatever happens next, the same token finishes the same enrolment.
+
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+use vpn_node_protocol::certificate::CertificateError;
+use vpn_node_protocol::certificate::ControllerCertificate;
+use vpn_node_protocol::chain;
+use vpn_node_protocol::encoding::Hex;
+use vpn_node_protocol::enrolment::{
+    Capability, EnrolOutcome, EnrolRefusal, EnrolReply, EnrolRequest, Hello, HelloError,
+    HelloRequest, HelloResponse, KeyStatus, transcript,
+};
+use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
+use vpn_node_protocol::hardware::Components;
+use vpn_node_protocol::keys::{PublicKey, registration_key};
+use vpn_node_protocol::limits::MAX_REPLY_BYTES;
+use vpn_node_protocol::sealing::{Context, SealError, Sealed};
+use vpn_node_protocol::token::Token;
+
+use super::client::{Client, ClientError, Options, Path};
+use crate::core::lane::LaneState;
+use crate::host::clock;
+use crate::host::state::{Enrolment, PendingEnrolment, StateDir, StateError};
+
+/// What the host says of itself when it enrols.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Host name (gethostname(2)).
+    pub hostname: String,
+    /// `PRETTY_NAME` of os-release(5), or empty.
+    pub os_version: String,
+    /// Where the operator says it is.
+    pub location: Option<String>,
+    /// Its fingerprint.
+    pub components: Components,
+    /// What it can do.
+    pub capabilities: Vec<Capability>,
+}
+
+/// A finished enrolment.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    /// What is on disk now.
+    pub enrolment: Enrolment,
+    /// `active` or `pending`.
+    pub status: String,
+    /// The controller's remarks, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why an enrolment did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// There is one already.
+    #[error(
+        "this host is enrolled already, as {server_id}: nothing was changed; to enrol it anew, stop the agent and move {state_dir} away"
+    )]
+    AlreadyEnrolled {
+        /// Its id.
+        server_id: String,
+        /// Where that stands.
+        state_dir: String,
+    },
+    /// The files of the state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Network or TLS.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The controller did not prove itself.
+    #[error("the controller at {url} did not prove that it is the one of this token: {source}")]
+    NotOurController {
+        /// The address in the token.
+        url: String,
+        /// What was wrong.
+        source: HelloError,
+    },
+    /// The answer is none.
+    #[error("the controller's answer cannot be used: {0}")]
+    Answer(String),
+    /// The token is spent.
+    #[error(
+        "this token was used already, on {at}, by another host: create a new one with 'vpn-node-controller registration-key create'"
+    )]
+    TokenUsed {
+        /// When, RFC 3339; or "an earlier day".
+        at: String,
+    },
+    /// The token's time is over.
+    #[error(
+        "this token expired on {at} by the controller's clock: create a new one with 'vpn-node-controller registration-key create'"
+    )]
+    TokenExpired {
+        /// When, RFC 3339.
+        at: String,
+    },
+    /// Taken back.
+    #[error("this token was revoked by an operator: ask for a new one")]
+    TokenRevoked,
+    /// Not of this controller.
+    #[error(
+        "the controller at {url} does not know this token: it was made by another installation of it, or removed; create a new one there"
+    )]
+    TokenUnknown {
+        /// The address in the token.
+        url: String,
+    },
+    /// The controller's other refusals.
+    #[error("the controller refused the enrolment: {0}")]
+    Refused(String),
+}
+
+impl EnrolError {
+    /// Whether the same call may succeed later without anybody doing anything about it.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Client(ClientError::Unreachable { .. }) => true,
+            Self::Client(ClientError::Status { status, .. }) => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+}
+
+impl From<EnvelopeError> for EnrolError {
+    fn from(error: EnvelopeError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+impl From<CertificateError> for EnrolError {
+    fn from(error: CertificateError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+impl From<SealError> for EnrolError {
+    fn from(error: SealError) -> Self {
+        Self::Answer(error.to_string())
+    }
+}
+
+/// Enrols this host: reads and writes `state`, talks to the controller of the token.
+/// `options.urls` and `options.server_pin` are taken from the token when they are empty.
+///
+/// # Errors
+/// [`EnrolError`]; after every error the same call may be repeated with the same token.
+pub async fn enrol(
+    token: &Token,
+    mut options: Options,
+    host: &Host,
+    state: &StateDir,
+    rng: &mut impl CryptoRng,
+) -> Result<Enrolled, EnrolError> {
+    if let Some(enrolment) = state.enrolment()? {
+        return Err(EnrolError::AlreadyEnrolled {
+            server_id: enrolment.server_id,
+            state_dir: state.path().display().to_string(),
+        });
+    }
+    if options.urls.is_empty() {
+        options.urls = vec![token.url.clone()];
+    }
+    options.server_pin = options.server_pin.or(token.server_pin);
+    let client = Client::new(&options)?;
+    let greeting = greet(&client, token, rng).await?;
+    let registration = registration_key(&token.secret);
+    let pending = state.pending_enrolment((&registration).into())?;
+    judge_token(&greeting.hello, pending.is_some(), token)?;
+
+    let pending = match pending {
+        Some(pending) => pending,
+        None => state.begin_enrolment((&registration).into(), rng)?,
+    };
+    let request = request(&greeting, &pending, host, (&registration).into(), rng)?;
+    let envelope = Envelope::sign(&request, &[&registration, &pending.key]);
+    let body = Some(envelope.to_json());
+    let answer = client
+        .exchange(Path::EnrolComplete, body, Duration::ZERO)
+        .await?;
+    let reply: EnrolReply = greeting.certificate.open_signed(
+        &Envelope::parse(&answer.bytes, MAX_REPLY_BYTES)?,
+        greeting.hello.controller_time_ms,
+        |reply: &EnrolReply| reply.controller_time_ms,
+    )?;
+    if reply.request_digest != envelope.digest() {
+        return Err(EnrolError::Answer("it answers another request".into()));
+    }
+    finish(reply, &greeting, &pending, token, &options, state)
+}
+
+struct Greeting {
+    certificate_envelope: Envelope,
+    certificate: ControllerCertificate,
+    hello_envelope: Envelope,
+    hello: Hello,
+}
+
+/// Round trip 1: nothing of the host is disclosed, and the controller proves itself.
+async fn greet(
+    client: &Client,
+    token: &Token,
+    rng: &mut impl CryptoRng,
+) -> Result<Greeting, EnrolError> {
+    let mut nonce = [0; 32];
+    rng.fill_bytes(&mut nonce);
+    let request = HelloRequest {
+        registration_key: (&registration_key(&token.secret)).into(),
+        client_nonce: Hex(nonce),
+    };
+    let body = serde_json::to_vec(&request).expect("a greeting serialises");
+    let answer = client
+        .exchange(Path::EnrolHello, Some(body), Duration::ZERO)
+        .await?;
+    let response: HelloResponse = serde_json::from_slice(&answer.bytes)
+        .map_err(|error| EnrolError::Answer(format!("it is no greeting: {error}")))?;
+    let (certificate, hello) = response.open(&request, &token.root_pin).map_err(|source| {
+        EnrolError::NotOurController {
+            url: client.url().to_owned(),
+            source,
+        }
+    })?;
+    Ok(Greeting {
+        certificate_envelope: response.certificate,
+        certificate,
+        hello_envelope: response.hello,
+        hello,
+    })
+}
+
+/// A useless token ends here, before anything is written. A used one may be our own, from an
+/// enrolment whose reply was lost: then its identity is on disk.
+fn judge_token(hello: &Hello, is_repeat: bool, token: &Token) -> Result<(), EnrolError> {
+    match hello.key_status {
+        KeyStatus::Active => Ok(()),
+        _ if is_repeat => Ok(()),
+        KeyStatus::Used { at_ms } => Err(EnrolError::TokenUsed { at: date(at_ms) }),
+        KeyStatus::Expired { at_ms } => Err(EnrolError::TokenExpired { at: date(at_ms) }),
+        KeyStatus::Revoked => Err(EnrolError::TokenRevoked),
+        KeyStatus::Unknown => Err(EnrolError::TokenUnknown {
+            url: token.url.clone(),
+        }),
+    }
+}
+
+/// Round trip 2, there.
+fn request(
+    greeting: &Greeting,
+    pending: &PendingEnrolment,
+    host: &Host,
+    registration: PublicKey,
+    rng: &mut impl CryptoRng,
+) -> Result<EnrolRequest, EnrolError> {
+    let identity = PublicKey::from(&pending.key);
+    let certificate = &greeting.certificate;
+    let sealing_key = certificate.sealing_key(greeting.hello.controller_time_ms)?;
+    let components = zeroize::Zeroizing::new(
+        serde_json::to_vec(&host.components).expect("components serialise"),
+    );
+    Ok(EnrolRequest {
+        transcript: transcript(
+            &greeting.hello_envelope,
+            &certificate.root,
+            &registration,
+            &identity,
+        ),
+        hello: greeting.hello_envelope.clone(),
+        idempotency_id: pending.idempotency_id,
+        identity_key: identity,
+        capabilities: host.capabilities.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        hostname: host.hostname.clone(),
+        os_version: host.os_version.clone(),
+        location: host.location.clone(),
+        hardware: Sealed::seal(
+            sealing_key,
+            Context::Hardware {
+                identity: &identity.id(),
+            },
+            &components,
+            rng,
+        )?,
+        verification_hash: host.components.verification_hash(),
+    })
+}
+
+/// Round trip 2, back: the lane first, the enrolment last, for its file is what says "enrolled".
+fn finish(
+    reply: EnrolReply,
+    greeting: &Greeting,
+    pending: &PendingEnrolment,
+    token: &Token,
+    options: &Options,
+    state: &StateDir,
+) -> Result<Enrolled, EnrolError> {
+    let (server_id, epoch, nonce, status, warnings) = match reply.outcome {
+        EnrolOutcome::Enrolled {
+            server_id,
+            epoch,
+            nonce,
+            status,
+            warnings,
+        } => (server_id, epoch, nonce, status, warnings),
+        EnrolOutcome::Refused { code, message } => {
+            return Err(match code {
+                EnrolRefusal::TokenUsed => EnrolError::TokenUsed {
+                    at: "an earlier day".into(),
+                },
+                EnrolRefusal::TokenExpired => EnrolError::TokenExpired {
+                    at: date(reply.controller_time_ms),
+                },
+                EnrolRefusal::TokenRevoked => EnrolError::TokenRevoked,
+                EnrolRefusal::TokenUnknown => EnrolError::TokenUnknown {
+                    url: token.url.clone(),
+                },
+                EnrolRefusal::StaleHello | EnrolRefusal::BadRequest => EnrolError::Refused(message),
+            });
+        }
+    };
+    let identity = PublicKey::from(&pending.key);
+    let start = chain::start(&server_id, epoch, &identity);
+    state.store_lane(&LaneState::enrolled(
+        &server_id,
+        epoch,
+        start,
+        nonce,
+        reply.controller_time_ms,
+    ))?;
+    let enrolment = Enrolment {
+        version: 1,
+        server_id,
+        epoch,
+        enrolled_ms: clock::now().wall_ms,
+        urls: options.urls.clone(),
+        root_pin: token.root_pin,
+        server_pin: options.server_pin,
+        identity_key: identity,
+        certificate: greeting.certificate_envelope.clone(),
+    };
+    state.finish_enrolment(&enrolment)?;
+    Ok(Enrolled {
+        enrolment,
+        status,
+        warnings,
+    })
+}
+
+fn date(at_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(at_ms)
+        .map_or_else(|_| "an unknown day".to_owned(), |at| format!("{at:.0}"))
+}
