@@ -20,8 +20,9 @@ pub struct ConnectionRecord {
     pub backend: String,
     /// For example `wg0`.
     pub instance: String,
-    /// Who the client is, in the VPN daemon's own terms.
-    pub identity: ClientIdentity,
+    /// Who the client is, in the VPN daemon's own terms. Absent only in the end of a connection
+    /// that an earlier process of the agent saw start: that start carried it.
+    pub identity: Option<ClientIdentity>,
     /// Where the client comes from; absent when the daemon does not tell.
     pub client_ip: Option<IpAddr>,
     /// UDP or TCP port of the client, where known.
