@@ -1,6 +1,7 @@
-//! A DSSE library that is not ours verifies what we sign, and refuses what was changed.
+//! Others agree with us: a DSSE library that is not ours verifies what we sign and refuses what
+//! was changed, and a program that was written from `docs/protocol.md` recomputes our vectors.
 //!
-//! Runs `tests/python/verify_dsse.py` with the Python of `VPN_NODE_TEST_PYTHON`, which has
+//! Runs `tests/python/*.py` with the Python of `VPN_NODE_TEST_PYTHON`, which has
 //! securesystemslib and cryptography; `cargo xtask test` makes it and sets the variable. Without
 //! the variable nothing is checked here, and the test says so.
 
@@ -24,7 +25,7 @@ fn python() -> Option<OsString> {
     let python = std::env::var_os(PYTHON);
     if python.is_none() {
         eprintln!(
-            "SKIPPED: {PYTHON} is not set, so no second DSSE implementation was asked; \
+            "SKIPPED: {PYTHON} is not set, so no second implementation was asked; \
              'cargo xtask test' sets it"
         );
     }
@@ -146,4 +147,16 @@ fn every_example_verifies_elsewhere_with_each_of_its_keys() {
             assert_says(&output, 0, case["type"].as_str().unwrap());
         }
     }
+}
+
+#[test]
+fn the_vectors_recompute_elsewhere() {
+    let Some(python) = python() else { return };
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(&python)
+        .arg(package.join("../../tests/python/recompute_vectors.py"))
+        .arg(package.join("vectors"))
+        .output()
+        .unwrap();
+    assert_says(&output, 0, "every value agrees");
 }
