@@ -303,7 +303,7 @@ pub(crate) fn connections() -> Message<ConnectionBatch> {
             gaps: vec![Gap {
                 first: 2,
                 last: 3,
-                reason: GapReason::Quota,
+                reason: GapReason::Dropped,
             }],
         },
     }
