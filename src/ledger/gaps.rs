@@ -25,7 +25,8 @@ impl Gap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
     /// The end of the last segment was unreadable at opening: a write cut by a power failure, which
-    /// was never accepted, or damage to the last records, which were. The two look the same.
+    /// was never accepted, or damage to the last records, which were. The two look the same, so the
+    /// gap spans as many sequences as those bytes can have held: often far more than were lost.
     Torn,
     /// Bytes on disk changed; the segment was copied to `quarantine/`.
     Damaged,
