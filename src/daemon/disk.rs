@@ -27,7 +27,7 @@ use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::host::hardware::SnapshotState;
 use crate::host::state::{Enrolment, KeptSessions, StateDir};
-use crate::ledger::{GapReason, Ledger, Options};
+use crate::ledger::{GapReason, Ledger, LedgerError, Options};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
@@ -340,7 +340,7 @@ impl DiskThread {
         ledger.sync().map_err(|error| error.to_string())
     }
 
-    fn open_ledger(&mut self) -> Result<(), crate::ledger::LedgerError> {
+    fn open_ledger(&mut self) -> Result<(), LedgerError> {
         self.ledger = None;
         let options = Options {
             max_bytes: self.settings.ledger.max_bytes,
@@ -405,8 +405,28 @@ impl DiskThread {
         let Some(ledger) = self.ledger.as_mut() else {
             return;
         };
-        if let Err(error) = ledger.ack(through, proof) {
+        let mut result = ledger.ack(through, proof);
+        if let Err(LedgerError::AckBeyondHead { .. }) = result {
+            // The controller has records that this disk does not show: it lost its newest ones
+            // without a trace. Their sequences must not be given to other records.
+            tracing::error!(
+                through,
+                next = ledger.next_seq(),
+                "the disk lost the newest connection records; the controller has them"
+            );
+            let behind = (through + 1).saturating_sub(ledger.next_seq());
+            result = ledger
+                .give_up(behind)
+                .and_then(|_| ledger.ack(through, proof));
+        }
+        if let Err(error) = result {
             tracing::error!(%error, through, "the controller's acknowledgement cannot be stored");
+            self.error = Some(error.to_string());
+        }
+        if self.ledger.as_ref().is_some_and(Ledger::is_closed)
+            && let Err(error) = self.open_ledger()
+        {
+            tracing::error!(%error, "the connection ledger cannot be opened");
             self.error = Some(error.to_string());
         }
     }
