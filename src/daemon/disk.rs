@@ -381,17 +381,19 @@ impl DiskThread {
         let from = ledger.acked() + 1;
         match ledger.read_from(from, MAX_BATCH_RECORDS, MAX_BATCH_BYTES) {
             Ok(read) => {
-                batch.records = read
-                    .records
-                    .into_iter()
-                    .filter_map(|(seq, bytes)| {
-                        Some(SealedRecord {
-                            seq,
-                            sealed: Sealed::from_bytes(bytes).ok()?,
-                        })
-                    })
-                    .collect();
                 batch.gaps = read.gaps.iter().map(wire_gap).collect();
+                for (seq, bytes) in read.records {
+                    match Sealed::from_bytes(bytes) {
+                        Ok(sealed) => batch.records.push(SealedRecord { seq, sealed }),
+                        // Of no sealing that this version knows: lost, and said so.
+                        Err(_) => batch.gaps.push(message::Gap {
+                            first: seq,
+                            last: seq,
+                            reason: message::GapReason::Damaged,
+                        }),
+                    }
+                }
+                batch.gaps.sort_by_key(|gap| gap.first);
             }
             Err(error) => {
                 tracing::error!(%error, "the ledger cannot be read");
