@@ -11,6 +11,7 @@ pub mod netlink;
 mod nl_socket;
 pub mod peers;
 mod reading;
+mod shards;
 #[cfg(test)]
 mod tests;
 pub mod uapi;

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::reading::{Handshake, MAX_PEERS, PeerReading};
+use super::{
+    reading::{Handshake, MAX_PEERS, PeerReading},
+    shards::Shards,
+};
 use crate::core::{
     Now,
     sessions::{
@@ -44,7 +47,7 @@ pub enum HandshakeClock {
 /// The peers of one interface, from poll to poll.
 pub struct PeerTable {
     clock: HandshakeClock,
-    peers: HashMap<[u8; 32], Peer>,
+    peers: Shards<Peer>,
     live: HashMap<[u8; 32], Live>,
     round: u32,
     /// When the last complete round began: what is missing now was there then.
@@ -104,7 +107,7 @@ impl PeerTable {
     pub fn new(clock: HandshakeClock) -> Self {
         Self {
             clock,
-            peers: HashMap::new(),
+            peers: Shards::new(),
             live: HashMap::new(),
             round: 0,
             complete_at: Duration::ZERO,
