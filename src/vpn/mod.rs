@@ -23,5 +23,6 @@ pub struct Report {
 pub trait Backend {
     /// Asks all instances once. Blocks for a bounded time (each backend says which), and an
     /// instance that fails neither ends sessions nor keeps the others from being asked.
+    /// Reduce the observations at a time read after the poll, since they carry stamps of it.
     fn poll(&mut self, now: Now) -> Vec<Report>;
 }

@@ -76,8 +76,8 @@ impl SessionRecord {
             virtual_ips: session.virtual_ips.clone(),
             started: session.started,
             last_seen: session.last_seen,
-            rx: earlier_rx.saturating_add(session.rx),
-            tx: earlier_tx.saturating_add(session.tx),
+            rx: earlier_rx.saturating_add(session.received()),
+            tx: earlier_tx.saturating_add(session.sent()),
         }
     }
 }

@@ -61,6 +61,10 @@ impl<'de> Deserialize<'de> for KeyHash {
     }
 }
 
+fn total(earlier: u64, now: u64, at_start: u64) -> u64 {
+    earlier.saturating_add(now.saturating_sub(at_start))
+}
+
 fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -94,6 +98,10 @@ pub struct KnownSession {
     pub rx: u64,
     /// The daemon's counter, bytes to the client.
     pub tx: u64,
+    /// That counter when the session began.
+    pub rx_at_start: u64,
+    /// Likewise.
+    pub tx_at_start: u64,
     /// Bytes from the client in reconnects that were coalesced.
     pub earlier_rx: u64,
     /// Bytes to the client, likewise.
@@ -119,8 +127,8 @@ impl KnownSession {
             virtual_ips: Box::default(),
             started: self.started(boot_id),
             last_seen: self.last_seen(boot_id),
-            rx: self.earlier_rx.saturating_add(self.rx),
-            tx: self.earlier_tx.saturating_add(self.tx),
+            rx: total(self.earlier_rx, self.rx, self.rx_at_start),
+            tx: total(self.earlier_tx, self.tx, self.tx_at_start),
         }
     }
 

@@ -9,6 +9,8 @@ mod event;
 mod held;
 mod known;
 mod obs;
+#[cfg(test)]
+mod random_tests;
 mod reducer;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::types::{Confidence, Endpoint, Net, Reason, Session, SessionKey, Stamp, stamp_of};
 use crate::core::Now;
 
-/// One observation of one backend.
+/// One observation of one backend. The first are [`Obs::Reset`] or [`Obs::Snapshot`], since they
+/// tell the epoch; until then only [`Obs::Unavailable`] is heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obs {
     /// The backend was opened; sessions of another epoch are gone.
@@ -60,9 +61,9 @@ pub struct Patch {
     pub endpoint: Option<Endpoint>,
     /// Inner addresses.
     pub virtual_ips: Option<Box<[Net]>>,
-    /// Bytes received from the client.
+    /// The daemon's counter of bytes received from the client.
     pub rx: u64,
-    /// Bytes sent to the client.
+    /// The daemon's counter of bytes sent to the client.
     pub tx: u64,
     /// Last sign of life.
     pub last_seen: Stamp,

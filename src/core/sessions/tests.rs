@@ -16,7 +16,13 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(restored: Vec<KnownSession>) -> Self {
+    fn new() -> Self {
+        let mut rig = Self::with(Vec::new());
+        assert_eq!(rig.see(0, Obs::Reset { epoch: 7 }), []);
+        rig
+    }
+
+    fn with(restored: Vec<KnownSession>) -> Self {
         let reducer = Reducer::new(BOOT, KEY, restored);
         Self { reducer, ids: 0 }
     }
@@ -35,7 +41,7 @@ impl Rig {
         let kept = serde_json::to_string(&self.reducer.persistable()).unwrap();
         Self {
             ids: self.ids,
-            ..Self::new(serde_json::from_str(&kept).unwrap())
+            ..Self::with(serde_json::from_str(&kept).unwrap())
         }
     }
 }
@@ -66,6 +72,8 @@ fn session(unique_id: u64, who: &str, started: u64) -> Session {
         virtual_ips: Box::default(),
         rx: 10,
         tx: 20,
+        rx_at_start: 0,
+        tx_at_start: 0,
     }
 }
 
@@ -101,7 +109,7 @@ use Confidence::{Inferred, Observed};
 
 #[test]
 fn reauthentication_is_one_connection_and_its_bytes_add_up() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     let start = rig.see(0, up(1, "ann", 0));
     assert_eq!(start[0].what, What::Start);
     let gone = down(1, 5_000, Reason::ClientDisconnect, Observed);
@@ -117,7 +125,7 @@ fn reauthentication_is_one_connection_and_its_bytes_add_up() {
 
 #[test]
 fn a_client_that_is_back_too_late_is_another_connection() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     let first = rig.see(0, up(1, "ann", 0));
     rig.see(5_000, down(1, 5_000, Reason::ClientDisconnect, Observed));
     assert_eq!(rig.reducer.next_deadline(), Some(now(7_000).boot));
@@ -129,7 +137,7 @@ fn a_client_that_is_back_too_late_is_another_connection() {
 
 #[test]
 fn an_operators_act_is_reported_at_once_and_never_coalesced() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, up(1, "ann", 0));
     let ended = rig.see(100, down(1, 100, Reason::Revoked, Observed));
     assert_eq!(reasons(&ended), [(Reason::Revoked, Observed)]);
@@ -138,7 +146,7 @@ fn an_operators_act_is_reported_at_once_and_never_coalesced() {
 
 #[test]
 fn an_exact_reason_beats_an_inferred_one_in_either_order() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     assert_eq!(rig.see(10_000, snapshot(10_000, true, vec![])), []);
     rig.see(10_100, down(1, 9_900, Reason::Timeout, Observed));
@@ -149,7 +157,7 @@ fn an_exact_reason_beats_an_inferred_one_in_either_order() {
 
 #[test]
 fn only_a_complete_snapshot_ends_what_it_lacks() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     rig.see(1_000, snapshot(1_000, false, vec![]));
     assert_eq!(rig.reducer.tick(now(9_000)), []);
@@ -167,7 +175,7 @@ fn only_a_complete_snapshot_ends_what_it_lacks() {
 
 #[test]
 fn a_session_that_one_snapshot_missed_goes_on() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     assert_eq!(rig.see(1_000, snapshot(1_000, true, vec![])), []);
     let again = snapshot(2_000, true, vec![session(1, "ann", 0)]);
@@ -177,7 +185,7 @@ fn a_session_that_one_snapshot_missed_goes_on() {
 
 #[test]
 fn roaming_and_rekeying_are_updates_but_traffic_is_none() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, up(1, "ann", 0));
     let patch = |port| Patch {
         key: SessionKey::Ike { unique_id: 1 },
@@ -217,7 +225,7 @@ fn roaming_and_rekeying_are_updates_but_traffic_is_none() {
 
 #[test]
 fn a_restart_of_the_agent_neither_ends_nor_duplicates() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     let started = rig.see(
         0,
         snapshot(0, true, vec![session(1, "ann", 0), session(2, "bob", 0)]),
@@ -241,7 +249,7 @@ fn a_restart_of_the_agent_neither_ends_nor_duplicates() {
 
 #[test]
 fn lower_counters_after_a_restart_are_another_session() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     let mut rig = rig.restarted();
     let lower = Session {
@@ -255,12 +263,12 @@ fn lower_counters_after_a_restart_are_another_session() {
 
 #[test]
 fn another_epoch_ends_what_was_and_what_was_kept() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     let ended = rig.see(1_000, Obs::Reset { epoch: 8 });
     assert_eq!(reasons(&ended), [(Reason::DaemonDown, Inferred)]);
 
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     let mut rig = rig.restarted();
     let ended = rig.see(1_000, Obs::Reset { epoch: 8 });
@@ -270,7 +278,7 @@ fn another_epoch_ends_what_was_and_what_was_kept() {
 
 #[test]
 fn a_reboot_of_the_host_ends_everything_at_its_last_sign_of_life() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(500, snapshot(500, true, vec![session(1, "ann", 500)]));
     let kept = rig.reducer.persistable();
     let mut reducer = Reducer::new(Uuid::from_u128(2), KEY, kept);
@@ -293,7 +301,7 @@ fn a_reboot_of_the_host_ends_everything_at_its_last_sign_of_life() {
 
 #[test]
 fn a_backend_that_never_answers_again_gives_its_connections_up() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     let mut rig = rig.restarted();
     assert_eq!(rig.reducer.unconfirmed_backends().count(), 1);
@@ -306,7 +314,7 @@ fn a_backend_that_never_answers_again_gives_its_connections_up() {
 
 #[test]
 fn what_is_kept_on_disk_names_nobody() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     let mut secret = session(77_777_777, "ann@example.org", 0);
     secret.endpoint = Some(Endpoint {
         ip: [192, 0, 2, 99].into(),
@@ -321,7 +329,7 @@ fn what_is_kept_on_disk_names_nobody() {
 
 #[test]
 fn a_failing_backend_keeps_its_sessions_and_says_so() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
     let error = "no answer".to_owned();
     let since = now(1_000);
@@ -342,7 +350,7 @@ fn a_failing_backend_keeps_its_sessions_and_says_so() {
 
 #[test]
 fn an_end_is_never_before_its_start_even_when_the_clock_steps_back() {
-    let mut rig = Rig::new(Vec::new());
+    let mut rig = Rig::new();
     rig.see(0, up(1, "ann", 9_000));
     let mut end = End::noticed(Reason::AdminKick, Observed, Duration::ZERO, now(9_500));
     end.at.wall_ms = -5;

@@ -327,7 +327,7 @@ pub enum Confidence {
     Observed,
 }
 
-/// One session as a backend sees it. Counters are the daemon's, since the start of this key.
+/// One session as a backend sees it, with the daemon's own counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The backend's name for it.
@@ -342,8 +342,26 @@ pub struct Session {
     pub endpoint: Option<Endpoint>,
     /// Inner addresses, bounded by the backend.
     pub virtual_ips: Box<[Net]>,
-    /// Bytes received from the client.
+    /// The daemon's counter of bytes received from the client.
     pub rx: u64,
-    /// Bytes sent to the client.
+    /// The daemon's counter of bytes sent to the client.
     pub tx: u64,
+    /// What `rx` was when the session began: a WireGuard peer's counter outlives its sessions.
+    pub rx_at_start: u64,
+    /// What `tx` was when the session began.
+    pub tx_at_start: u64,
+}
+
+impl Session {
+    /// Bytes received from the client in this session.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.rx.saturating_sub(self.rx_at_start)
+    }
+
+    /// Bytes sent to the client in this session.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.tx.saturating_sub(self.tx_at_start)
+    }
 }

@@ -11,6 +11,7 @@ pub mod netlink;
 mod nl_socket;
 pub mod peers;
 mod reading;
+mod shards;
 #[cfg(test)]
 mod tests;
 pub mod uapi;
@@ -70,6 +71,8 @@ pub struct WireGuard {
     /// Instances with connections of a former process, until the first full list of interfaces.
     expected: Vec<String>,
     discovery: [Health; 2],
+    /// The interface at which the last poll ran out of time.
+    resume: Option<String>,
     buffer: Box<[u8]>,
 }
 
@@ -101,6 +104,7 @@ impl WireGuard {
             interfaces: BTreeMap::new(),
             expected,
             discovery: Default::default(),
+            resume: None,
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
         }
     }
@@ -158,16 +162,21 @@ impl WireGuard {
 
 impl Backend for WireGuard {
     fn poll(&mut self, now: Now) -> Vec<Report> {
-        let (found, sure) = self.discover(now);
+        let (mut found, sure) = self.discover(now);
         let mut reports = if sure {
             self.vanished(&found, now)
         } else {
             Vec::new()
         };
+        if let Some(resume) = self.resume.take() {
+            let served = found.partition_point(|found| found.name < resume);
+            found.rotate_left(served);
+        }
         let until = now.boot.saturating_add(POLL_BUDGET);
         for found in found {
             let now = clock::now();
             if now.boot >= until {
+                self.resume = Some(found.name);
                 break;
             }
             let interface = self

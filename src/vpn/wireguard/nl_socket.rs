@@ -77,13 +77,7 @@ pub(super) fn read(
     sink: &mut dyn FnMut(&PeerReading),
 ) -> Result<Dump, ReadError> {
     let socket = Socket::open(SockProtocol::NetlinkGeneric, limit)?;
-    let mut family = None;
-    let message = netlink::get_family(SEQ, "wireguard");
-    socket.ask(&message, buffer, &mut |datagram| {
-        family = netlink::family_id(datagram, SEQ)?;
-        Ok(family.is_some())
-    })?;
-    let family = family.ok_or(NetlinkError::Malformed("no family id"))?;
+    let family = socket.family("wireguard", buffer)?;
     let seq = SEQ + 1;
     let mut parser = DeviceParser::new(family, seq);
     let message = netlink::get_device(seq, family, ifindex);
@@ -119,6 +113,17 @@ impl Socket {
             .map_err(|errno| ReadError::of("bind", errno))?;
         let until = clock::now().boot.saturating_add(limit);
         Ok(Self { fd, until, limit })
+    }
+
+    /// The id of a generic netlink family; [`ReadError::Gone`] without its module.
+    fn family(&self, name: &str, buffer: &mut [u8]) -> Result<u16, ReadError> {
+        let mut family = None;
+        let message = netlink::get_family(SEQ, name);
+        self.ask(&message, buffer, &mut |datagram| {
+            family = netlink::family_id(datagram, SEQ)?;
+            Ok(family.is_some())
+        })?;
+        Ok(family.ok_or(NetlinkError::Malformed("no family id"))?)
     }
 
     /// Sends `message` and gives `each` the datagrams of the answer until it says true.
@@ -170,4 +175,34 @@ fn recv(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<(usize, Option<u32>)> {
     let message: RecvMsg<'_, '_, NetlinkAddr> =
         recvmsg(fd.as_raw_fd(), &mut iov, None, MsgFlags::MSG_TRUNC)?;
     Ok((message.bytes, message.address.map(|addr| addr.pid())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn the_running_kernel_tells_its_loopback_interface_and_its_control_family() {
+        let mut buffer = vec![0; 64 << 10];
+        let lo = link("lo", LIMIT, &mut buffer).unwrap().unwrap();
+        assert_eq!((lo.index, lo.wireguard), (1, false));
+        assert_eq!(lo.name, b"lo");
+        assert_eq!(link("no-such-link0", LIMIT, &mut buffer).unwrap(), None);
+        let socket = Socket::open(SockProtocol::NetlinkGeneric, LIMIT).unwrap();
+        let family = socket.family("nlctrl", &mut buffer).unwrap();
+        assert_eq!(family, netlink::GENL_ID_CTRL);
+        let missing = socket.family("no-such-family", &mut buffer);
+        assert!(matches!(missing, Err(ReadError::Gone(_))), "{missing:?}");
+        assert!(buffer.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_link_without_peers_to_tell_is_an_error() {
+        let read = read(1, LIMIT, &mut vec![0; 64 << 10], &mut |_| {
+            panic!("a peer of lo")
+        });
+        assert!(read.is_err());
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! WireGuard has no sessions, only handshakes. Evidence is a handshake that *changed* since the
 //! last poll, stamped with the boot clock, so that steps of the wall clock neither start nor end
-//! anything. Peers that never shook hands cost no memory; others 48 bytes; live ones more.
+//! anything. Peers that never shook hands cost no memory; others 64 bytes; live ones more.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use super::reading::{Handshake, MAX_PEERS, PeerReading};
+use super::{
+    reading::{Handshake, MAX_PEERS, PeerReading},
+    shards::Shards,
+};
 use crate::core::{
     Now,
     sessions::{
@@ -44,11 +47,11 @@ pub enum HandshakeClock {
 /// The peers of one interface, from poll to poll.
 pub struct PeerTable {
     clock: HandshakeClock,
-    peers: HashMap<[u8; 32], Peer>,
+    peers: Shards<Peer>,
     live: HashMap<[u8; 32], Live>,
     round: u32,
-    /// When the last round began.
-    polled: Duration,
+    /// When the last complete round began: what is missing now was there then.
+    complete_at: Duration,
     /// Whether a whole answer was seen once: only then an unknown peer is a new one.
     complete_once: bool,
     /// Whether the next round tells everything instead of the changes.
@@ -56,9 +59,18 @@ pub struct PeerTable {
     incarnations: u32,
 }
 
+/// Bytes from and to a peer.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Traffic {
+    rx: u64,
+    tx: u64,
+}
+
 /// A peer that shook hands at some time.
 struct Peer {
     handshake: u64,
+    /// The counters at the last poll. They go on from session to session.
+    traffic: Traffic,
     round: u32,
     live: bool,
 }
@@ -69,8 +81,8 @@ struct Live {
     /// The last handshake.
     evidence: Duration,
     rx_grew: Duration,
-    rx: u64,
-    tx: u64,
+    /// The counters when it began.
+    at_start: Traffic,
     endpoint: Option<Endpoint>,
     allowed_ips_hash: u64,
     /// Past [`REJECT_AFTER`] at the last poll already.
@@ -81,7 +93,7 @@ struct Live {
 pub struct Round<'a> {
     table: &'a mut PeerTable,
     now: Now,
-    /// When the round before began.
+    /// When the last complete round before this one began.
     before: Duration,
     snapshot: bool,
     overflow: bool,
@@ -95,10 +107,10 @@ impl PeerTable {
     pub fn new(clock: HandshakeClock) -> Self {
         Self {
             clock,
-            peers: HashMap::new(),
+            peers: Shards::new(),
             live: HashMap::new(),
             round: 0,
-            polled: Duration::ZERO,
+            complete_at: Duration::ZERO,
             complete_once: false,
             resync: true,
             incarnations: 0,
@@ -109,7 +121,7 @@ impl PeerTable {
     pub fn begin(&mut self, now: Now) -> Round<'_> {
         self.round = self.round.wrapping_add(1);
         Round {
-            before: std::mem::replace(&mut self.polled, now.boot),
+            before: self.complete_at,
             snapshot: self.resync,
             overflow: false,
             now,
@@ -123,7 +135,7 @@ impl PeerTable {
     /// known, so that one from before is no evidence when the interface comes back.
     pub fn interface_down(&mut self, now: Now) -> Vec<Obs> {
         self.resync = true;
-        let polled = self.polled;
+        let before = self.complete_at;
         let mut live: Vec<_> = self.live.drain().collect();
         live.sort_by_key(|(key, _)| *key);
         for peer in self.peers.values_mut() {
@@ -132,7 +144,7 @@ impl PeerTable {
         live.into_iter()
             .map(|(key, live)| Obs::Down {
                 key: session_key(key, live.incarnation),
-                end: End::noticed(Reason::InterfaceDown, Confidence::Observed, polled, now),
+                end: End::noticed(Reason::InterfaceDown, Confidence::Observed, before, now),
             })
             .collect()
     }
@@ -152,6 +164,7 @@ impl Round<'_> {
             (Entry::Vacant(slot), Some(handshake)) => {
                 slot.insert(Peer {
                     handshake,
+                    traffic: traffic_of(reading),
                     round,
                     live: false,
                 });
@@ -171,10 +184,18 @@ impl Round<'_> {
                     peer.handshake = handshake;
                 }
                 peer.round = round;
-                match (peer.live, changed) {
-                    (true, _) => self.go_on(reading, changed),
-                    (false, true) => self.begin_session(reading, self.fresh_age(reading)),
-                    (false, false) => {}
+                let before = std::mem::replace(&mut peer.traffic, traffic_of(reading));
+                let reset = reading.rx < before.rx || reading.tx < before.tx;
+                let live = peer.live;
+                if live && !reset {
+                    return self.go_on(reading, changed, before);
+                }
+                if live {
+                    self.end_reset(key);
+                }
+                if changed {
+                    let at_start = if reset { Traffic::default() } else { before };
+                    self.begin_session(reading, self.fresh_age(reading), at_start);
                 }
             }
         }
@@ -200,6 +221,7 @@ impl Round<'_> {
                 });
             }
             self.table.complete_once = true;
+            self.table.complete_at = self.now.boot;
         } else if self.table.peers.len() >= MAX_PEERS {
             // A daemon that never finishes must not fill the table for ever.
             self.table
@@ -222,16 +244,17 @@ impl Round<'_> {
     /// Then the age on the wall clock decides, the only use of it.
     fn first_sight(&mut self, reading: &PeerReading) {
         if self.table.complete_once {
-            return self.begin_session(reading, self.fresh_age(reading));
+            return self.begin_session(reading, self.fresh_age(reading), Traffic::default());
         }
         // A handshake in the future is a stepped clock: taken as now, time will tell.
         let age = self.age(reading.handshake).unwrap_or_default();
         if age < REJECT_AFTER {
-            self.begin_session(reading, age);
+            // Which of the bytes so far are of this session, nobody knows: none are counted.
+            self.begin_session(reading, age, traffic_of(reading));
         }
     }
 
-    fn begin_session(&mut self, reading: &PeerReading, age: Duration) {
+    fn begin_session(&mut self, reading: &PeerReading, age: Duration, at_start: Traffic) {
         let key = reading.public_key;
         let started = self.now.boot.saturating_sub(age);
         self.table.incarnations = self.table.incarnations.wrapping_add(1);
@@ -240,8 +263,7 @@ impl Round<'_> {
             started,
             evidence: started,
             rx_grew: started,
-            rx: reading.rx,
-            tx: reading.tx,
+            at_start,
             endpoint: reading.endpoint,
             allowed_ips_hash: hash_of(&reading.allowed_ips),
             overdue: false,
@@ -259,18 +281,11 @@ impl Round<'_> {
     }
 
     /// A live peer: renewed, still in time, or silent for too long.
-    fn go_on(&mut self, reading: &PeerReading, changed: bool) {
+    fn go_on(&mut self, reading: &PeerReading, changed: bool, before: Traffic) {
         let key = reading.public_key;
         let Some(live) = self.table.live.get_mut(&key) else {
             return;
         };
-        if reading.rx < live.rx || reading.tx < live.tx {
-            self.end_reset(key);
-            if changed {
-                self.begin_session(reading, self.fresh_age(reading));
-            }
-            return;
-        }
         let now = self.now.boot;
         if changed {
             live.evidence = now;
@@ -281,16 +296,15 @@ impl Round<'_> {
             return self.end(key, |_, live, now| timeout(live, now));
         }
         // Only growth of rx is a sign of life: retries to a dead peer make tx grow.
-        if reading.rx > live.rx {
+        if reading.rx > before.rx {
             live.rx_grew = now;
         }
         let allowed_ips_hash = hash_of(&reading.allowed_ips);
         let other_ips = live.allowed_ips_hash != allowed_ips_hash;
         let news = changed
             || other_ips
-            || (live.rx, live.tx, live.endpoint) != (reading.rx, reading.tx, reading.endpoint);
-        live.rx = reading.rx;
-        live.tx = reading.tx;
+            || before != traffic_of(reading)
+            || live.endpoint != reading.endpoint;
         live.endpoint = reading.endpoint;
         live.allowed_ips_hash = allowed_ips_hash;
         if self.snapshot {
@@ -394,6 +408,15 @@ fn session_of(live: &Live, reading: &PeerReading, now: Now) -> Session {
         last_seen: stamp_of(live.evidence.max(live.rx_grew), now),
         endpoint: reading.endpoint,
         virtual_ips: reading.allowed_ips.as_slice().into(),
+        rx: reading.rx,
+        tx: reading.tx,
+        rx_at_start: live.at_start.rx,
+        tx_at_start: live.at_start.tx,
+    }
+}
+
+fn traffic_of(reading: &PeerReading) -> Traffic {
+    Traffic {
         rx: reading.rx,
         tx: reading.tx,
     }

@@ -43,7 +43,7 @@ pub struct Reducer {
     backends: Vec<Backend>,
     live: HashMap<Slot, Live>,
     held: Held,
-    restored: BTreeMap<(BackendId, KeyHash), KnownSession>,
+    restored: BTreeMap<(BackendId, KeyHash, Uuid), KnownSession>,
     restored_until: Option<Duration>,
     round: u32,
 }
@@ -77,7 +77,10 @@ impl Reducer {
             held: Held::default(),
             restored: restored
                 .into_iter()
-                .map(|known| ((known.backend.clone(), known.key_hash), known))
+                .map(|known| {
+                    let id = known.connection_id;
+                    ((known.backend.clone(), known.key_hash, id), known)
+                })
                 .collect(),
             restored_until: None,
             round: 0,
@@ -95,6 +98,14 @@ impl Reducer {
         let out = self.tick(now);
         let mut turn = Turn { now, random, out };
         let at = self.backend_index(backend);
+        let opens = matches!(
+            obs,
+            Obs::Reset { .. } | Obs::Snapshot { .. } | Obs::Unavailable { .. }
+        );
+        if self.backends[usize::from(at)].epoch.is_none() && !opens {
+            // Without an epoch its keys mean nothing; its first snapshot tells the same again.
+            return turn.out;
+        }
         match obs {
             Obs::Reset { epoch } => self.enter_epoch(at, epoch, &mut turn),
             Obs::Snapshot {
@@ -255,14 +266,16 @@ impl Reducer {
         }
         let mut live = held.live;
         live.hash = self.hash(&slot);
-        live.earlier_rx = live.earlier_rx.saturating_add(live.session.rx);
-        live.earlier_tx = live.earlier_tx.saturating_add(live.session.tx);
+        live.earlier_rx = live.earlier_rx.saturating_add(live.session.received());
+        live.earlier_tx = live.earlier_tx.saturating_add(live.session.sent());
         live.session.key = session.key.clone();
+        live.session.rx_at_start = session.rx_at_start;
+        live.session.tx_at_start = session.tx_at_start;
         self.insert_live(slot.clone(), live);
         self.refresh(&slot, session, turn);
     }
 
-    /// Takes over the current values; `started` and the key stay.
+    /// Takes over the current values; what was at the start stays.
     fn refresh(&mut self, slot: &Slot, session: Session, turn: &mut Turn<'_>) {
         let patch = Patch {
             key: session.key,
@@ -318,6 +331,10 @@ impl Reducer {
             turn.out.push(self.ended(at, live, end));
             return;
         }
+        if let Some(held) = self.held.take(&slot) {
+            // Another session had this key, and just ended.
+            turn.out.push(self.ended(at, held.live, held.end));
+        }
         live.hash = self.hash(&slot);
         live.session.key = new;
         let backend = self.backends[usize::from(at)].id.clone();
@@ -328,14 +345,13 @@ impl Reducer {
 
     /// Clause "exact beats inferred": an end is held where a better one may still come.
     fn down(&mut self, slot: Slot, end: End, turn: &mut Turn<'_>) {
-        if self.held.improve(&slot, &end) {
-            return;
-        }
         if let Some(live) = self.remove_live(&slot) {
             let end = end.not_before(live.session.started);
             if let Some(held) = self.held.hold(slot.clone(), live, end, turn.now) {
                 turn.out.push(self.ended(slot.0, held.live, held.end));
             }
+        } else if self.held.improve(&slot, &end) {
+            // Reported when its time has come.
         } else if let Some(known) = self.take_restored(&slot) {
             let mut event = restored_end(&known, end.reason.clone(), turn.now, self.boot_id);
             event.what = What::End(end.not_before(event.session.started));

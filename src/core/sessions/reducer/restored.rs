@@ -17,7 +17,7 @@ use crate::core::Now;
 impl Reducer {
     /// The backends of connections that nothing has confirmed since the agent started.
     pub fn unconfirmed_backends(&self) -> impl Iterator<Item = &BackendId> {
-        self.restored.keys().map(|(backend, _)| backend)
+        self.restored.keys().map(|(backend, ..)| backend)
     }
 
     /// What the next process of the agent needs to go on without a duplicate or a false end.
@@ -56,7 +56,12 @@ impl Reducer {
         let live = Live {
             connection_id: known.connection_id,
             hash: known.key_hash,
-            session: Session { started, ..session },
+            session: Session {
+                started,
+                rx_at_start: known.rx_at_start,
+                tx_at_start: known.tx_at_start,
+                ..session
+            },
             earlier_rx: known.earlier_rx,
             earlier_tx: known.earlier_tx,
             round: self.round,
@@ -87,9 +92,17 @@ impl Reducer {
             return None;
         }
         let backend = &self.backends[usize::from(slot.0)];
-        let key = (backend.id.clone(), self.hash(slot));
-        let same_epoch = self.restored.get(&key)?.epoch == backend.epoch?;
-        same_epoch.then(|| self.restored.remove(&key)).flatten()
+        let (id, hash) = (backend.id.clone(), self.hash(slot));
+        let first = (id.clone(), hash, Uuid::nil());
+        let (key, known) = self
+            .restored
+            .range(first..=(id, hash, Uuid::max()))
+            .next()?;
+        if Some(known.epoch) != backend.epoch {
+            return None;
+        }
+        let key = key.clone();
+        self.restored.remove(&key)
     }
 
     pub(super) fn end_restored(
@@ -124,6 +137,8 @@ impl Reducer {
             seen_wall_ms: session.last_seen.wall_ms,
             rx: session.rx,
             tx: session.tx,
+            rx_at_start: session.rx_at_start,
+            tx_at_start: session.tx_at_start,
             earlier_rx: live.earlier_rx,
             earlier_tx: live.earlier_tx,
         }

@@ -49,8 +49,8 @@ impl Reducer {
             backend: &self.backends[usize::from(slot.0)].id,
             started: live.session.started,
             last_seen: live.session.last_seen,
-            rx: live.earlier_rx.saturating_add(live.session.rx),
-            tx: live.earlier_tx.saturating_add(live.session.tx),
+            rx: live.earlier_rx.saturating_add(live.session.received()),
+            tx: live.earlier_tx.saturating_add(live.session.sent()),
         })
     }
 

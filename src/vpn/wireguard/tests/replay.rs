@@ -129,7 +129,8 @@ fn timeline(key: &str, step_s: f64) -> Vec<SessionEvent> {
 
 #[test]
 fn the_timeline_gives_the_sessions_that_its_marks_tell() {
-    for step_s in [1.0, 5.0, 10.0, 29.0] {
+    // The shortest connection lasted 11 s; slower polls may miss it.
+    for step_s in [1.0, 5.0, 10.0] {
         // c1: connected; roams; killed; back with a new port; removed; added; server killed.
         let c1 = timeline("7e563f15", step_s);
         let told: Vec<String> = c1

@@ -119,7 +119,7 @@ fn a_removed_peer_ends_in_a_clean_dump_only() {
         (&end.reason, end.confidence),
         (&Reason::PeerRemoved, Confidence::Observed)
     );
-    assert_eq!((end.earliest, end.latest), (at(1005), at(1010)));
+    assert_eq!((end.earliest, end.latest), (at(1000), at(1010)));
 }
 
 #[test]
@@ -143,6 +143,34 @@ fn removed_added_and_connected_again_between_two_polls_are_two_sessions() {
     let events = agent.poll(at(1005), true, &[peer(1, 1003, 4, 4)]);
     assert_eq!((ends(&events).len(), starts(&events)), (1, 1));
     assert_eq!(agent.reducer.live().count(), 1);
+}
+
+#[test]
+fn each_session_counts_its_own_bytes_though_the_counters_go_on() {
+    let mut agent = Agent::fresh();
+    agent.poll(at(1000), true, &[peer(1, 0, 0, 0), peer(2, 100, 700, 70)]);
+    let events = agent.poll(
+        at(1005),
+        true,
+        &[peer(1, 1003, 180, 92), peer(2, 1004, 790, 75)],
+    );
+    let bytes = |event: &SessionEvent| (event.session.rx, event.session.tx);
+    assert_eq!(
+        events.iter().map(bytes).collect::<Vec<_>>(),
+        [(180, 92), (90, 5)]
+    );
+    for secs in [1010, 1185, 1190] {
+        agent.poll(at(secs), true, &[peer(1, 1003, 500, 400)]);
+    }
+    assert_eq!(bytes(&agent.reducer.tick(at(1195))[0]), (500, 400));
+    let again = agent.poll(at(1300), true, &[peer(1, 1299, 510, 404)]);
+    assert_eq!(bytes(&again[0]), (10, 4));
+    // A restarted agent goes on counting where the session began.
+    let kept = agent.reducer.persistable();
+    let mut agent = Agent::new(HandshakeClock::Guess, kept, Uuid::nil(), agent.ids);
+    assert_eq!(agent.poll(at(1310), true, &[peer(1, 1299, 600, 500)]), []);
+    let live: Vec<_> = agent.reducer.live().collect();
+    assert_eq!((live[0].rx, live[0].tx), (100, 100));
 }
 
 #[test]

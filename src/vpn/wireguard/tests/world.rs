@@ -91,7 +91,7 @@ impl World {
             Step::Handshake(index) => {
                 if let Some(peer) = &mut self.peers[index] {
                     peer.handshake = Handshake {
-                        secs: u64::try_from(wall_ms / 1000).unwrap(),
+                        secs: u64::try_from(wall_ms / 1000).unwrap_or_default(),
                         nanos: peer.handshake.nanos + 1,
                     };
                     peer.rx += 148;
