@@ -120,14 +120,22 @@ impl Token {
 
     fn from_bytes(bytes: &[u8], cut: bool) -> Result<Self, TokenError> {
         let have = bytes.len();
-        let flags = *bytes.get(1).ok_or(TokenError::Truncated {
-            have,
-            want: SHORTEST,
-        })?;
-        let version = bytes[0];
+        if have < SHORTEST {
+            return Err(TokenError::Truncated {
+                have,
+                want: SHORTEST,
+            });
+        }
+        let (version, flags) = (bytes[0], bytes[1]);
         if version != VERSION {
-            return Err(TokenError::WrongVersion {
-                found: version.to_string(),
+            // The prefix says another version than the bytes: made so, or damaged?
+            let (covered, checksum) = bytes.split_at(have - CHECKSUM_BYTES);
+            return Err(if checksum == checksum_of(covered) {
+                TokenError::WrongVersion {
+                    found: version.to_string(),
+                }
+            } else {
+                TokenError::Damaged("its version byte does not fit its prefix")
             });
         }
         if flags & !FLAG_SERVER_PIN != 0 {
