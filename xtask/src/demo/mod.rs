@@ -27,12 +27,11 @@ const HEARTBEAT_S: u32 = 2;
 /// What the product promises within seconds, on a machine that may be busy compiling.
 const SECONDS: Duration = Duration::from_secs(30);
 
-const NEEDS: [apt::Need; 5] = [
+const NEEDS: [apt::Need; 4] = [
     need("ip", "iproute2"),
     need("nsenter", "util-linux"),
     need("ping", "iputils-ping"),
     need("wg", "wireguard-tools"),
-    need("wireguard-go", "wireguard-go"),
 ];
 
 /// Arguments of `cargo xtask demo`.
@@ -58,8 +57,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.stop {
         return Ok(stop());
     }
-    let story = Story::begin();
-    story.say("building the three programs (a first build takes minutes)");
+    if options.programs.is_none() {
+        anstream::println!("building the three programs (a first build takes minutes)");
+    }
     let programs = build::programs(options.programs.as_deref(), false)?;
     rootless::become_root_of_a_namespace(options, &programs)?;
     let without_tunnel = obstacle(!options.no_install)?;
@@ -275,7 +275,7 @@ fn obstacle(may_install: bool) -> Result<Option<String>> {
         return Ok(Some(missing));
     }
     match machine::obstacle()? {
-        None => tunnel::obstacle(),
+        None => tunnel::obstacle(may_install),
         some => Ok(some),
     }
 }

@@ -5,10 +5,12 @@
 //! wireguard-go on a TUN device; the agent reads the one by netlink, the other by its socket.
 
 use std::fs::File;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::apt::{self, need};
 use crate::lab::Lab;
 use crate::lab::machine::Machine;
 use crate::shell;
@@ -102,12 +104,16 @@ impl Tunnel {
 }
 
 /// Why no WireGuard can run here; nothing if one can.
-pub(crate) fn obstacle() -> Result<Option<String>> {
-    // The kernel's own needs no TUN device. Whether the kernel has it is asked of the kernel.
-    let mut command = std::process::Command::new("unshare");
+pub(crate) fn obstacle(may_install: bool) -> Result<Option<String>> {
+    // Only the kernel knows whether it has WireGuard: as a module it loads at the first use.
+    let mut command = Command::new("unshare");
     command.args(["--net", "ip", "link", "add", INTERFACE, "type", "wireguard"]);
     if shell::output(command, None, UP_WITHIN)?.status.success() {
         return Ok(None);
+    }
+    let in_user_space = [need("wireguard-go", "wireguard-go")];
+    if let Some(missing) = apt::provide(&in_user_space, may_install)? {
+        return Ok(Some(format!("the kernel has no WireGuard; {missing}")));
     }
     let tun = File::options().read(true).write(true).open("/dev/net/tun");
     Ok(tun.err().map(|error| {

@@ -30,6 +30,7 @@ pub(crate) struct Fleet {
     pub(crate) machine: Machine,
     folder: PathBuf,
     listen: SocketAddr,
+    heartbeat_s: u32,
 }
 
 impl Fleet {
@@ -45,11 +46,8 @@ impl Fleet {
             machine,
             folder: lab.folder().to_owned(),
             listen: free_address()?,
+            heartbeat_s,
         };
-        let controller = format!(
-            "data_dir = {:?}\nheartbeat_interval_s = {heartbeat_s}\n",
-            fleet.folder.join("controller")
-        );
         let agent = format!(
             "state_dir = {:?}\nruntime_dir = {:?}\n\n[wireguard]\npoll_s = 1\n",
             fleet.state_dir(),
@@ -61,10 +59,7 @@ impl Fleet {
                 .create(&private)
                 .with_context(|| format!("cannot make {}", private.display()))?;
         }
-        for (file, text) in [("controller.toml", controller), ("agent.toml", agent)] {
-            fs::write(fleet.folder.join(file), text)
-                .with_context(|| format!("cannot write {file}"))?;
-        }
+        fs::write(fleet.folder.join("agent.toml"), agent).context("cannot write agent.toml")?;
         Ok(fleet)
     }
 
@@ -83,7 +78,7 @@ impl Fleet {
         self.folder.join("run/status.sock")
     }
 
-    /// Makes the controller's keys and store.
+    /// Makes the controller's keys, store and settings; only the heartbeat is not the default.
     pub(crate) fn init_controller(&self) -> Result<()> {
         let mut command = self.controller();
         command.args([
@@ -93,7 +88,11 @@ impl Fleet {
             "--listen",
             &self.listen.to_string(),
         ]);
-        shell::succeed(command, None, COMMAND_WITHIN).map(drop)
+        shell::succeed(command, None, COMMAND_WITHIN)?;
+        let file = self.folder.join("controller/controller.toml");
+        fs::read_to_string(&file)
+            .and_then(|settings| fs::write(&file, with_heartbeat(&settings, self.heartbeat_s)))
+            .with_context(|| format!("cannot change {}", file.display()))
     }
 
     /// Starts the controller and waits until it accepts connections.
@@ -161,8 +160,8 @@ impl Fleet {
     pub(crate) fn controller(&self) -> Command {
         let mut command = self.machine.command(&self.programs.controller);
         command
-            .arg("--config")
-            .arg(self.folder.join("controller.toml"));
+            .arg("--data-dir")
+            .arg(self.folder.join("controller"));
         command
     }
 
@@ -196,6 +195,15 @@ pub(crate) fn column(row: &Value, name: &str) -> String {
     }
 }
 
+/// The settings with another `heartbeat_interval_s`. They are flat: no table can swallow the line.
+fn with_heartbeat(settings: &str, seconds: u32) -> String {
+    let kept = settings
+        .lines()
+        .filter(|line| !line.starts_with("heartbeat_interval_s"));
+    let kept: String = kept.map(|line| format!("{line}\n")).collect();
+    format!("{kept}heartbeat_interval_s = {seconds}\n")
+}
+
 fn find_token(answer: &Value) -> Option<&str> {
     match answer {
         Value::String(text) => text.starts_with("vnr1.").then_some(text),
@@ -216,6 +224,15 @@ mod tests {
             json!({"schema": 1, "registration_keys": [{"notes": "vnr", "token": "vnr1.AAAA"}]});
         assert_eq!(find_token(&answer), Some("vnr1.AAAA"));
         assert_eq!(find_token(&json!({"schema": 1})), None);
+    }
+
+    #[test]
+    fn the_heartbeat_is_replaced_and_nothing_else() {
+        let settings = "url = \"x\"\nheartbeat_interval_s = 30\nlease_s = 1800\n";
+        assert_eq!(
+            with_heartbeat(settings, 3),
+            "url = \"x\"\nlease_s = 1800\nheartbeat_interval_s = 3\n"
+        );
     }
 
     #[test]
