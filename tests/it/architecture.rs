@@ -223,6 +223,27 @@ mod faults {
     }
 
     #[test]
+    fn a_parent_and_its_child_are_one_room_but_two_children_are_two() {
+        let parent = (
+            "a/mod.rs",
+            "mod one;\nmod two;\npub struct Limit;\nfn f() { one::run(); }\n",
+        );
+        let child = ("a/one.rs", "use super::Limit;\nuse super::two::Two;\n");
+        assert!(
+            judge(
+                rules::circles,
+                &[parent, child, ("a/two.rs", "use crate::a::Limit;\n")]
+            )
+            .is_empty()
+        );
+        let said = judge(
+            rules::circles,
+            &[parent, child, ("a/two.rs", "use super::one;\n")],
+        );
+        assert_eq!(said.len(), 1, "{said:?}");
+    }
+
+    #[test]
     fn a_long_file_and_the_forbidden_word_are_found() {
         let said = judge(rules::length, &[("a.rs", &"\n".repeat(501))]);
         assert!(
