@@ -40,31 +40,15 @@ fn in_folder(folder: &Path) -> Result<Programs> {
 }
 
 fn build(release: bool) -> Result<Programs> {
-    let mut command = shell::cargo();
-    command
-        .args([
-            "build",
-            "--locked",
-            "--message-format=json-render-diagnostics",
-        ])
-        .args([
-            "--package=vpn-node",
-            "--package=vpn-node-controller",
-            "--bins",
-        ])
-        .stderr(Stdio::inherit());
-    if release {
-        command.arg("--release");
-    }
-    let output = command.output().context("cannot start cargo")?;
-    shell::check_interrupted()?;
-    if !output.status.success() {
-        bail!(
-            "`{}` failed; its messages stand above",
-            shell::show(&command)
-        );
-    }
-    let messages = String::from_utf8_lossy(&output.stdout);
+    // Cargo gives a crate the features that any package of one build asks for. A release build is
+    // what a host gets, so agent and controller are built apart; a debug build shares all with
+    // the tests, which is quicker.
+    let messages = if release {
+        cargo_build(&["--release", "--package=vpn-node"])?
+            + &cargo_build(&["--release", "--package=vpn-node-controller"])?
+    } else {
+        cargo_build(&["--workspace"])?
+    };
     let program = |name: &str| {
         executable(&messages, name).with_context(|| format!("cargo built no program `{name}`"))
     };
@@ -73,6 +57,29 @@ fn build(release: bool) -> Result<Programs> {
         cli: program("vpn-node")?,
         controller: program("vpn-node-controller")?,
     })
+}
+
+/// Runs `cargo build`; its messages for people go to the terminal, those for programs come back.
+fn cargo_build(words: &[&str]) -> Result<String> {
+    let mut command = shell::cargo();
+    command
+        .args([
+            "build",
+            "--locked",
+            "--bins",
+            "--message-format=json-render-diagnostics",
+        ])
+        .args(words)
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot start cargo")?;
+    shell::check_interrupted()?;
+    if !output.status.success() {
+        bail!(
+            "`{}` failed; its messages stand above",
+            shell::show(&command)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The path in cargo's message about the binary target `name` (see "JSON messages" in cargo's book).

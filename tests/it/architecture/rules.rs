@@ -168,10 +168,9 @@ pub(super) fn purity(tree: &Tree) -> Vec<Violation> {
     for file in &tree.files {
         for path in paths::all(&file.product) {
             let whole = path.parts.join("::");
-            let reaches =
-                |entry: &&str| whole == **entry || whole.starts_with(&format!("{entry}::"));
-            if IMPURE.iter().any(|entry| reaches(&entry))
-                && !PURE_AFTER_ALL.iter().any(|entry| reaches(&entry))
+            let reaches = |entry: &str| whole == *entry || whole.starts_with(&format!("{entry}::"));
+            if IMPURE.iter().any(|entry| reaches(entry))
+                && !PURE_AFTER_ALL.iter().any(|entry| reaches(entry))
             {
                 fault(file, path.line, &whole);
             }
@@ -284,7 +283,7 @@ impl Modules {
                 .into_iter()
                 .filter(|path| path.re_export)
             {
-                if let Some(target) = modules.from_top(&path, &file.module) {
+                if let Some(target) = modules.path_from_top(&path, &file.module) {
                     modules
                         .handed_on
                         .insert((file.module.clone(), path.name), target);
@@ -295,7 +294,7 @@ impl Modules {
     }
 
     /// Also a path that begins with a module declared in the same file: `child::Thing`.
-    fn from_top(&self, path: &Path, module: &[String]) -> Option<Vec<String>> {
+    fn path_from_top(&self, path: &Path, module: &[String]) -> Option<Vec<String>> {
         in_crate(&path.parts, module).or_else(|| {
             let child = [module, &path.parts[..1]].concat();
             self.files
@@ -305,7 +304,7 @@ impl Modules {
     }
 
     fn file_behind(&self, path: &Path, module: &[String]) -> Option<usize> {
-        let mut target = self.from_top(path, module)?;
+        let mut target = self.path_from_top(path, module)?;
         // Each step follows one re-export; more than a few in a row would itself be a circle.
         for _ in 0..8 {
             let depth = (0..=target.len())

@@ -148,20 +148,43 @@ pub(crate) fn doc_tests(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The configuration files that we ship, read by the programs that will read them.
+/// The agent's configuration as we ship it, read by the program that will read it: once as it
+/// is, and once with every example in it switched on.
 pub(crate) fn shipped_config(tally: &mut Tally) -> Result<()> {
-    let name = "shipped configuration (vpn-node config check)";
+    let name = "config/agent.toml (vpn-node config check)";
     let Ok(programs) = build::programs(None, false) else {
         shell::check_interrupted()?;
         tally.check(name, false);
         return Ok(());
     };
-    let mut command = Command::new(&programs.cli);
-    command
-        .arg("--config")
-        .arg(shell::repository().join("config/agent.toml"));
-    command.args(["config", "check"]);
-    check(tally, name, command)
+    let shipped = shell::repository().join("config/agent.toml");
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let all_on = folder.path().join("agent.toml");
+    fs::read_to_string(&shipped)
+        .and_then(|text| fs::write(&all_on, with_examples_on(&text)))
+        .with_context(|| format!("cannot copy {}", shipped.display()))?;
+    for (name, file) in [
+        (name, &shipped),
+        ("config/agent.toml, all examples on", &all_on),
+    ] {
+        let mut command = Command::new(&programs.cli);
+        command.arg("--config").arg(file).args(["config", "check"]);
+        check(tally, name, command)?;
+    }
+    Ok(())
+}
+
+/// Lines like `# poll_s = 5` without their `# `; prose stays a comment.
+fn with_examples_on(config: &str) -> String {
+    let is_example = |line: &str| {
+        line.split_once(" = ")
+            .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+    };
+    let line = |line: &str| match line.strip_prefix("# ") {
+        Some(example) if is_example(example) => format!("{example}\n"),
+        _ => format!("{line}\n"),
+    };
+    config.lines().map(line).collect()
 }
 
 /// The unit files that we ship: correct, and as closed as they claim to be.
@@ -276,6 +299,15 @@ fn cargo(words: &[&str]) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn examples_are_switched_on_and_prose_is_not() {
+        let config = "# What stands = behind\n[wireguard]\n# poll_s = 5\nenabled = true\n";
+        assert_eq!(
+            with_examples_on(config),
+            "# What stands = behind\n[wireguard]\npoll_s = 5\nenabled = true\n"
+        );
+    }
 
     #[test]
     fn only_the_program_of_a_unit_is_replaced() {
