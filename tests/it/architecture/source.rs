@@ -74,10 +74,13 @@ impl File {
             .iter()
             .map(|part| part.to_string_lossy().into_owned())
             .collect();
-        if module
-            .last()
-            .is_some_and(|last| ["mod", "lib", "main"].contains(&last.as_str()))
-        {
+        let is_its_folder = match module.last().map(String::as_str) {
+            Some("mod") => true,
+            // Elsewhere they are modules like others.
+            Some("lib" | "main") => module.len() == 1,
+            _ => false,
+        };
+        if is_its_folder {
             module.pop();
         }
         let code = tokens(&without_comments_and_strings(text));
