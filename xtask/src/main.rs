@@ -1,2 +1,68 @@
-//! x
-fn main() {}
+//! `cargo xtask …`: every command that a person or CI runs on this repository.
+//!
+//! Each command is a module whose first function reads as the story of what it does.
+//! What they share: [`shell`] (programs with deadlines), [`apt`] (Debian packages),
+//! [`build`] (our programs), [`lab`] (a throw-away fleet of one host).
+
+mod apt;
+mod bench;
+mod build;
+mod demo;
+mod lab;
+mod package;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Commands of the vpn-node repository")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the product end to end: enrol a host, verify it, watch one WireGuard client come and go
+    Demo(demo::Options),
+    /// Run every check that CI runs, and say what was skipped and why
+    Test(test::Options),
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// Build the .deb and .rpm packages
+    Package(package::Options),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// The agent's memory, CPU, start and size beside prometheus-node-exporter, in one run
+    Footprint(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Bench {
+            what: Bench::Footprint(options),
+        } => bench::run(&options),
+        Command::Package(options) => package::run(&options),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) if shell::was_interrupted(&error) => {
+            anstream::eprintln!("interrupted: everything that was started is stopped");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Integration tests of the agent, as one program (one link instead of one a file).
+
+mod architecture;

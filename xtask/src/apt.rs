@@ -1,0 +1,133 @@
+//! Debian packages that a command needs: looked up, installed when we may, named when we may not.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::shell;
+
+/// A download on a slow line, not an endless one.
+const INSTALL_WITHIN: Duration = Duration::from_secs(600);
+const GUARD: &str = "/usr/sbin/policy-rc.d";
+
+/// A program and the Debian package that has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Need {
+    pub(crate) program: &'static str,
+    pub(crate) package: &'static str,
+}
+
+/// Shorthand for a table of needs.
+pub(crate) const fn need(program: &'static str, package: &'static str) -> Need {
+    Need { program, package }
+}
+
+/// Installs what is missing if we are root on a Debian, and says so.
+/// Returns what is missing after that, as a sentence for the report, or nothing.
+pub(crate) fn provide(needs: &[Need], may_install: bool) -> Result<Option<String>> {
+    let wanted = missing(needs);
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    if may_install && shell::is_root() && shell::find("apt-get").is_some() {
+        anstream::println!(
+            "installing Debian packages: apt-get install {}",
+            wanted.join(" ")
+        );
+        if let Err(error) = install(&wanted) {
+            shell::check_interrupted()?;
+            anstream::eprintln!("{error:#}");
+        }
+    }
+    let wanted = missing(needs);
+    Ok((!wanted.is_empty()).then(|| {
+        format!(
+            "missing Debian packages: {} (as root: apt-get install {})",
+            wanted.join(", "),
+            wanted.join(" ")
+        )
+    }))
+}
+
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let mut packages: Vec<_> = needs
+        .iter()
+        .filter(|need| shell::find(need.program).is_none())
+        .map(|need| need.package)
+        .collect();
+    packages.dedup();
+    packages
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let _guard = ServiceGuard::set()?;
+    if apt(&["install"], packages).is_err() {
+        // A fresh machine has no package lists yet.
+        apt(&["update"], &[])?;
+        apt(&["install"], packages)?;
+    }
+    Ok(())
+}
+
+fn apt(verb: &[&str], packages: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-y", "-q", "-o", "DPkg::Lock::Timeout=120"])
+        .args(verb);
+    if !packages.is_empty() {
+        command.arg("--no-install-recommends").args(packages);
+    }
+    shell::succeed(command, None, INSTALL_WITHIN).map(drop)
+}
+
+/// While it lives, a package that is installed may not start its service (Debian policy 9.3.3):
+/// our checks want the program, not a daemon that outlives them.
+struct ServiceGuard {
+    ours: bool,
+}
+
+impl ServiceGuard {
+    fn set() -> Result<Self> {
+        let ours = !Path::new(GUARD).exists();
+        if ours {
+            fs::write(GUARD, "#!/bin/sh\nexit 101\n")
+                .and_then(|()| {
+                    fs::set_permissions(GUARD, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                })
+                .with_context(|| {
+                    format!("cannot write {GUARD}, which keeps services from starting")
+                })?;
+        }
+        Ok(Self { ours })
+    }
+}
+
+impl Drop for ServiceGuard {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = fs::remove_file(GUARD);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_not_missing() {
+        assert!(missing(&[need("sh", "dash")]).is_empty());
+    }
+
+    #[test]
+    fn two_programs_of_one_package_name_it_once() {
+        let needs = [need("no-such-a", "nothing"), need("no-such-b", "nothing")];
+        assert_eq!(missing(&needs), ["nothing"]);
+        let sentence = provide(&needs, false).unwrap().unwrap();
+        assert!(sentence.contains("apt-get install nothing"), "{sentence}");
+    }
+}

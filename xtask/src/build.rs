@@ -1,0 +1,111 @@
+//! Where our three programs are: built by cargo, or taken from a folder that the caller names.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// The programs of one build.
+pub(crate) struct Programs {
+    pub(crate) agent: PathBuf,
+    pub(crate) cli: PathBuf,
+    pub(crate) controller: PathBuf,
+}
+
+/// Takes the programs from `folder` if there is one, else builds them.
+pub(crate) fn programs(folder: Option<&Path>, release: bool) -> Result<Programs> {
+    match folder {
+        Some(folder) => in_folder(folder),
+        None => build(release),
+    }
+}
+
+fn in_folder(folder: &Path) -> Result<Programs> {
+    let folder = std::path::absolute(folder).context("cannot resolve --programs")?;
+    let program = |name: &str| {
+        let file = folder.join(name);
+        if file.is_file() {
+            return Ok(file);
+        }
+        bail!("--programs: there is no {}", file.display())
+    };
+    Ok(Programs {
+        agent: program("vpn-node-agent")?,
+        cli: program("vpn-node")?,
+        controller: program("vpn-node-controller")?,
+    })
+}
+
+fn build(release: bool) -> Result<Programs> {
+    // Cargo gives a crate the features that any package of one build asks for. A release build is
+    // what a host gets, so agent and controller are built apart; a debug build shares all with
+    // the tests, which is quicker.
+    let messages = if release {
+        cargo_build(&["--release", "--package=vpn-node"])?
+            + &cargo_build(&["--release", "--package=vpn-node-controller"])?
+    } else {
+        cargo_build(&["--workspace"])?
+    };
+    let program = |name: &str| {
+        executable(&messages, name).with_context(|| format!("cargo built no program `{name}`"))
+    };
+    Ok(Programs {
+        agent: program("vpn-node-agent")?,
+        cli: program("vpn-node")?,
+        controller: program("vpn-node-controller")?,
+    })
+}
+
+/// Runs `cargo build`; its messages for people go to the terminal, those for programs come back.
+fn cargo_build(words: &[&str]) -> Result<String> {
+    let mut command = shell::cargo();
+    command
+        .args([
+            "build",
+            "--locked",
+            "--bins",
+            "--message-format=json-render-diagnostics",
+        ])
+        .args(words)
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot start cargo")?;
+    shell::check_interrupted()?;
+    if !output.status.success() {
+        bail!(
+            "`{}` failed; its messages stand above",
+            shell::show(&command)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The path in cargo's message about the binary target `name` (see "JSON messages" in cargo's book).
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_the_one_of_the_named_target() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"vpn-node"},"executable":"/t/vpn-node"}"#,
+            "\nnot json\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"vpn_node"},"executable":null}"#,
+        );
+        assert_eq!(
+            executable(messages, "vpn-node"),
+            Some(PathBuf::from("/t/vpn-node"))
+        );
+        assert_eq!(executable(messages, "vpn_node"), None);
+    }
+}

@@ -1,0 +1,331 @@
+//! `cargo xtask demo`: the product end to end on one machine, in about half a minute.
+//!
+//! A host is enrolled with one pasted string, proves itself, sends heartbeats; a WireGuard client
+//! comes, stays while the agent is killed, and goes. Everything is told by the programs' own
+//! output. Without the right to make namespaces the WireGuard part is skipped, and said so.
+
+mod rootless;
+mod tunnel;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use self::tunnel::Tunnel;
+use crate::apt::{self, need};
+use crate::build;
+use crate::lab::fleet::{AGENT, Fleet, column};
+use crate::lab::machine::{self, Machine};
+use crate::lab::{Lab, record};
+use crate::shell;
+
+/// Seconds between heartbeats here (30 in production): so that a short demo shows several.
+const HEARTBEAT_S: u32 = 2;
+/// What the product promises within seconds, on a machine that may be busy compiling.
+const SECONDS: Duration = Duration::from_secs(30);
+
+const NEEDS: [apt::Need; 4] = [
+    need("ip", "iproute2"),
+    need("nsenter", "util-linux"),
+    need("ping", "iputils-ping"),
+    need("wg", "wireguard-tools"),
+];
+
+/// Arguments of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave everything running at the end, and say how to look around
+    #[arg(long)]
+    keep: bool,
+    /// End what an earlier `--keep` left running
+    #[arg(long, conflicts_with = "keep")]
+    stop: bool,
+    /// Take the three programs from this folder instead of building them
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// Do not install Debian packages, even as root
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// The whole demo.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    shell::catch_signals()?;
+    if options.stop {
+        return Ok(stop());
+    }
+    if options.programs.is_none() {
+        anstream::println!("building the three programs (a first build takes minutes)");
+    }
+    let programs = build::programs(options.programs.as_deref(), false)?;
+    rootless::become_root_of_a_namespace(options, &programs)?;
+    let without_tunnel = obstacle(!options.no_install)?;
+
+    let mut lab = Lab::open()?;
+    let machine = match &without_tunnel {
+        None => Machine::boot(&mut lab, "vpn-host")?,
+        Some(_) => Machine::Here,
+    };
+    let fleet = Fleet::new(&lab, programs, machine, HEARTBEAT_S)?;
+    let story = Story::begin();
+
+    let enrolled_in = enrol_the_host(&story, &mut lab, &fleet)?;
+    let server = show_the_verdict(&story, &mut lab, &fleet)?;
+    let connections = match without_tunnel {
+        None => {
+            watch_a_client(&story, &mut lab, &fleet, &server)?;
+            "1 connection start+end, 0 lost".to_owned()
+        }
+        Some(why) => format!("WireGuard part skipped: {why}"),
+    };
+    let heartbeats = show_heartbeats(&story, &mut lab, &fleet)?;
+    story.say("vpn-node status");
+    story.quote(&fleet.status()?);
+    anstream::println!(
+        "demo: ok — enrolled in {} ms, {heartbeats} heartbeats, {connections}, {} s",
+        enrolled_in.as_millis(),
+        story.start.elapsed().as_secs()
+    );
+    if options.keep {
+        say_how_to_look_around(&lab, &fleet);
+        lab.keep()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn enrol_the_host(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Duration> {
+    fleet.init_controller()?;
+    fleet.start_controller(lab)?;
+    story.say(&format!("the controller listens on {}", fleet.url()));
+    let token = fleet.create_token()?;
+    story.say(&format!(
+        "an operator made a registration token of {} characters",
+        token.len()
+    ));
+    let start = Instant::now();
+    fleet.enroll(&token)?;
+    let took = start.elapsed();
+    story.say(&format!(
+        "the host is enrolled: one string by standard input, {} ms",
+        took.as_millis()
+    ));
+    fleet.start_agent(lab)?;
+    Ok(took)
+}
+
+/// Waits until the controller has verified the host. Returns the server's id.
+fn show_the_verdict(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<String> {
+    let rows = || fleet.rows(&["server", "list"], "servers");
+    let server = lab.wait_for(
+        "the enrolled host in the controller's list",
+        SECONDS,
+        || Ok(rows()?.first().map(|row| column(row, "server_id"))),
+    )?;
+    let active = lab.wait_for(
+        "the controller's verdict `active` on the host",
+        SECONDS,
+        || {
+            Ok(rows()?
+                .into_iter()
+                .find(|row| column(row, "status") == "active"))
+        },
+    )?;
+    wait_for_heartbeats(lab, fleet, 1)?;
+    story.say(&format!(
+        "the controller says: {} is {} (version {}, server {server})",
+        column(&active, "hostname"),
+        column(&active, "status"),
+        column(&active, "version"),
+    ));
+    Ok(server)
+}
+
+/// One WireGuard client comes, outlives a crash of the agent, and is removed by its operator.
+fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> Result<()> {
+    let tunnel = Tunnel::open(lab, fleet.machine)?;
+    story.say(&format!(
+        "a WireGuard server ({}) and a client are up",
+        tunnel.kind()
+    ));
+    story.say(&format!(
+        "the client pings through the tunnel: {}",
+        tunnel.ping()?
+    ));
+
+    let started = wait_for_connection(
+        lab,
+        fleet,
+        server,
+        "the start of the client's connection",
+        |row| column(row, "client_ip").contains(tunnel::CLIENT_ADDRESS) && !has_ended(row),
+    )?;
+    let id = column(&started, "connection_id");
+    story.say(&format!(
+        "the controller has the start: {} {} from {}",
+        column(&started, "connection_type"),
+        id,
+        column(&started, "client_ip")
+    ));
+
+    lab.crash(AGENT)?;
+    story.say("the agent is killed (kill -9) and started again");
+    let before = heartbeats(fleet)?.len();
+    fleet.start_agent(lab)?;
+    wait_for_heartbeats(lab, fleet, before + 2)?;
+    let after = only_connection(fleet, server)?;
+    ensure!(
+        column(&after, "connection_id") == id && !has_ended(&after),
+        "the restarted agent did not keep connection {id}; the controller now has {after}"
+    );
+    story.say("nothing is lost: the same connection, no second row");
+
+    tunnel.remove_client()?;
+    story.say("the operator removes the client (wg set … peer … remove)");
+    let ended = wait_for_connection(
+        lab,
+        fleet,
+        server,
+        "the end of the client's connection",
+        has_ended,
+    )?;
+    ensure!(
+        column(&ended, "connection_id") == id,
+        "another connection than {id} ended: {ended}"
+    );
+    let reason = column(&ended, "disconnection_reason");
+    ensure!(
+        reason.contains("peer_removed"),
+        "the end was stored with the reason `{reason}` instead of `peer_removed`"
+    );
+    story.say(&format!(
+        "the controller has the end: {} ({reason})",
+        column(&ended, "connection_end")
+    ));
+    Ok(())
+}
+
+fn wait_for_connection(
+    lab: &mut Lab,
+    fleet: &Fleet,
+    server: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    lab.wait_for(&format!("{what} in the controller's list"), SECONDS, || {
+        Ok(connections(fleet, server)?
+            .into_iter()
+            .find(|row| wanted(row)))
+    })
+}
+
+fn only_connection(fleet: &Fleet, server: &str) -> Result<Value> {
+    let mut rows = connections(fleet, server)?;
+    ensure!(
+        rows.len() == 1,
+        "the controller has {} connections instead of 1",
+        rows.len()
+    );
+    rows.pop().context("no connection")
+}
+
+fn connections(fleet: &Fleet, server: &str) -> Result<Vec<Value>> {
+    fleet.rows(&["connections", "list", "--server", server], "connections")
+}
+
+fn has_ended(connection: &Value) -> bool {
+    !column(connection, "connection_end").is_empty()
+}
+
+/// Every stored heartbeat must carry a valid signature. Returns how many there are.
+fn show_heartbeats(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<usize> {
+    wait_for_heartbeats(lab, fleet, 3)?;
+    let rows = heartbeats(fleet)?;
+    let invalid = rows.iter().filter(|row| !is_signed(row)).count();
+    ensure!(
+        invalid == 0,
+        "{invalid} of {} heartbeats have no valid signature",
+        rows.len()
+    );
+    story.say(&format!("{} heartbeats, every signature valid", rows.len()));
+    Ok(rows.len())
+}
+
+fn wait_for_heartbeats(lab: &mut Lab, fleet: &Fleet, count: usize) -> Result<()> {
+    let what = format!("{count} accepted heartbeats, one every {HEARTBEAT_S} s");
+    lab.wait_for(&what, SECONDS, || {
+        Ok((heartbeats(fleet)?.len() >= count).then_some(()))
+    })
+}
+
+fn heartbeats(fleet: &Fleet) -> Result<Vec<Value>> {
+    fleet.rows(&["heartbeats", "list", "--limit", "1000"], "heartbeats")
+}
+
+/// SQLite has no booleans: a column of that type may come as 1.
+fn is_signed(heartbeat: &Value) -> bool {
+    matches!(column(heartbeat, "signature_valid").as_str(), "true" | "1")
+}
+
+/// Why the WireGuard part cannot be shown here; nothing if it can.
+fn obstacle(may_install: bool) -> Result<Option<String>> {
+    if let Some(missing) = apt::provide(&NEEDS, may_install)? {
+        return Ok(Some(missing));
+    }
+    match machine::obstacle()? {
+        None => tunnel::obstacle(may_install),
+        some => Ok(some),
+    }
+}
+
+fn stop() -> ExitCode {
+    let stopped = record::stop_kept();
+    for folder in &stopped {
+        anstream::println!("stopped and removed {}", folder.display());
+    }
+    if stopped.is_empty() {
+        anstream::println!("no demo of yours is kept running");
+    }
+    ExitCode::SUCCESS
+}
+
+fn say_how_to_look_around(lab: &Lab, fleet: &Fleet) {
+    let mut connections = fleet.controller();
+    connections.args(["connections", "list"]);
+    let mut status = fleet.cli();
+    status.arg("status");
+    anstream::println!(
+        "\nEverything still runs, with its logs in {}",
+        lab.path("logs").display()
+    );
+    anstream::println!("  the host:       {}", shell::show(&status));
+    anstream::println!("  the controller: {}", shell::show(&connections));
+    anstream::println!(
+        "  its database:   sqlite3 -readonly {}/controller/*.db",
+        lab.folder().display()
+    );
+    anstream::println!("  the end:        cargo xtask demo --stop");
+}
+
+/// What is told to the person in front, with the time since its beginning.
+struct Story {
+    start: Instant,
+}
+
+impl Story {
+    fn begin() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    fn say(&self, sentence: &str) {
+        anstream::println!("{:5.1} s  {sentence}", self.start.elapsed().as_secs_f64());
+    }
+
+    fn quote(&self, text: &str) {
+        anstream::print!("{}", shell::indent(text));
+    }
+}

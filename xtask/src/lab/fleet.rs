@@ -1,0 +1,245 @@
+//! A fleet of one host: a controller and an agent, driven by their command lines alone, as an
+//! operator drives them. What they print as JSON is read here and nowhere else.
+
+use std::fs::{self, DirBuilder};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::Lab;
+use super::machine::Machine;
+use crate::build::Programs;
+use crate::shell;
+
+/// A command of ours that takes longer has hung.
+const COMMAND_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// The names under which the two daemons run in the lab.
+pub(crate) const AGENT: &str = "vpn-node-agent";
+pub(crate) const CONTROLLER: &str = "vpn-node-controller";
+
+/// See the module's page.
+pub(crate) struct Fleet {
+    pub(crate) programs: Programs,
+    pub(crate) machine: Machine,
+    folder: PathBuf,
+    listen: SocketAddr,
+    heartbeat_s: u32,
+}
+
+impl Fleet {
+    /// A fleet whose host sends a heartbeat every `heartbeat_s` seconds. Nothing runs yet.
+    pub(crate) fn new(
+        lab: &Lab,
+        programs: Programs,
+        machine: Machine,
+        heartbeat_s: u32,
+    ) -> Result<Self> {
+        let fleet = Self {
+            programs,
+            machine,
+            folder: lab.folder().to_owned(),
+            listen: free_address()?,
+            heartbeat_s,
+        };
+        let agent = format!(
+            "state_dir = {:?}\nruntime_dir = {:?}\n\n[wireguard]\npoll_s = 1\n",
+            fleet.state_dir(),
+            fleet.folder.join("run")
+        );
+        for private in [fleet.state_dir(), fleet.folder.join("run")] {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&private)
+                .with_context(|| format!("cannot make {}", private.display()))?;
+        }
+        fs::write(fleet.folder.join("agent.toml"), agent).context("cannot write agent.toml")?;
+        Ok(fleet)
+    }
+
+    /// The controller's address for agents.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}", self.listen)
+    }
+
+    /// Where the agent keeps its identity and ledger.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.folder.join("agent")
+    }
+
+    /// Where the agent answers `vpn-node status`.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("run/status.sock")
+    }
+
+    /// Makes the controller's keys, store and settings; only the heartbeat is not the default.
+    pub(crate) fn init_controller(&self) -> Result<()> {
+        let mut command = self.controller();
+        command.args([
+            "init",
+            "--url",
+            &self.url(),
+            "--listen",
+            &self.listen.to_string(),
+        ]);
+        shell::succeed(command, None, COMMAND_WITHIN)?;
+        let file = self.folder.join("controller/controller.toml");
+        fs::read_to_string(&file)
+            .and_then(|settings| fs::write(&file, with_heartbeat(&settings, self.heartbeat_s)))
+            .with_context(|| format!("cannot change {}", file.display()))
+    }
+
+    /// Starts the controller and waits until it accepts connections.
+    pub(crate) fn start_controller(&self, lab: &mut Lab) -> Result<()> {
+        let mut command = self.controller();
+        command.arg("serve");
+        lab.start(CONTROLLER, command)?;
+        let what = format!("the controller to accept connections on {}", self.listen);
+        lab.wait_for(&what, READY_WITHIN, || {
+            Ok(self.machine.accepts(self.listen)?.then_some(()))
+        })
+    }
+
+    /// One registration token, as an operator makes it.
+    pub(crate) fn create_token(&self) -> Result<String> {
+        let answer = self.ask(&["registration-key", "create", "--expires", "1h"])?;
+        find_token(&answer)
+            .map(str::to_owned)
+            .context("`registration-key create --json` printed no token that begins with vnr1.")
+    }
+
+    /// Enrols the host with `token`, which goes to standard input.
+    pub(crate) fn enroll(&self, token: &str) -> Result<()> {
+        let mut command = self.cli();
+        command.arg("enroll");
+        shell::succeed(command, Some(token.as_bytes()), COMMAND_WITHIN).map(drop)
+    }
+
+    /// Starts the agent. Returns its process id.
+    pub(crate) fn start_agent(&self, lab: &mut Lab) -> Result<u32> {
+        let mut command = self.machine.command(&self.programs.agent);
+        command.arg("--config").arg(self.folder.join("agent.toml"));
+        lab.start(AGENT, command)
+    }
+
+    /// Rows of one of the controller's tables, as `vpn-node-controller … --json` gives them.
+    pub(crate) fn rows(&self, words: &[&str], table: &str) -> Result<Vec<Value>> {
+        match self.ask(words)?.get_mut(table).map(Value::take) {
+            Some(Value::Array(rows)) => Ok(rows),
+            Some(row @ Value::Object(_)) => Ok(vec![row]),
+            _ => bail!(
+                "`vpn-node-controller {} --json` has no `{table}`",
+                words.join(" ")
+            ),
+        }
+    }
+
+    /// The answer of `vpn-node-controller … --json`.
+    pub(crate) fn ask(&self, words: &[&str]) -> Result<Value> {
+        let mut command = self.controller();
+        command.args(words).arg("--json");
+        let shown = shell::show(&command);
+        let output = shell::succeed(command, None, COMMAND_WITHIN)?;
+        serde_json::from_str(&output.stdout).with_context(|| format!("`{shown}` printed no JSON"))
+    }
+
+    /// What `vpn-node status` tells a person. A sick host is an exit status, not a failure of ours.
+    pub(crate) fn status(&self) -> Result<String> {
+        let mut command = self.cli();
+        command.arg("status");
+        shell::output(command, None, COMMAND_WITHIN).map(|output| output.stdout + &output.stderr)
+    }
+
+    /// `vpn-node-controller` of this fleet, on its machine.
+    pub(crate) fn controller(&self) -> Command {
+        let mut command = self.machine.command(&self.programs.controller);
+        command
+            .arg("--data-dir")
+            .arg(self.folder.join("controller"));
+        command
+    }
+
+    /// `vpn-node` of this fleet, on its machine.
+    pub(crate) fn cli(&self) -> Command {
+        let mut command = self.machine.command(&self.programs.cli);
+        command
+            .arg("--config")
+            .arg(self.folder.join("agent.toml"))
+            .arg("--state-dir")
+            .arg(self.state_dir())
+            .arg("--socket")
+            .arg(self.socket());
+        command
+    }
+}
+
+/// An address of the loopback that nothing listens on right now.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .context("cannot find a free port on 127.0.0.1")
+}
+
+/// The text of a column, whatever its JSON type; empty if the row has none.
+pub(crate) fn column(row: &Value, name: &str) -> String {
+    match &row[name] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The settings with another `heartbeat_interval_s`. They are flat: no table can swallow the line.
+fn with_heartbeat(settings: &str, seconds: u32) -> String {
+    let kept = settings
+        .lines()
+        .filter(|line| !line.starts_with("heartbeat_interval_s"));
+    let kept: String = kept.map(|line| format!("{line}\n")).collect();
+    format!("{kept}heartbeat_interval_s = {seconds}\n")
+}
+
+fn find_token(answer: &Value) -> Option<&str> {
+    match answer {
+        Value::String(text) => text.starts_with("vnr1.").then_some(text),
+        Value::Array(values) => values.iter().find_map(find_token),
+        Value::Object(fields) => fields.values().find_map(find_token),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_token_is_found_by_its_prefix() {
+        let answer =
+            json!({"schema": 1, "registration_keys": [{"notes": "vnr", "token": "vnr1.AAAA"}]});
+        assert_eq!(find_token(&answer), Some("vnr1.AAAA"));
+        assert_eq!(find_token(&json!({"schema": 1})), None);
+    }
+
+    #[test]
+    fn the_heartbeat_is_replaced_and_nothing_else() {
+        let settings = "url = \"x\"\nheartbeat_interval_s = 30\nlease_s = 1800\n";
+        assert_eq!(
+            with_heartbeat(settings, 3),
+            "url = \"x\"\nlease_s = 1800\nheartbeat_interval_s = 3\n"
+        );
+    }
+
+    #[test]
+    fn a_missing_or_null_column_is_empty() {
+        let row = json!({"connection_end": null, "active": true});
+        assert_eq!(column(&row, "connection_end"), "");
+        assert_eq!(column(&row, "no such"), "");
+        assert_eq!(column(&row, "active"), "true");
+    }
+}

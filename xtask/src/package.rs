@@ -1,0 +1,102 @@
+//! `cargo xtask package`: the .deb and .rpm of the agent and of the controller.
+//!
+//! What is in them is said by `[package.metadata.deb]` and `[package.metadata.generate-rpm]` of
+//! the two packages' Cargo.toml. The tools are used if they are installed, never compiled here.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::shell;
+
+/// A release build with link-time optimisation, from nothing, on a small machine.
+const BUILD_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Arguments of `cargo xtask package`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only this kind
+    #[arg(value_enum)]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Deb,
+    Rpm,
+}
+
+/// Our packages: cargo's name, and the folder of its Cargo.toml from the repository's top.
+const PACKAGES: [(&str, &str); 2] = [
+    ("vpn-node", "."),
+    ("vpn-node-controller", "crates/controller"),
+];
+
+/// Builds the programs once, then each package from them.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    shell::catch_signals()?;
+    let kinds: Vec<Kind> = [Kind::Deb, Kind::Rpm]
+        .into_iter()
+        .filter(|kind| options.kind.is_none_or(|only| only == *kind))
+        .collect();
+    let missing: Vec<&str> = kinds
+        .iter()
+        .map(|kind| tool(*kind))
+        .filter(|tool| shell::find(tool).is_none())
+        .collect();
+    if !missing.is_empty() {
+        anstream::eprintln!(
+            "error: {} not installed; install with: cargo install --locked {}",
+            missing.join(" and "),
+            missing.join(" ")
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    for (package, _) in PACKAGES {
+        let mut build = shell::cargo();
+        build.args([
+            "build",
+            "--locked",
+            "--release",
+            "--bins",
+            "--package",
+            package,
+        ]);
+        must_succeed(build)?;
+    }
+    for kind in kinds {
+        for (package, folder) in PACKAGES {
+            must_succeed(command(kind, package, folder))?;
+        }
+    }
+    anstream::println!("the packages are in target/debian and target/generate-rpm");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tool(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Deb => "cargo-deb",
+        Kind::Rpm => "cargo-generate-rpm",
+    }
+}
+
+fn command(kind: Kind, package: &str, folder: &str) -> Command {
+    let mut command = shell::cargo();
+    match kind {
+        Kind::Deb => command.args(["deb", "--locked", "--no-build", "--package", package]),
+        // It takes the folder, not the name.
+        Kind::Rpm => command.args(["generate-rpm", "--package", folder]),
+    };
+    command
+}
+
+fn must_succeed(command: Command) -> Result<()> {
+    let shown = shell::show(&command);
+    let output = shell::tee(command, BUILD_WITHIN)?;
+    output
+        .status
+        .success()
+        .then_some(())
+        .with_context(|| format!("`{shown}` failed; its messages stand above"))
+}
