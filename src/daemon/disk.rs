@@ -19,7 +19,7 @@ use vpn_node_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};
 use vpn_node_protocol::message::{self, ConnectionBatch, SealedRecord};
 use vpn_node_protocol::sealing::{Context, Sealed};
 
-use super::run::Error;
+use super::error::Error;
 use super::{DISK_COMMANDS_QUEUED, enrol};
 use crate::config::Settings;
 use crate::core::agent::{Event, LedgerFacts, Recording};

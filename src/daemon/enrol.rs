@@ -7,7 +7,6 @@ use getrandom::rand_core::UnwrapErr;
 use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
 use vpn_node_protocol::token::{Token, TokenError};
 
-use crate::cli::{self, EnrollRequest};
 use crate::config::Settings;
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
@@ -29,20 +28,13 @@ pub async fn this_host(token: &Token, settings: &Settings) -> Result<Enrolled, E
 ///
 /// # Errors
 /// [`CommandError`]: its text is for the operator.
-pub fn by_command(request: EnrollRequest) -> Result<cli::Enrolled, CommandError> {
-    let token = Token::parse(&request.token)?;
-    let enrolled = tokio::runtime::Builder::new_current_thread()
+pub fn by_command(token: &str, settings: &Settings) -> Result<Enrolled, CommandError> {
+    let token = Token::parse(token)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-        .map_err(CommandError::Runtime)?
-        .block_on(this_host(&token, &request.settings))?;
-    Ok(cli::Enrolled {
-        server_id: enrolled.enrolment.server_id,
-        controller_url: enrolled.enrolment.urls.first().cloned().unwrap_or_default(),
-        key_fingerprint: enrolled.enrolment.identity_key.id().to_string(),
-        pending: enrolled.status == "pending",
-        warnings: enrolled.warnings,
-    })
+        .build();
+    let runtime = runtime.map_err(CommandError::Runtime)?;
+    Ok(runtime.block_on(this_host(&token, settings))?)
 }
 
 /// Why `vpn-node enroll` failed.

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::controller;
 use super::disk::{Disk, DiskCommand};
-use super::run::{Stop, notify};
+use super::host_signals::{Stop, notify};
 use crate::core::agent::{Agent, Command, Event};
 use crate::core::report::StatusReport;
 use crate::host::metrics::Sampler;

@@ -7,13 +7,16 @@
 mod controller;
 mod disk;
 pub mod enrol;
+mod error;
 mod event_loop;
+mod host_signals;
 mod main;
 mod run;
 mod watch;
 
+pub use error::Error;
 pub use main::main;
-pub use run::{Error, run};
+pub use run::run;
 
 /// The name of the systemd credential with the token (systemd.exec(5), `LoadCredential=`).
 pub const TOKEN_CREDENTIAL: &str = "registration-token";

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use hkdf::Hkdf;
 use sha2::Sha256;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use vpn_node_protocol::certificate::{CertificateError, ControllerCertificate};
+use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::token::{Token, TokenError};
 
+use super::error::Error;
 use super::event_loop::{EventLoop, Workers};
+use super::host_signals::{Stop, notify};
 use super::{TOKEN_CREDENTIAL, disk, enrol, watch as vpn_watch};
 use crate::config::Settings;
 use crate::core::agent::{Agent, Setup};
@@ -19,56 +20,15 @@ use crate::core::report::StatusReport;
 use crate::core::schedule;
 use crate::core::trust::Trust;
 use crate::host::clock;
-use crate::host::ids::{self, IdError};
+use crate::host::ids;
 use crate::host::metrics::Sampler;
-use crate::host::state::{Enrolment, StateDir, StateError};
-use crate::host::systemd::{self, CredentialError};
-use crate::ledger::LedgerError;
-use crate::remote::{Client, ClientError};
-use crate::status::{self, Limits, Policy, SocketError, StatusSocket};
+use crate::host::state::{Enrolment, StateDir};
+use crate::host::systemd;
+use crate::remote::Client;
+use crate::status::{self, Limits, Policy, StatusSocket};
 
 /// How often a daemon that is not enrolled looks whether it is now.
 const LOOK_FOR_ENROLMENT: Duration = Duration::from_secs(2);
-
-/// Why the daemon cannot start, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Files of the state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The certificate on disk is not the pinned root's.
-    #[error("the enrolment on disk cannot be trusted: {0}")]
-    Certificate(#[from] CertificateError),
-    /// The connection ledger.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// Boot id.
-    #[error(transparent)]
-    Ids(#[from] IdError),
-    /// TLS or HTTP set-up.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The status socket.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The token credential is not readable.
-    #[error(transparent)]
-    Credential(#[from] CredentialError),
-    /// The token credential is none.
-    #[error("the credential {TOKEN_CREDENTIAL} is no token: {0}")]
-    Token(#[from] TokenError),
-    /// The credential's token cannot enrol this host.
-    #[error("the token of the credential {TOKEN_CREDENTIAL} cannot enrol this host: {0}")]
-    Enrol(crate::remote::enrol::EnrolError),
-    /// The kernel refused something basic.
-    #[error("cannot {doing}: {source}")]
-    System {
-        /// What was attempted.
-        doing: &'static str,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
-}
 
 /// Runs the daemon until it is told to stop (SIGTERM, SIGINT).
 ///
@@ -245,40 +205,4 @@ fn disks(paths: &[PathBuf]) -> Vec<String> {
         .iter()
         .map(|path| path.display().to_string())
         .collect()
-}
-
-/// Tells systemd something; without systemd, or when it does not listen, nothing is lost.
-pub(super) fn notify(tell: impl FnOnce() -> std::io::Result<()>) {
-    if let Err(error) = tell() {
-        tracing::debug!(%error, "systemd cannot be told");
-    }
-}
-
-/// SIGTERM and SIGINT.
-pub(super) struct Stop {
-    term: Signal,
-    int: Signal,
-}
-
-impl Stop {
-    fn new() -> Result<Self, Error> {
-        let on = |kind| {
-            signal(kind).map_err(|source| Error::System {
-                doing: "watch for signals",
-                source,
-            })
-        };
-        Ok(Self {
-            term: on(SignalKind::terminate())?,
-            int: on(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Returns when the daemon is told to stop.
-    pub(super) async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-        }
-    }
 }

@@ -9,10 +9,13 @@ use uuid::Uuid;
 use super::{
     known::KeyHash,
     obs::End,
-    reducer::COALESCE,
     types::{Confidence, Identity, Session, SessionKey},
 };
 use crate::core::Now;
+
+/// A client that is back within this is the same connection: IKE reauthentication takes 10 ms,
+/// a client that restarts its tunnel about a second. Also the wait for a better reason.
+pub const COALESCE: Duration = Duration::from_secs(2);
 
 /// A session's place: the index of its backend and its key there.
 pub(super) type Slot = (u16, SessionKey);

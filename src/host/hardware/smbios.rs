@@ -6,9 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use vpn_node_protocol::hardware::Component;
 
-use super::snapshot::Snapshot;
 use crate::host::bounded;
 
 /// An SMBIOS string has at most 255 characters in practice; the kernel shows a page at most.
@@ -17,6 +17,17 @@ const MAX_STRING: usize = 4096;
 pub(super) struct Smbios {
     pub(super) bios: Component,
     pub(super) board: Component,
+}
+
+/// What only root may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// SMBIOS type 1 UUID.
+    pub product_uuid: Component,
+    /// SMBIOS type 1 serial.
+    pub product_serial: Component,
+    /// SMBIOS type 2 serial.
+    pub board_serial: Component,
 }
 
 /// What anybody may read, completed by what only root may.

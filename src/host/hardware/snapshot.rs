@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::O_NOFOLLOW;
 use serde::{Deserialize, Serialize};
-use vpn_node_protocol::hardware::Component;
 
+pub use super::smbios::Snapshot;
 use super::{Roots, smbios};
 use crate::host::bounded;
 
@@ -23,17 +23,6 @@ const MAX_SNAPSHOT: usize = 16 * 1024;
 const FORMAT: u32 = 1;
 /// Readable by root and by the group of the runtime directory, that is the daemon.
 const MODE: u32 = 0o640;
-
-/// What only root may read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// SMBIOS type 1 UUID.
-    pub product_uuid: Component,
-    /// SMBIOS type 1 serial.
-    pub product_serial: Component,
-    /// SMBIOS type 2 serial.
-    pub board_serial: Component,
-}
 
 #[derive(Serialize, Deserialize)]
 struct OnDisk {

@@ -45,7 +45,10 @@ const MAP: [(&str, &[&str]); 10] = [
     ("vpn", &["core", "host::clock", "host::atomic"]),
     ("host", &["core"]),
     ("ledger", &["core", "host::clock", "host::atomic"]),
-    ("remote", &["core", "host::clock", "host::atomic"]),
+    (
+        "remote",
+        &["core", "host::clock", "host::atomic", "host::state"],
+    ),
     ("status", &["core", "host::clock", "host::atomic"]),
     ("config", &["core", "host::clock", "host::atomic"]),
     ("core", &[]),

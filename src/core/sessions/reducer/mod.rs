@@ -28,10 +28,6 @@ use super::{
 };
 use crate::core::Now;
 
-/// A client that is back within this is the same connection: IKE reauthentication takes 10 ms,
-/// a client that restarts its tunnel about a second. Also the wait for a better reason.
-pub const COALESCE: Duration = Duration::from_secs(2);
-
 /// How long connections of a former process of the agent wait for their backend to answer
 /// completely. After that the backend is taken for unconfigured, and they end as inferred.
 pub const RESTORED_PATIENCE: Duration = Duration::from_secs(600);
