@@ -163,6 +163,7 @@ fn fill(file: &mut File, snapshot: &Snapshot) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vpn_node_protocol::hardware::Component;
 
     fn own_uid() -> u32 {
         nix::unistd::geteuid().as_raw()
