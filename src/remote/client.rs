@@ -15,8 +15,9 @@ use super::tls::{self, TlsError};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take, over what the request itself asks for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// An idle connection is kept a little longer than the slowest usual heartbeat.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// An idle connection is kept over two heartbeats, and given up before the controller closes it
+/// (75 s), so that no request meets a closing connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most of an unsigned error text that is shown.
 const MAX_ERROR_TEXT: usize = 300;
 

@@ -1,0 +1,86 @@
+//! A controller in this process, on the loopback, with a proxy before it that reads along.
+
+use std::path::Path;
+
+use tokio::runtime::Runtime;
+use vpn_node_controller::config::Config;
+use vpn_node_controller::serve::{self, Running};
+use vpn_node_controller::store::{ConnectionRow, HeartbeatRow, ServerRow};
+use vpn_node_controller::{clock, registration, setup};
+use zeroize::Zeroizing;
+
+use super::proxy::Proxy;
+
+/// An hour, in milliseconds: longer than any test.
+const TOKEN_LIFETIME_MS: i64 = 3_600_000;
+
+/// The controller and everything that it runs on.
+pub(crate) struct Controller {
+    runtime: Runtime,
+    config: Config,
+    running: Option<Running>,
+    proxy: Proxy,
+    dir: tempfile::TempDir,
+}
+
+impl Controller {
+    /// Sets one up, as `init` does, and serves.
+    pub(crate) fn start() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let dir = tempfile::Builder::new().prefix("vpn-node-controller").tempdir().unwrap();
+        let proxy = runtime.block_on(Proxy::bind());
+        let mut config = Config::new(dir.path().join("data"), proxy.url());
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        config.heartbeat_interval_s = 1;
+        let running = runtime.block_on(async {
+            setup::init(&config, &[], None, clock::system()()).await.unwrap();
+            serve::start(config.clone()).await.unwrap()
+        });
+        let (certificate, key, _) = config.tls_files();
+        runtime.block_on(async { proxy.serve(&certificate, &key, running.addr) });
+        Self { runtime, config, running: Some(running), proxy, dir }
+    }
+
+    /// A new token.
+    pub(crate) fn token(&self) -> Zeroizing<String> {
+        let store = self.running().store();
+        let made = registration::create(store.as_ref(), &self.config, TOKEN_LIFETIME_MS, None, clock::system()());
+        self.runtime.block_on(made).unwrap().text
+    }
+
+    pub(crate) fn servers(&self) -> Vec<ServerRow> {
+        self.runtime.block_on(self.running().store().list_servers()).unwrap()
+    }
+
+    pub(crate) fn heartbeats(&self) -> Vec<HeartbeatRow> {
+        self.runtime.block_on(self.running().store().list_heartbeats(None, 100)).unwrap()
+    }
+
+    pub(crate) fn connections(&self) -> Vec<ConnectionRow> {
+        self.runtime.block_on(self.running().store().list_connections(None, false, 100)).unwrap()
+    }
+
+    /// Everything that passed the proxy so far, decrypted.
+    pub(crate) fn seen_by_proxy(&self) -> Vec<u8> {
+        self.proxy.seen()
+    }
+
+    /// Keys, certificate and database.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.config.data_dir
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("serves until it is dropped")
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.runtime.block_on(running.stop());
+        }
+        // The directory outlives the last write.
+        let _ = self.dir.path();
+    }
+}

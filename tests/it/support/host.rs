@@ -1,0 +1,111 @@
+//! A VPN host in a temporary directory, with both programs as they are installed.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use super::wait_for;
+
+/// One host: state, runtime and socket directories, and the daemon when it runs.
+pub(crate) struct Host {
+    dir: tempfile::TempDir,
+    agent: Option<Child>,
+}
+
+impl Host {
+    /// A host with this configuration besides its directories.
+    pub(crate) fn new(config: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("vpn-node-host").tempdir().unwrap();
+        let host = Self { dir, agent: None };
+        fs::create_dir(host.sockets()).unwrap();
+        let text = format!(
+            "state_dir = {:?}\nruntime_dir = {:?}\n{config}\n[wireguard]\nsocket_dir = {:?}\nkernel = false\npoll_s = 1\n",
+            host.state(),
+            host.runtime(),
+            host.sockets(),
+        );
+        fs::write(host.config(), text).unwrap();
+        host
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    /// Where a userspace WireGuard daemon puts its socket.
+    pub(crate) fn sockets(&self) -> PathBuf {
+        self.dir.path().join("wireguard")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("agent.log")
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("agent.toml")
+    }
+
+    /// Runs `vpn-node` with `input` on standard input.
+    pub(crate) fn command(&self, args: &[&str], input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vpn-node"))
+            .arg("--config")
+            .arg(self.config())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// `vpn-node status --json`.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let output = self.command(&["status", "--json"], "");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_vpn-node-agent"))
+            .arg("--config")
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.agent = Some(child);
+        wait_for("the agent's status socket", || self.status()["pid"].as_u64());
+    }
+
+    /// The daemon's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.agent.as_ref().expect("the agent runs").id()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,22 @@
+//! What the tests of both sides share: a controller, a host with both programs, a WireGuard
+//! daemon that says what a test tells it, and a proxy that reads along.
+
+pub(crate) mod controller;
+pub(crate) mod host;
+pub(crate) mod proxy;
+pub(crate) mod wireguard;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `found` gives something; the longest any of these waits may take, on a machine
+/// that compiles beside the test, is a minute.
+pub(crate) fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
