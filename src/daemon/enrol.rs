@@ -8,11 +8,15 @@ use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
 use vpn_node_protocol::token::{Token, TokenError};
 
 use crate::config::Settings;
+use crate::core::schedule;
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
 use crate::host::state::StateDir;
 use crate::remote::Options;
 use crate::remote::enrol::{EnrolError, Enrolled, Host, enrol};
+
+/// How often a person at a terminal is kept waiting: under ten seconds in all.
+const COMMAND_ATTEMPTS: u32 = 4;
 
 /// Enrols this host with the controller of the token.
 ///
@@ -24,17 +28,35 @@ pub async fn this_host(token: &Token, settings: &Settings) -> Result<Enrolled, E
     enrol(token, options(settings), &facts(settings), &state, &mut rng).await
 }
 
-/// `vpn-node enroll`: the same, for a program without a runtime of its own.
+/// `vpn-node enroll`: the same, for a program without a runtime of its own. What may heal by
+/// itself (network, overload) is tried again, and `told` hears why and when.
 ///
 /// # Errors
 /// [`CommandError`]: its text is for the operator.
-pub fn by_command(token: &str, settings: &Settings) -> Result<Enrolled, CommandError> {
+pub fn by_command(
+    token: &str,
+    settings: &Settings,
+    told: impl Fn(&str),
+) -> Result<Enrolled, CommandError> {
     let token = Token::parse(token)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let runtime = runtime.map_err(CommandError::Runtime)?;
-    Ok(runtime.block_on(this_host(&token, settings))?)
+    runtime.map_err(CommandError::Runtime)?.block_on(async {
+        for attempt in 1..COMMAND_ATTEMPTS {
+            let error = match this_host(&token, settings).await {
+                Err(error) if error.is_temporary() => error,
+                done => return Ok(done?),
+            };
+            let wait = schedule::backoff(attempt, None, &mut UnwrapErr(SysRng));
+            told(&format!(
+                "{error}; trying again in {:.1} s",
+                wait.as_secs_f32()
+            ));
+            tokio::time::sleep(wait).await;
+        }
+        Ok(this_host(&token, settings).await?)
+    })
 }
 
 /// Why `vpn-node enroll` failed.

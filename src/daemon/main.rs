@@ -45,24 +45,31 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match serve(arguments) {
+    match prepare(&arguments).and_then(|settings| settings.map_or(Ok(()), serve)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // To the journal when logging is up, and to whoever started it by hand.
-            tracing::error!("{error:#}");
-            anstream::eprintln!("vpn-node-agent: {error:#}");
+            if tracing::dispatcher::has_been_set() {
+                tracing::error!("{error:#}");
+            } else {
+                anstream::eprintln!("vpn-node-agent: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-fn serve(arguments: Arguments) -> anyhow::Result<()> {
-    let settings = settings(&arguments)?;
+/// Settings and logging for the daemon; none when everything asked for is done already.
+fn prepare(arguments: &Arguments) -> anyhow::Result<Option<Settings>> {
+    let settings = settings(arguments)?;
     if arguments.probe_hardware {
         snapshot::write(&Roots::host(&settings.runtime_dir))?;
-        return Ok(());
+        return Ok(None);
     }
     logging::init("vpn-node-agent", settings.log_level.as_str())?;
+    Ok(Some(settings))
+}
+
+fn serve(settings: Settings) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

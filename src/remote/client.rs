@@ -85,6 +85,16 @@ pub enum ClientError {
         /// The innermost causes.
         why: String,
     },
+    /// It answered, but its TLS certificate is not the right one.
+    #[error(
+        "the server at {url} is not trusted: {why}. Either the address leads to another server, or someone stands between; if the controller's certificate was renewed, use a new token"
+    )]
+    Untrusted {
+        /// The address tried.
+        url: String,
+        /// What rustls says, with the pin.
+        why: String,
+    },
     /// It answered, but with an unsigned error.
     #[error("the controller at {url} answered {status}: {text}")]
     Status {
@@ -193,10 +203,7 @@ impl Client {
         body: Option<Vec<u8>>,
         wait: Duration,
     ) -> Result<Answer, ClientError> {
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: url.to_owned(),
-            why: causes(&error),
-        };
+        let unreachable = |error: reqwest::Error| failed(url, &error);
         let address = format!("{url}{}", path.as_str());
         let request = match body {
             Some(body) => self
@@ -240,6 +247,34 @@ impl Client {
             retry_after,
         })
     }
+}
+
+fn failed(url: &str, error: &reqwest::Error) -> ClientError {
+    let url = url.to_owned();
+    match tls_error(error) {
+        Some(why) => ClientError::Untrusted { url, why },
+        None => ClientError::Unreachable {
+            url,
+            why: causes(error),
+        },
+    }
+}
+
+/// What rustls refused in the server's certificate, if that is the cause.
+fn tls_error(error: &reqwest::Error) -> Option<String> {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let io = inner
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        let tls = io.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls.or_else(|| inner.downcast_ref()) {
+            Some(rustls::Error::General(why)) => return Some(why.clone()),
+            Some(error @ rustls::Error::InvalidCertificate(_)) => return Some(error.to_string()),
+            _ => cause = inner.source(),
+        }
+    }
+    None
 }
 
 /// An unsigned error's message: `error.message` of our JSON, else its beginning; escaped.

@@ -21,7 +21,12 @@ const CLIENT_IP: &str = "198.51.100.77";
 const CLIENT: &str = "198.51.100.77:51999";
 
 fn peer(handshake_s: u64, rx_bytes: u64) -> Peer {
-    Peer { public_key: "ab".repeat(32), endpoint: CLIENT.into(), handshake_s, rx_bytes }
+    Peer {
+        public_key: "ab".repeat(32),
+        endpoint: CLIENT.into(),
+        handshake_s,
+        rx_bytes,
+    }
 }
 
 /// Enrols, starts the agent, and has a client connect; returns its connection id.
@@ -29,14 +34,21 @@ fn connected(controller: &Controller, host: &mut Host, token: &str) -> (FakeWire
     let wireguard = FakeWireGuard::start(&host.sockets(), "wg0");
     wireguard.set(vec![peer(0, 0)]);
     let output = host.command(&["enroll"], token);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     host.start();
     wait_for("the verdict", || {
         (host.status()["verification"]["state"] == "verified").then_some(())
     });
     wireguard.set(vec![peer(unix_now_s(), 148)]);
     let id = wait_for("the connection's start at the controller", || {
-        controller.connections().first().map(|row| row.connection_id.clone())
+        controller
+            .connections()
+            .first()
+            .map(|row| row.connection_id.clone())
     });
     (wireguard, id)
 }
@@ -48,11 +60,22 @@ fn a_host_is_enrolled_verified_and_its_connection_outlives_a_killed_agent() {
     let (wireguard, id) = connected(&controller, &mut host, &controller.token());
 
     let server = &controller.servers()[0];
-    assert_eq!((server.status.as_str(), server.verdict.as_str()), ("active", "verified"));
+    assert_eq!(
+        (server.status.as_str(), server.verdict.as_str()),
+        ("active", "verified")
+    );
     assert_eq!(server.location.as_deref(), Some("rack 7"));
     let row = &controller.connections()[0];
-    assert_eq!((row.status.as_str(), row.client_ip.as_str()), ("active", CLIENT_IP));
-    assert!(controller.heartbeats().iter().all(|beat| beat.signature_valid));
+    assert_eq!(
+        (row.status.as_str(), row.client_ip.as_str()),
+        ("active", CLIENT_IP)
+    );
+    assert!(
+        controller
+            .heartbeats()
+            .iter()
+            .all(|beat| beat.signature_valid)
+    );
 
     host.kill();
     host.start();
@@ -62,13 +85,22 @@ fn a_host_is_enrolled_verified_and_its_connection_outlives_a_killed_agent() {
     });
     wireguard.set(Vec::new());
     let ended = wait_for("the connection's end at the controller", || {
-        controller.connections().into_iter().find(|row| row.connection_end.is_some())
+        controller
+            .connections()
+            .into_iter()
+            .find(|row| row.connection_end.is_some())
     });
     assert_eq!(ended.connection_id, id);
     assert_eq!(ended.disconnection_reason.as_deref(), Some("peer_removed"));
     assert_eq!(controller.connections().len(), 1, "one connection, one row");
-    wait_for("an empty backlog", || (host.status()["backlog"]["records"] == 0).then_some(()));
-    assert_eq!(controller.servers()[0].status, "active", "a crash is no clone");
+    wait_for("an empty backlog", || {
+        (host.status()["backlog"]["records"] == 0).then_some(())
+    });
+    assert_eq!(
+        controller.servers()[0].status,
+        "active",
+        "a crash is no clone"
+    );
 }
 
 #[test]
@@ -81,25 +113,50 @@ fn secrets_and_personal_data_stand_only_where_they_belong() {
     let proc = Path::new("/proc").join(host.pid().to_string());
     let mut places = BTreeMap::from([
         ("argv of the agent", fs::read(proc.join("cmdline")).unwrap()),
-        ("environment of the agent", fs::read(proc.join("environ")).unwrap()),
+        (
+            "environment of the agent",
+            fs::read(proc.join("environ")).unwrap(),
+        ),
         ("log of the agent", fs::read(host.log()).unwrap()),
         ("state directory of the host", all_files(&host.state())),
         ("runtime directory of the host", all_files(&host.runtime())),
-        ("data directory of the controller", all_files(controller.data_dir())),
-        ("traffic that the proxy reads", with_payloads(controller.seen_by_proxy())),
+        (
+            "data directory of the controller",
+            all_files(controller.data_dir()),
+        ),
+        (
+            "traffic that the proxy reads",
+            with_payloads(controller.seen_by_proxy()),
+        ),
     ]);
 
     // The control: what is looked for is found where it belongs.
     let database = &places["data directory of the controller"];
-    assert!(holds(database, CLIENT_IP.as_bytes()), "the controller knows its clients");
+    assert!(
+        holds(database, CLIENT_IP.as_bytes()),
+        "the controller knows its clients"
+    );
     let probe = hardware::probe(&Roots::host(&host.runtime()));
-    let serials: Vec<&str> =
-        ComponentName::ALL.iter().filter_map(|name| probe.components.get(*name).value()).collect();
-    assert!(serials.iter().any(|serial| holds(database, serial.as_bytes())), "and their hosts");
+    let serials: Vec<&str> = ComponentName::ALL
+        .iter()
+        .filter_map(|name| probe.components.get(*name).value())
+        .collect();
+    assert!(
+        serials
+            .iter()
+            .any(|serial| holds(database, serial.as_bytes())),
+        "and their hosts"
+    );
 
     for (place, bytes) in &places {
-        for secret in forms(&token.secret).into_iter().chain([text.as_bytes().to_vec()]) {
-            assert!(!holds(bytes, &secret), "the token's secret stands in the {place}");
+        for secret in forms(&token.secret)
+            .into_iter()
+            .chain([text.as_bytes().to_vec()])
+        {
+            assert!(
+                !holds(bytes, &secret),
+                "the token's secret stands in the {place}"
+            );
         }
     }
     places.remove("data directory of the controller");
@@ -107,23 +164,40 @@ fn secrets_and_personal_data_stand_only_where_they_belong() {
     places.remove("runtime directory of the host");
     for (place, bytes) in &places {
         if *place != "log of the agent" {
-            assert!(!holds(bytes, CLIENT_IP.as_bytes()), "a client's address stands in the {place}");
+            assert!(
+                !holds(bytes, CLIENT_IP.as_bytes()),
+                "a client's address stands in the {place}"
+            );
         }
         for serial in &serials {
-            assert!(!holds(bytes, serial.as_bytes()), "{serial:?} stands in the {place}");
+            assert!(
+                !holds(bytes, serial.as_bytes()),
+                "{serial:?} stands in the {place}"
+            );
         }
     }
-    assert!(!holds(&all_files(&host.state()), &[0xab; 32]), "a client's key is on the host's disk");
+    assert!(
+        !holds(&all_files(&host.state()), &[0xab; 32]),
+        "a client's key is on the host's disk"
+    );
 }
 
 /// A secret as it could stand somewhere: raw, in hex, in base64 at each of the three offsets.
 fn forms(secret: &[u8; 32]) -> Vec<Vec<u8>> {
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut forms = vec![secret.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes()];
+    let mut forms = vec![
+        secret.to_vec(),
+        hex.to_uppercase().into_bytes(),
+        hex.into_bytes(),
+    ];
     for skip in 0..3 {
         let inner = &secret[skip..skip + 27];
         forms.push(STANDARD.encode(inner).into_bytes());
-        forms.push(base64::engine::general_purpose::URL_SAFE.encode(inner).into_bytes());
+        forms.push(
+            base64::engine::general_purpose::URL_SAFE
+                .encode(inner)
+                .into_bytes(),
+        );
     }
     forms
 }
@@ -137,7 +211,10 @@ fn with_payloads(mut traffic: Vec<u8>) -> Vec<u8> {
         .filter_map(|text| STANDARD.decode(text).ok())
         .flatten()
         .collect();
-    assert!(holds(&decoded, b"\"agent_time_ms\""), "the proxy reads the signed payloads");
+    assert!(
+        holds(&decoded, b"\"agent_time_ms\""),
+        "the proxy reads the signed payloads"
+    );
     traffic.extend(decoded);
     traffic
 }
@@ -157,5 +234,7 @@ fn all_files(dir: &Path) -> Vec<u8> {
 }
 
 fn holds(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
 }

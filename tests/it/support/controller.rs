@@ -27,37 +27,65 @@ impl Controller {
     /// Sets one up, as `init` does, and serves.
     pub(crate) fn start() -> Self {
         let runtime = Runtime::new().unwrap();
-        let dir = tempfile::Builder::new().prefix("vpn-node-controller").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("vpn-node-controller")
+            .tempdir()
+            .unwrap();
         let proxy = runtime.block_on(Proxy::bind());
         let mut config = Config::new(dir.path().join("data"), proxy.url());
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.heartbeat_interval_s = 1;
         let running = runtime.block_on(async {
-            setup::init(&config, &[], None, clock::system()()).await.unwrap();
+            setup::init(&config, &[], None, clock::system()())
+                .await
+                .unwrap();
             serve::start(config.clone()).await.unwrap()
         });
         let (certificate, key, _) = config.tls_files();
         runtime.block_on(async { proxy.serve(&certificate, &key, running.addr) });
-        Self { runtime, config, running: Some(running), proxy, dir }
+        Self {
+            runtime,
+            config,
+            running: Some(running),
+            proxy,
+            dir,
+        }
     }
 
     /// A new token.
     pub(crate) fn token(&self) -> Zeroizing<String> {
+        self.token_for(TOKEN_LIFETIME_MS)
+    }
+
+    /// A new token that ends after so many milliseconds; a negative number makes an expired one.
+    pub(crate) fn token_for(&self, lifetime_ms: i64) -> Zeroizing<String> {
         let store = self.running().store();
-        let made = registration::create(store.as_ref(), &self.config, TOKEN_LIFETIME_MS, None, clock::system()());
+        let made = registration::create(
+            store.as_ref(),
+            &self.config,
+            lifetime_ms,
+            None,
+            clock::system()(),
+        );
         self.runtime.block_on(made).unwrap().text
     }
 
     pub(crate) fn servers(&self) -> Vec<ServerRow> {
-        self.runtime.block_on(self.running().store().list_servers()).unwrap()
+        self.runtime
+            .block_on(self.running().store().list_servers())
+            .unwrap()
     }
 
     pub(crate) fn heartbeats(&self) -> Vec<HeartbeatRow> {
-        self.runtime.block_on(self.running().store().list_heartbeats(None, 100)).unwrap()
+        self.runtime
+            .block_on(self.running().store().list_heartbeats(None, 100))
+            .unwrap()
     }
 
     pub(crate) fn connections(&self) -> Vec<ConnectionRow> {
-        self.runtime.block_on(self.running().store().list_connections(None, false, 100)).unwrap()
+        self.runtime
+            .block_on(self.running().store().list_connections(None, false, 100))
+            .unwrap()
     }
 
     /// Everything that passed the proxy so far, decrypted.

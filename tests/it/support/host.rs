@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use super::wait_for;
@@ -16,7 +16,10 @@ pub(crate) struct Host {
 impl Host {
     /// A host with this configuration besides its directories.
     pub(crate) fn new(config: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("vpn-node-host").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("vpn-node-host")
+            .tempdir()
+            .unwrap();
         let host = Self { dir, agent: None };
         fs::create_dir(host.sockets()).unwrap();
         let text = format!(
@@ -46,10 +49,6 @@ impl Host {
         self.dir.path().join("agent.log")
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     fn config(&self) -> PathBuf {
         self.dir.path().join("agent.toml")
     }
@@ -65,7 +64,12 @@ impl Host {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
         child.wait_with_output().unwrap()
     }
 
@@ -77,7 +81,11 @@ impl Host {
 
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&mut self) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_vpn-node-agent"))
             .arg("--config")
             .arg(self.config())
@@ -87,7 +95,19 @@ impl Host {
             .spawn()
             .unwrap();
         self.agent = Some(child);
-        wait_for("the agent's status socket", || self.status()["pid"].as_u64());
+        wait_for("the agent's status socket", || {
+            self.status()["pid"].as_u64()
+        });
+    }
+
+    /// Runs the daemon where it is expected to refuse; its output.
+    pub(crate) fn start_in_vain(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_vpn-node-agent"))
+            .arg("--config")
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// The daemon's process id.

@@ -1,6 +1,11 @@
 //! What the tests of both sides share: a controller, a host with both programs, a WireGuard
 //! daemon that says what a test tells it, and a proxy that reads along.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real programs are waited for by a real clock"
+)]
+
 pub(crate) mod controller;
 pub(crate) mod host;
 pub(crate) mod proxy;

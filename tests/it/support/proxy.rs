@@ -26,13 +26,20 @@ impl Proxy {
     pub(crate) async fn bind() -> Self {
         let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
         let address = listener.local_addr().unwrap();
-        Self { listener, address, seen: Arc::default() }
+        Self {
+            listener,
+            address,
+            seen: Arc::default(),
+        }
     }
 
     /// Relays to the controller, with its own certificate and key, as long as the runtime lives.
     pub(crate) fn serve(&self, certificate: &Path, key: &Path, controller: SocketAddr) {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+        let chain = CertificateDer::pem_file_iter(certificate)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         let server = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -45,11 +52,19 @@ impl Proxy {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anyone))
             .with_no_client_auth();
-        let (acceptor, connector) = (TlsAcceptor::from(Arc::new(server)), TlsConnector::from(Arc::new(client)));
+        let (acceptor, connector) = (
+            TlsAcceptor::from(Arc::new(server)),
+            TlsConnector::from(Arc::new(client)),
+        );
         let proxy = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = proxy.listener.accept().await {
-                tokio::spawn(proxy.clone().relay(stream, acceptor.clone(), connector.clone(), controller));
+                tokio::spawn(proxy.clone().relay(
+                    stream,
+                    acceptor.clone(),
+                    connector.clone(),
+                    controller,
+                ));
             }
         });
     }
@@ -64,20 +79,34 @@ impl Proxy {
         self.seen.lock().unwrap().clone()
     }
 
-    async fn relay(self, stream: TcpStream, acceptor: TlsAcceptor, connector: TlsConnector, controller: SocketAddr) {
-        let Ok(agent) = acceptor.accept(stream).await else { return };
+    async fn relay(
+        self,
+        stream: TcpStream,
+        acceptor: TlsAcceptor,
+        connector: TlsConnector,
+        controller: SocketAddr,
+    ) {
+        let Ok(agent) = acceptor.accept(stream).await else {
+            return;
+        };
         let upstream = TcpStream::connect(controller).await.unwrap();
         let name = ServerName::from(controller.ip());
         let controller = connector.connect(name, upstream).await.unwrap();
         let (agent_in, agent_out) = tokio::io::split(agent);
         let (controller_in, controller_out) = tokio::io::split(controller);
-        tokio::join!(self.copy(agent_in, controller_out), self.copy(controller_in, agent_out));
+        tokio::join!(
+            self.copy(agent_in, controller_out),
+            self.copy(controller_in, agent_out)
+        );
     }
 
     async fn copy(&self, mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
-            self.seen.lock().unwrap().extend_from_slice(&buffer[..length]);
+            self.seen
+                .lock()
+                .unwrap()
+                .extend_from_slice(&buffer[..length]);
             if to.write_all(&buffer[..length]).await.is_err() {
                 break;
             }
@@ -121,6 +150,8 @@ impl ServerCertVerifier for Anyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -30,7 +30,9 @@ pub(crate) struct FakeWireGuard {
 impl FakeWireGuard {
     /// Listens as `INTERFACE.sock` in `dir`.
     pub(crate) fn start(dir: &Path, interface: &str) -> Self {
-        let fake = Self { peers: Arc::default() };
+        let fake = Self {
+            peers: Arc::default(),
+        };
         let listener = UnixListener::bind(dir.join(format!("{interface}.sock"))).unwrap();
         let answering = fake.clone();
         thread::spawn(move || {
@@ -66,5 +68,8 @@ impl FakeWireGuard {
 
 /// Seconds since the Unix epoch, as a handshake tells them.
 pub(crate) fn unix_now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
