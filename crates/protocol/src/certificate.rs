@@ -186,21 +186,24 @@ impl ControllerCertificate {
         floor_ms: i64,
         time_of: impl Fn(&P) -> i64,
     ) -> Result<P, CertificateError> {
-        let named = envelope.key_ids().next();
-        let Some(entry) = self
-            .signing_keys
-            .iter()
-            .find(|entry| named.is_none_or(|id| entry.key.id() == id))
-        else {
-            let key_id = named.unwrap_or(Hex([0; 32]));
-            return Err(CertificateError::NoSigningKey {
-                key_id,
-                serial: self.serial,
-            });
+        // The hint may be absent, or name keys that the certificate does not have: it narrows the
+        // search and decides nothing (DSSE protocol.md).
+        let hints: Vec<Digest> = envelope.key_ids().collect();
+        let mut refused = CertificateError::NoSigningKey {
+            key_id: hints.first().copied().unwrap_or(Hex([0; 32])),
+            serial: self.serial,
         };
-        let payload: P = envelope.open(&entry.key)?;
-        self.signing_key(&entry.key.id(), time_of(&payload).max(floor_ms))?;
-        Ok(payload)
+        let meant = |entry: &&SigningKeyEntry| hints.is_empty() || hints.contains(&entry.key.id());
+        for entry in self.signing_keys.iter().filter(meant) {
+            match envelope.open::<P>(&entry.key) {
+                Ok(payload) => {
+                    self.signing_key(&entry.key.id(), time_of(&payload).max(floor_ms))?;
+                    return Ok(payload);
+                }
+                Err(error) => refused = error.into(),
+            }
+        }
+        Err(refused)
     }
 }
 
@@ -286,6 +289,23 @@ mod tests {
             open(stranger, 0),
             Err(CertificateError::NoSigningKey { .. })
         ));
+    }
+
+    #[test]
+    fn without_a_hint_every_signing_key_is_tried() {
+        let mut two = certificate(1);
+        let mut second = two.signing_keys[0].clone();
+        second.key = (&key(3)).into();
+        two.signing_keys.push(second);
+        let signed = Envelope::sign(&Timed { at_ms: 150 }, &[&key(3)]);
+        let mut json: serde_json::Value = serde_json::from_slice(&signed.to_json()).unwrap();
+        json["signatures"][0]["keyid"] = "".into();
+        let unnamed = Envelope::parse(json.to_string().as_bytes(), 4096).unwrap();
+        let open = |envelope| two.open_signed(envelope, 0, |t: &Timed| t.at_ms);
+        assert_eq!(open(&unnamed), Ok(Timed { at_ms: 150 }));
+        // A signature that means nothing here does not hide the one that does.
+        let both = Envelope::sign(&Timed { at_ms: 150 }, &[&key(9), &key(3)]);
+        assert_eq!(open(&both), Ok(Timed { at_ms: 150 }));
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub struct ConnectionRecord {
     pub backend: String,
     /// For example `wg0`.
     pub instance: String,
-    /// Who the client is, in the VPN daemon's own terms.
-    pub identity: ClientIdentity,
+    /// Who the client is, in the VPN daemon's own terms. Absent only in the end of a connection
+    /// that an earlier process of the agent saw start: that start carried it.
+    pub identity: Option<ClientIdentity>,
     /// Where the client comes from; absent when the daemon does not tell.
     pub client_ip: Option<IpAddr>,
     /// UDP or TCP port of the client, where known.
@@ -51,7 +52,8 @@ pub enum ConnectionEvent {
         reason: String,
         /// Whether the daemon said so, or the agent concluded it.
         confidence: Confidence,
-        /// The end lies between [`ConnectionRecord::at`] and this much later, in milliseconds.
+        /// Width of the interval in which the end lies, in milliseconds;
+        /// [`ConnectionRecord::at`] is the best single answer inside it.
         uncertainty_ms: u64,
     },
 }

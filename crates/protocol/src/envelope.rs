@@ -12,6 +12,9 @@ use crate::encoding::{Base64, Digest};
 use crate::keys::PublicKey;
 use crate::limits::MAX_SIGNATURES;
 
+/// How much of a parser's complaint is kept: enough for the reason and its place.
+const MAX_QUOTED_CHARS: usize = 200;
+
 /// The media type of an envelope in HTTP.
 pub const CONTENT_TYPE: &str = "application/vnd.dsse.envelope.v1+json";
 
@@ -105,7 +108,7 @@ impl Envelope {
             return Err(EnvelopeError::TooLarge { size, limit });
         }
         let envelope: Self = serde_json::from_slice(bytes)
-            .map_err(|error| EnvelopeError::NotAnEnvelope(error.to_string()))?;
+            .map_err(|error| EnvelopeError::NotAnEnvelope(said(&error)))?;
         match envelope.signatures.len() {
             1..=MAX_SIGNATURES => Ok(envelope),
             n => Err(EnvelopeError::NotAnEnvelope(format!(
@@ -173,7 +176,7 @@ impl Envelope {
     /// As [`Envelope::verify`], and [`EnvelopeError::BadPayload`].
     pub fn open<P: Payload>(&self, key: &PublicKey) -> Result<P, EnvelopeError> {
         serde_json::from_slice(self.verify(P::TYPE, key)?)
-            .map_err(|error| EnvelopeError::BadPayload(error.to_string()))
+            .map_err(|error| EnvelopeError::BadPayload(said(&error)))
     }
 
     /// Parses the payload **without** verifying it. Only for a message of one's own that comes
@@ -189,8 +192,16 @@ impl Envelope {
             });
         }
         serde_json::from_slice(&self.payload.0)
-            .map_err(|error| EnvelopeError::BadPayload(error.to_string()))
+            .map_err(|error| EnvelopeError::BadPayload(said(&error)))
     }
+}
+
+/// The parser's sentence, cut and without control characters: it quotes what came, and anyone can send half a
+/// megabyte of terminal escapes to a log.
+fn said(error: &serde_json::Error) -> String {
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let sentence = error.to_string();
+    sentence.chars().map(shown).take(MAX_QUOTED_CHARS).collect()
 }
 
 /// DSSE's pre-authentication encoding:
@@ -293,6 +304,34 @@ mod tests {
                 limit: 4096
             })
         );
+    }
+
+    #[test]
+    fn a_complaint_quotes_little_and_no_control_character() {
+        let long = format!(
+            r#"{{"payload":"e30=","signatures":"{}"}}"#,
+            "A".repeat(3000)
+        );
+        let Err(EnvelopeError::NotAnEnvelope(sentence)) = Envelope::parse(long.as_bytes(), 4096)
+        else {
+            panic!("parsed");
+        };
+        assert!(sentence.len() <= MAX_QUOTED_CHARS, "{sentence}");
+
+        #[derive(Debug, Serialize, Deserialize)]
+        enum Word {
+            Yes,
+        }
+        impl Payload for Word {
+            const TYPE: &'static str = Note::TYPE;
+        }
+        let hostile = br#""\u001b[2J\n""#.to_vec();
+        let envelope = Envelope::sign_bytes(Word::TYPE, hostile, &[&key(1)]);
+        let Err(EnvelopeError::BadPayload(sentence)) = envelope.open::<Word>(&(&key(1)).into())
+        else {
+            panic!("parsed");
+        };
+        assert!(sentence.contains("[2J") && !sentence.contains(char::is_control));
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub use compare::{Change, ChangeKind, Comparison, Verdict, compare};
 pub use component::{Component, ComponentError, MAX_COMPONENT_LEN, MAX_JOIN_PARTS};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+
+use crate::encoding::Digest;
 
 /// What stands in the hashed text for a component that the host does not have.
 ///
@@ -48,12 +49,12 @@ pub struct Components {
 }
 
 impl Components {
-    /// Lowercase hex SHA-256 of `disk1|disk2|cpu1|cpu2|bios`, with [`UNAVAILABLE`] for absent ones.
+    /// SHA-256 of `disk1|disk2|cpu1|cpu2|bios`, with [`UNAVAILABLE`] for absent ones.
     ///
     /// No value contains `|`, so two different fingerprints never give the same text.
     #[must_use]
-    pub fn verification_hash(&self) -> String {
-        hex(&Sha256::digest(self.hashed_text()))
+    pub fn verification_hash(&self) -> Digest {
+        Digest::of(&[self.hashed_text().as_bytes()])
     }
 
     /// False for a host with neither a disk serial nor a product UUID. Such a host can only ever
@@ -184,10 +185,6 @@ impl From<Verdict> for HardwareStatus {
             Verdict::Mismatch => Self::Mismatch,
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

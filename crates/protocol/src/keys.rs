@@ -13,12 +13,13 @@ use crate::encoding::{Base64, Digest};
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// Reads 32 raw bytes. `None` when they are no point of the curve, or one of small order
-    /// (for which a signature proves nothing).
+    /// Reads 32 raw bytes. `None` when they are no point of the curve, a second spelling of one
+    /// (RFC 8032 section 5.1.3: `y` is below the prime), or one of small order (for which a
+    /// signature proves nothing).
     #[must_use]
     pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
         let key = VerifyingKey::from_bytes(bytes).ok()?;
-        (!key.is_weak()).then_some(Self(key))
+        (below_prime(bytes) && !key.is_weak()).then_some(Self(key))
     }
 
     /// The 32 raw bytes.
@@ -62,6 +63,12 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
+/// Whether `y` of a compressed point is below 2^255 - 19: only then is the name of a key, which
+/// is a hash of these bytes, its only name.
+fn below_prime(bytes: &[u8; 32]) -> bool {
+    bytes[31] & 0x7f != 0x7f || bytes[1..31].iter().any(|byte| *byte != 0xff) || bytes[0] < 0xed
+}
+
 /// The registration key of a token's secret: HKDF-SHA256 (RFC 5869) gives the Ed25519 seed.
 ///
 /// Both sides derive it; the controller forgets the private half at once and stores only the
@@ -89,6 +96,19 @@ mod tests {
         order_two[31] = 0x7f;
         assert_eq!(PublicKey::from_bytes(&neutral), None);
         assert_eq!(PublicKey::from_bytes(&order_two), None);
+    }
+
+    #[test]
+    fn a_point_has_one_spelling() {
+        // y = 3 is on the curve and of large order; p + 3 spells the same point.
+        let mut three = [0; 32];
+        three[0] = 3;
+        let mut again = [0xff; 32];
+        again[0] = 0xf0;
+        again[31] = 0x7f;
+        assert!(PublicKey::from_bytes(&three).is_some());
+        assert!(VerifyingKey::from_bytes(&again).is_ok());
+        assert_eq!(PublicKey::from_bytes(&again), None);
     }
 
     #[test]

@@ -224,10 +224,17 @@ pub struct Gap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {
+    /// A write that a power failure cut off, or damage to the very last records: on disk the two
+    /// look the same.
+    Torn,
     /// The disk gave back other bytes than were written.
-    Corruption,
-    /// The quota was full, and the policy says to drop the oldest.
-    Quota,
+    Damaged,
+    /// A file of the ledger is not there any more.
+    Missing,
+    /// The quota was full, and the oldest records gave way to new ones.
+    Dropped,
+    /// The disk took no records for so long that they were given up.
+    Refused,
 }
 
 impl Body for Heartbeat {

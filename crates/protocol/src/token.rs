@@ -101,7 +101,14 @@ impl Token {
             Some(body) => body,
             None => return Err(without_prefix(text)),
         };
-        // One base64url character too many is a cut token, whatever it decodes to.
+        let known = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        if !body.bytes().all(known) {
+            return Err(TokenError::Damaged(
+                "it holds a character that no token has",
+            ));
+        }
+        // One base64url character too many is a cut token, whatever it decodes to. Only ASCII
+        // is left here, so that every byte index is a character's border.
         let whole = if body.len() % 4 == 1 {
             &body[..body.len() - 1]
         } else {
@@ -230,12 +237,6 @@ fn without_prefix(text: &str) -> TokenError {
 }
 
 fn decode(body: &str) -> Result<Vec<u8>, TokenError> {
-    let known = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-    if !body.bytes().all(known) {
-        return Err(TokenError::Damaged(
-            "it holds a character that no token has",
-        ));
-    }
     // A cut may leave bits behind the last whole byte: look at the whole bytes only.
     from_base64url(body)
         .or_else(|| from_base64url(&body[..body.len() - body.len() % 4]))
@@ -331,6 +332,13 @@ mod tests {
             Token::parse(&damaged),
             Err(TokenError::Damaged(_))
         ));
+        // Not ASCII, with its border where a cut character would be dropped.
+        assert_eq!(
+            Token::parse("vnr1.AAA\u{e9}"),
+            Err(TokenError::Damaged(
+                "it holds a character that no token has"
+            ))
+        );
         assert!(matches!(
             Token::parse(&format!("{}AAAA", *text)),
             Err(TokenError::Damaged("something follows its end"))

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{UNAVAILABLE, hex};
+use super::UNAVAILABLE;
+use crate::encoding::Digest;
 
 /// The longest normalised value in bytes. Serials have up to 40 and WWIDs up to about 120; what is
 /// longer is replaced by its hash, so a hostile firmware cannot bloat messages or tables.
@@ -90,7 +90,10 @@ impl Component {
 
     fn bounded(encoded: String) -> Self {
         if encoded.len() > MAX_COMPONENT_LEN {
-            Self(Some(format!("sha256:{}", hex(&Sha256::digest(encoded)))))
+            Self(Some(format!(
+                "sha256:{}",
+                Digest::of(&[encoded.as_bytes()])
+            )))
         } else {
             Self(Some(encoded))
         }
