@@ -1,1 +1,28 @@
-//! c
+//! # The controller of a vpn-node fleet
+//!
+//! One program: `serve` answers the agents, the other commands are the operator's. Arrows point
+//! down only; [`rules`] is pure and decides, everything else carries out.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`cli`] | arguments, then text or JSON |
+//! | [`serve`] | sockets, TLS handshakes, shutdown |
+//! | [`api`] | HTTP: size, signature, dispatch, signed answers |
+//! | [`setup`], [`registration`] | what `init` and `registration-key create` make |
+//! | [`rules`] | PURE: enrolment, chain, verification, connection records |
+//! | [`store`] | the tables behind one trait; SQLite is the default |
+//! | [`keys`], [`tls`], [`config`] | what stands in the data directory |
+//!
+//! Reading order: [`rules::chain`], [`rules::exchange`], [`store`], [`api`].
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod keys;
+pub mod registration;
+pub mod rules;
+pub mod serve;
+pub mod setup;
+pub mod store;
+pub mod tls;

@@ -1,0 +1,185 @@
+//! `/v1/enrol/hello` and `/v1/enrol/complete`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use vpn_node_protocol::encoding::Hex;
+use vpn_node_protocol::enrolment::{
+    EnrolOutcome, EnrolReply, EnrolRequest, Hello, HelloRequest, HelloResponse,
+};
+use vpn_node_protocol::envelope::{Envelope, Payload as _};
+use vpn_node_protocol::keys::PublicKey;
+use vpn_node_protocol::limits::MAX_ENROLMENT_BYTES;
+
+use super::body::{Takes, read};
+use super::limiter::source_of;
+use super::problem::Problem;
+use super::reject::{Rejected, problem_of};
+use super::{App, opening, peer_of, signed_envelope};
+use crate::clock;
+use crate::rules::effect::Severity;
+use crate::rules::enrolment::{self, EnrolEnd, Enrolment, Refused, bad, key_status};
+use crate::rules::state::{ServerStatus, word};
+
+pub(super) async fn hello(State(app): State<Arc<App>>, request: Request) -> Response {
+    let peer = peer_of(&request);
+    match greet(&app, peer, request).await {
+        Ok(response) => Json(response).into_response(),
+        Err(problem) => app.unreadable(peer, problem).await.into_response(),
+    }
+}
+
+async fn greet(app: &App, peer: IpAddr, request: Request) -> Result<HelloResponse, Problem> {
+    limit(app, peer)?;
+    let body = read(request, Takes::Json, MAX_ENROLMENT_BYTES).await?;
+    let asked: HelloRequest = serde_json::from_slice(&body).map_err(|_| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "bad_payload",
+            "the body is not the greeting of an enrolment",
+        )
+    })?;
+    let stored = app
+        .store
+        .registration_key(&hex(&asked.registration_key))
+        .await?;
+    let now_ms = app.now_ms();
+    // Stateless: our own signature on it is what the next request is checked by.
+    let hello = Hello {
+        registration_key: asked.registration_key,
+        client_nonce: asked.client_nonce,
+        server_nonce: clock::nonce(),
+        controller_time_ms: now_ms,
+        key_status: key_status(stored.as_ref(), now_ms),
+    };
+    Ok(HelloResponse {
+        certificate: app.keys.certificate_envelope().clone(),
+        hello: app.keys.sign(&hello),
+    })
+}
+
+pub(super) async fn complete(State(app): State<Arc<App>>, request: Request) -> Response {
+    let peer = peer_of(&request);
+    match enrol(&app, peer, request).await {
+        Ok(reply) => signed_envelope(StatusCode::OK, &app.keys.sign(&reply)),
+        Err(problem) => app.unreadable(peer, problem).await.into_response(),
+    }
+}
+
+async fn enrol(app: &App, peer: IpAddr, request: Request) -> Result<EnrolReply, Problem> {
+    limit(app, peer)?;
+    let body = read(request, Takes::Envelope, MAX_ENROLMENT_BYTES).await?;
+    let envelope =
+        Envelope::parse(&body, MAX_ENROLMENT_BYTES).map_err(|error| problem_of(&error))?;
+    // Peeked only to learn the two keys that must then both verify it.
+    let peeked: EnrolRequest = envelope.peek().map_err(|error| problem_of(&error))?;
+    let now_ms = app.now_ms();
+    let outcome = match judge(app, &envelope, peeked, peer, now_ms) {
+        Ok(enrolment) => carry_out(app, enrolment).await?,
+        Err(refused) => {
+            app.reject(Rejected {
+                peer,
+                server: None,
+                event_type: "enrolment_refused",
+                severity: Severity::Low,
+                description: refused.message.clone(),
+            })
+            .await;
+            refusal(refused)
+        }
+    };
+    Ok(EnrolReply {
+        request_digest: envelope.digest(),
+        controller_time_ms: now_ms,
+        outcome,
+    })
+}
+
+/// Everything that can be judged before the token is looked at.
+fn judge(
+    app: &App,
+    envelope: &Envelope,
+    request: EnrolRequest,
+    peer: IpAddr,
+    now_ms: i64,
+) -> Result<Enrolment, Refused> {
+    let hello: Option<Hello> = app.keys.open_own(&request.hello);
+    let root = &app.keys.certificate().root;
+    let registration = enrolment::check_hello(hello.as_ref(), &request, root, now_ms)?;
+    let identity = request.identity_key;
+    for key in [&registration, &identity] {
+        envelope
+            .verify(EnrolRequest::TYPE, key)
+            .map_err(|error| bad(&error.to_string()))?;
+    }
+    enrolment::check_fields(&request)?;
+    let components = opening::hardware(&app.keys, &request.hardware, &identity.id())
+        .map_err(|error| bad(&error))?;
+    enrolment::check_hardware(&components, &request.verification_hash)?;
+    Ok(Enrolment {
+        registration_key: hex(&registration),
+        identity,
+        server_id: clock::uuid_v7(now_ms).to_string(),
+        status: if app.auto_approve {
+            ServerStatus::Active
+        } else {
+            ServerStatus::Pending
+        },
+        nonce: clock::nonce(),
+        log_id: clock::uuid_v7(now_ms),
+        request,
+        components,
+        peer_ip: peer.to_string(),
+        now_ms,
+    })
+}
+
+async fn carry_out(app: &App, enrolment: Enrolment) -> Result<EnrolOutcome, Problem> {
+    let warnings = enrolment::warnings(&enrolment.components);
+    match app.store.enrol(enrolment).await? {
+        EnrolEnd::Enrolled {
+            server_id,
+            epoch,
+            nonce,
+            status,
+        } => {
+            tracing::info!(server_id, status = word(&status), "a host enrolled");
+            Ok(EnrolOutcome::Enrolled {
+                server_id,
+                epoch,
+                nonce,
+                status: word(&status),
+                warnings,
+            })
+        }
+        EnrolEnd::Refused(refused) => Ok(refusal(refused)),
+    }
+}
+
+fn refusal(refused: Refused) -> EnrolOutcome {
+    EnrolOutcome::Refused {
+        code: refused.code,
+        message: refused.message,
+    }
+}
+
+fn limit(app: &App, peer: IpAddr) -> Result<(), Problem> {
+    app.enrolments
+        .check(source_of(peer), app.now_ms())
+        .map_err(|seconds| {
+            Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "too many enrolments from this address within a minute",
+            )
+            .retry_after(seconds)
+        })
+}
+
+fn hex(key: &PublicKey) -> String {
+    Hex(*key.as_bytes()).to_string()
+}

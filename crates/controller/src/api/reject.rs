@@ -1,0 +1,83 @@
+//! What a rejected request leaves: an event, rate-limited, and nothing else.
+
+use std::net::IpAddr;
+
+use axum::http::StatusCode;
+use vpn_node_protocol::envelope::EnvelopeError;
+
+use super::App;
+use super::limiter::source_of;
+use super::problem::Problem;
+use crate::rules::effect::{NewEvent, Severity};
+use crate::store::KnownServer;
+
+/// A request that was rejected before anything was believed of it.
+pub(super) struct Rejected<'a> {
+    /// Where it came from.
+    pub(super) peer: IpAddr,
+    /// Whom it claimed to be.
+    pub(super) server: Option<&'a KnownServer>,
+    /// A stable word.
+    pub(super) event_type: &'static str,
+    /// How bad.
+    pub(super) severity: Severity,
+    /// A sentence; values from outside are escaped in it.
+    pub(super) description: String,
+}
+
+impl App {
+    /// Records a rejected request, if its kind and source have not been recorded just now.
+    /// Returns whether it was.
+    pub(super) async fn reject(&self, rejected: Rejected<'_>) -> bool {
+        let now_ms = self.now_ms();
+        let source = source_of(rejected.peer);
+        let Some(suppressed) = self.events.allow(rejected.event_type, source, now_ms) else {
+            return false;
+        };
+        let mut description = format!("from {}: {}", rejected.peer, rejected.description);
+        if suppressed > 0 {
+            description.push_str(&format!("; {suppressed} more like it were not recorded"));
+        }
+        let event = NewEvent {
+            event_type: rejected.event_type,
+            severity: rejected.severity,
+            component: "api",
+            source_id: Some(match rejected.server {
+                Some(server) => server.server_id.clone(),
+                None => rejected.peer.to_string(),
+            }),
+            description,
+            at_ms: now_ms,
+        };
+        // A rejected request is rejected whether or not that can be written down.
+        if let Err(error) = self.store.record_event(event).await {
+            tracing::error!(%error, "a security event could not be stored");
+        }
+        true
+    }
+
+    /// Records a request that is not even readable, and passes the problem on.
+    pub(super) async fn unreadable(&self, peer: IpAddr, problem: Problem) -> Problem {
+        self.reject(Rejected {
+            peer,
+            server: None,
+            event_type: "unreadable_request",
+            severity: Severity::Low,
+            description: format!("{}: {:?}", problem.code(), problem.message()),
+        })
+        .await;
+        problem
+    }
+}
+
+/// The unsigned error for an envelope that does not verify.
+pub(super) fn problem_of(error: &EnvelopeError) -> Problem {
+    let (status, code) = match error {
+        EnvelopeError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+        EnvelopeError::NotAnEnvelope(_) => (StatusCode::BAD_REQUEST, "not_an_envelope"),
+        EnvelopeError::WrongType { .. } => (StatusCode::BAD_REQUEST, "wrong_type"),
+        EnvelopeError::BadSignature { .. } => (StatusCode::UNAUTHORIZED, "bad_signature"),
+        EnvelopeError::BadPayload(_) => (StatusCode::BAD_REQUEST, "bad_payload"),
+    };
+    Problem::new(status, code, error.to_string())
+}

@@ -1,0 +1,160 @@
+//! Arguments, then text or JSON. Everything here is for a person at a terminal or a script.
+
+mod init;
+mod lists;
+mod registration;
+mod servers;
+mod serving;
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_DATA_DIR, FILE_NAME};
+use crate::store::{self, Store};
+
+/// The control plane of a vpn-node fleet.
+#[derive(Debug, Parser)]
+#[command(name = "vpn-node-controller", version, about)]
+pub struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the controller's settings and data are.
+#[derive(Debug, Args)]
+struct Place {
+    /// Settings file [default: /etc/vpn-node/controller.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "data_dir")]
+    config: Option<PathBuf>,
+    /// Data directory with its own controller.toml [default: /var/lib/vpn-node-controller]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set a new controller up: keys, certificate, database
+    Init(init::InitArgs),
+    /// Answer the hosts
+    Serve,
+    /// Make, list and revoke the tokens that enrol hosts
+    #[command(subcommand)]
+    RegistrationKey(registration::RegistrationCommand),
+    /// List, show and verify the hosts of the fleet
+    #[command(subcommand)]
+    Server(servers::ServerCommand),
+    /// Who is and was connected
+    #[command(subcommand)]
+    Connections(lists::ConnectionsCommand),
+    /// What hosts said of themselves
+    #[command(subcommand)]
+    Heartbeats(lists::HeartbeatsCommand),
+    /// What an operator should look at
+    #[command(subcommand)]
+    Events(lists::EventsCommand),
+}
+
+/// Runs the program: 0 well, 1 failed, 2 wrong arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let serves = matches!(cli.command, Command::Serve);
+    let runtime = if serves {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+    };
+    let result = runtime
+        .context("the program's tasks cannot be started")
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("vpn-node-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let place = cli.place;
+    match cli.command {
+        Command::Init(args) => init::run(args, place.data_dir, place.config).await,
+        Command::Serve => serving::run(place.load()?).await,
+        Command::RegistrationKey(command) => registration::run(command, &place.load()?).await,
+        Command::Server(command) => servers::run(command, &place.load()?).await,
+        Command::Connections(command) => lists::connections(command, &place.load()?).await,
+        Command::Heartbeats(command) => lists::heartbeats(command, &place.load()?).await,
+        Command::Events(command) => lists::events(command, &place.load()?).await,
+    }
+}
+
+impl Place {
+    fn load(&self) -> anyhow::Result<Config> {
+        let path = match (&self.config, &self.data_dir) {
+            (Some(file), _) => file.clone(),
+            (None, Some(dir)) => dir.join(FILE_NAME),
+            (None, None) if Path::new(DEFAULT_CONFIG).exists() => DEFAULT_CONFIG.into(),
+            (None, None) => Path::new(DEFAULT_DATA_DIR).join(FILE_NAME),
+        };
+        Ok(Config::load(&path)?)
+    }
+}
+
+async fn open(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(store::open(config).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_command_lines_parse() {
+        for line in [
+            "init --url https://c.example:8443 --listen 0.0.0.0:8443 --name a --name b",
+            "init --url https://c --tls-cert c.pem --tls-key k.pem",
+            "serve",
+            "--data-dir /x serve",
+            "registration-key create --expires 24h --note rack-7 --json",
+            "registration-key list --json",
+            "registration-key revoke abcd --json",
+            "server list --json",
+            "server show host-1 --json",
+            "server verify host-1 --json",
+            "connections list --server host-1 --active --limit 5 --json",
+            "heartbeats list --server host-1 --limit 5 --json",
+            "events list --limit 5 --json",
+        ] {
+            let words = ["vpn-node-controller"].into_iter().chain(line.split(' '));
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        let both = [
+            "vpn-node-controller",
+            "--config",
+            "a",
+            "--data-dir",
+            "b",
+            "serve",
+        ];
+        assert!(Cli::try_parse_from(both).is_err());
+    }
+}

@@ -1,0 +1,234 @@
+//! `server list|show|verify`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use vpn_node_protocol::limits::CHALLENGE_DEADLINE_S;
+use vpn_node_protocol::message::Purpose;
+
+use super::{open, show};
+use crate::clock;
+use crate::config::Config;
+use crate::rules::effect::NewChallenge;
+use crate::store::{ServerRow, Store, VerificationRow};
+
+/// How long `server verify` waits for the host's answer.
+const VERIFY_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServerCommand {
+    /// All hosts
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// One host in full
+    Show {
+        /// Host name, server id, or the beginning of an id
+        server: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Challenge a host now, and wait for its answer
+    Verify {
+        /// Host name, server id, or the beginning of an id
+        server: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Result<ExitCode> {
+    let store = open(config).await?;
+    match command {
+        ServerCommand::List { json } => list(&*store, json).await,
+        ServerCommand::Show { server, json } => one(&*store, &server, json).await,
+        ServerCommand::Verify { server, json } => verify(&*store, &server, json).await,
+    }
+}
+
+/// The server that an operator means.
+pub(super) async fn find(store: &dyn Store, name: &str) -> anyhow::Result<ServerRow> {
+    let servers = store.list_servers().await?;
+    let exact: Vec<_> = servers
+        .iter()
+        .filter(|s| s.server_id == name || s.hostname == name)
+        .collect();
+    let found = if exact.is_empty() && !name.is_empty() {
+        servers
+            .iter()
+            .filter(|s| s.server_id.starts_with(name))
+            .collect()
+    } else {
+        exact
+    };
+    match found.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => bail!("no server is called {name:?}, and no server id begins so: see 'server list'"),
+        several => {
+            let ids: Vec<&str> = several.iter().map(|s| s.server_id.as_str()).collect();
+            bail!(
+                "{} servers are meant by {name:?}; name one by its id: {}",
+                several.len(),
+                ids.join(", ")
+            )
+        }
+    }
+}
+
+async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {
+    let servers = store.list_servers().await?;
+    if as_json {
+        show::json("servers", &servers)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = servers
+        .iter()
+        .map(|server| {
+            vec![
+                show::escaped(&server.hostname),
+                server.server_id.clone(),
+                show::escaped(&server.status),
+                show::escaped(&server.verdict),
+                show::yes_no(server.available).to_owned(),
+                server.active_connections.to_string(),
+                show::escaped(&server.version),
+                show::escaped(&server.public_ip),
+                show::instant(server.last_heartbeat.as_deref()),
+            ]
+        })
+        .collect();
+    show::table(
+        &[
+            "HOST",
+            "ID",
+            "STATUS",
+            "VERDICT",
+            "AVAILABLE",
+            "CONNECTIONS",
+            "VERSION",
+            "ADDRESS",
+            "LAST HEARTBEAT",
+        ],
+        rows,
+        "There are no servers yet: run 'vpn-node-controller registration-key create', and enrol a host.",
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn one(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+    let server = find(store, name).await?;
+    if as_json {
+        show::json("servers", &[server])?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let field = |name: &str, value: String| anstream::println!("{name:<20} {value}");
+    field("host", show::escaped(&server.hostname));
+    field("id", server.server_id);
+    field("status", show::escaped(&server.status));
+    field("verdict", show::escaped(&server.verdict));
+    field("reason", show::optional(server.verdict_reason.as_deref()));
+    field("available", show::yes_no(server.available).to_owned());
+    field("says of itself", show::escaped(&server.authorisation));
+    field(
+        "hardware",
+        show::escaped(&server.hardware_verification_status),
+    );
+    field(
+        "hardware verified",
+        show::instant(server.last_hardware_verification_at.as_deref()),
+    );
+    field("connections", server.active_connections.to_string());
+    field("address", show::escaped(&server.public_ip));
+    field("location", show::optional(server.location.as_deref()));
+    field("version", show::escaped(&server.version));
+    field(
+        "operating system",
+        show::optional(server.os_version.as_deref()),
+    );
+    field("enrolled", show::instant(Some(&server.registration_date)));
+    field(
+        "last heartbeat",
+        show::instant(server.last_heartbeat.as_deref()),
+    );
+    field(
+        "grace periods used",
+        server.grace_period_usage_count.to_string(),
+    );
+    field("identity key", show::escaped(&server.public_key));
+    field("fingerprint", show::escaped(&server.verification_hash));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+    let server = find(store, name).await?;
+    if server.status != "active" {
+        bail!(
+            "{} is {}: only an active server can be verified",
+            show::escaped(&server.hostname),
+            show::escaped(&server.status)
+        );
+    }
+    let now_ms = clock::now_ms();
+    let challenge = NewChallenge {
+        id: clock::uuid_v7(now_ms),
+        value: clock::nonce(),
+        purpose: Purpose::OnDemand,
+        issued_ms: now_ms,
+        deadline_s: CHALLENGE_DEADLINE_S,
+        delivered: false,
+    };
+    let id = store.queue_challenge(&server.server_id, challenge).await?;
+    let mut row = None;
+    let mut waited = Duration::ZERO;
+    while waited < VERIFY_WAIT {
+        row = store.verification(id).await?;
+        if row
+            .as_ref()
+            .is_some_and(|r| r.verification_result.is_some())
+        {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        waited += LOOK_EVERY;
+    }
+    let row = row.context("the challenge is not in the database any more")?;
+    let verified = row.verification_result == Some(true);
+    if as_json {
+        show::json("verifications", &[row])?;
+    } else {
+        anstream::println!("{}", sentence(&server, &row));
+    }
+    Ok(if verified {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn sentence(server: &ServerRow, row: &VerificationRow) -> String {
+    let host = show::escaped(&server.hostname);
+    let detail = row
+        .detail
+        .as_deref()
+        .map(|detail| format!(" ({})", show::escaped(detail)))
+        .unwrap_or_default();
+    match row.verification_result {
+        Some(true) => format!("{host} is verified{detail}."),
+        Some(false) => format!(
+            "{host} is not verified: {}{detail}.",
+            show::optional(row.failure_reason.as_deref())
+        ),
+        None => format!(
+            "{host} has not answered within 10 seconds. The challenge goes out with its next heartbeat (the last one came at {}); see 'server show'. Is 'vpn-node-controller serve' running?",
+            show::instant(server.last_heartbeat.as_deref())
+        ),
+    }
+}

@@ -1,0 +1,76 @@
+//! Tables and JSON. What came from outside is escaped in tables.
+
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+/// Version of the JSON that commands print.
+const SCHEMA: u32 = 1;
+
+/// A text from outside, safe for a terminal: control characters, direction marks and the like
+/// are shown as escapes.
+pub(super) fn escaped(text: &str) -> String {
+    let escape = |c: char| {
+        let plain = matches!(c, '\'' | '"');
+        let escaped: String = if plain {
+            c.into()
+        } else {
+            c.escape_debug().collect()
+        };
+        escaped
+    };
+    text.chars().map(escape).collect()
+}
+
+/// The same for a cell that may be empty.
+pub(super) fn optional(text: Option<&str>) -> String {
+    text.map_or_else(|| "-".to_owned(), escaped)
+}
+
+pub(super) fn yes_no(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+/// An instant without the milliseconds, which no person reads.
+pub(super) fn instant(text: Option<&str>) -> String {
+    let seconds = |text: &str| text.split('.').next().unwrap_or(text).replace('T', " ");
+    text.map_or_else(|| "-".to_owned(), |text| escaped(&seconds(text)))
+}
+
+/// Prints rows as a table, or says that there are none.
+pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) {
+    if rows.is_empty() {
+        anstream::println!("{none}");
+        return;
+    }
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for line in table.lines() {
+        anstream::println!("{}", line.trim_end());
+    }
+}
+
+/// Prints `{"schema":1, PLURAL: [...]}`.
+pub(super) fn json(plural: &str, rows: &impl Serialize) -> anyhow::Result<()> {
+    let rows = serde_json::to_value(rows)?;
+    let object = serde_json::json!({"schema": SCHEMA, plural: rows});
+    anstream::println!("{}", serde_json::to_string_pretty(&object)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_cannot_move_the_cursor_or_turn_the_text() {
+        assert_eq!(escaped("a\u{1b}[2J\n"), "a\\u{1b}[2J\\n");
+        assert_eq!(escaped("x\u{202e}y"), "x\\u{202e}y");
+        assert_eq!(escaped("büro-\"1\""), "büro-\"1\"");
+    }
+}

@@ -1,0 +1,258 @@
+//! `controller.toml`: read, checked, unknown keys refused.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vpn_node_protocol::limits::MAX_LEASE_S;
+use vpn_node_protocol::token::MAX_URL_BYTES;
+
+/// Where the data directory is unless said otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/vpn-node-controller";
+/// Where the configuration of an installed controller is looked for first.
+pub const DEFAULT_CONFIG: &str = "/etc/vpn-node/controller.toml";
+/// The configuration's name inside a data directory.
+pub const FILE_NAME: &str = "controller.toml";
+
+/// The controller's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Keys, certificate and database.
+    pub data_dir: PathBuf,
+    /// How hosts reach the controller; stands in every token.
+    pub url: String,
+    /// Where the server listens.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// The operator's certificate chain (PEM); without it a self-signed one in the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Seconds from one heartbeat of a host to the next.
+    #[serde(default = "default_heartbeat_interval_s")]
+    pub heartbeat_interval_s: u32,
+    /// How long a verdict stands without another word, in seconds.
+    #[serde(default = "default_lease_s")]
+    pub lease_s: u32,
+    /// Whether an enrolled host is active at once, or waits for an operator.
+    #[serde(default = "default_auto_approve")]
+    pub auto_approve: bool,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 8443))
+}
+fn default_heartbeat_interval_s() -> u32 {
+    30
+}
+fn default_lease_s() -> u32 {
+    MAX_LEASE_S
+}
+fn default_auto_approve() -> bool {
+    true
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there.
+    #[error(
+        "there is no configuration at {0:?}: run 'vpn-node-controller init --url https://HOST:PORT', or name it with --config or --data-dir"
+    )]
+    Missing(PathBuf),
+    /// The file cannot be read.
+    #[error("{path:?} cannot be read: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("{path:?} is not a valid configuration: {reason}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line and reason.
+        reason: String,
+    },
+    /// A value that cannot work.
+    #[error("{key} is {value:?}, but {rule}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+        /// What must hold.
+        rule: &'static str,
+    },
+}
+
+impl Config {
+    /// Settings with every default, as `init` writes them.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, url: String) -> Self {
+        Self {
+            data_dir,
+            url,
+            listen: default_listen(),
+            tls_cert: None,
+            tls_key: None,
+            heartbeat_interval_s: default_heartbeat_interval_s(),
+            lease_s: default_lease_s(),
+            auto_approve: default_auto_approve(),
+        }
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
+            _ => ConfigError::Unreadable {
+                path: path.to_owned(),
+                source,
+            },
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Invalid {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |key, value: String, rule| Err(ConfigError::Value { key, value, rule });
+        check_url(&self.url)?;
+        if !(1..=3600).contains(&self.heartbeat_interval_s) {
+            let value = self.heartbeat_interval_s.to_string();
+            return refuse(
+                "heartbeat_interval_s",
+                value,
+                "it must be 1 to 3600 seconds",
+            );
+        }
+        if !(1..=MAX_LEASE_S).contains(&self.lease_s) {
+            let value = self.lease_s.to_string();
+            return refuse("lease_s", value, "it must be 1 to 1800 seconds");
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            let value = format!("{:?}", self.tls_cert);
+            return refuse("tls_cert", value, "tls_cert and tls_key go together");
+        }
+        Ok(())
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("controller.db")
+    }
+
+    /// Certificate chain and private key in PEM, and whether they are our own self-signed ones.
+    #[must_use]
+    pub fn tls_files(&self) -> (PathBuf, PathBuf, bool) {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => (cert.clone(), key.clone(), false),
+            _ => (
+                self.data_dir.join("tls.pem"),
+                self.data_dir.join("keys").join("tls.key"),
+                true,
+            ),
+        }
+    }
+}
+
+/// Checks a controller URL as tokens carry it.
+///
+/// # Errors
+/// [`ConfigError::Value`].
+pub fn check_url(url: &str) -> Result<(), ConfigError> {
+    let refuse = |rule| {
+        Err(ConfigError::Value {
+            key: "url",
+            value: url.chars().take(120).collect(),
+            rule,
+        })
+    };
+    let Some(rest) = url.strip_prefix("https://") else {
+        return refuse("it must begin with https://");
+    };
+    if url.len() > MAX_URL_BYTES {
+        return refuse("it must have at most 512 bytes");
+    }
+    if !url.chars().all(|c| c.is_ascii_graphic()) {
+        return refuse("it must be printable ASCII without blanks");
+    }
+    if host_of(rest).is_empty() {
+        return refuse("it names no host");
+    }
+    Ok(())
+}
+
+/// The host of `HOST[:PORT][/...]`, IPv6 without its brackets.
+#[must_use]
+pub fn host_of(authority: &str) -> &str {
+    let authority = authority.split('/').next().unwrap_or_default();
+    match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        fs::write(&path, text).unwrap();
+        Config::load(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_said() {
+        let config = parse("data_dir = '/x'\nurl = 'https://c.example:1'").unwrap();
+        assert_eq!(
+            config,
+            Config::new("/x".into(), "https://c.example:1".into())
+        );
+        assert_eq!((config.heartbeat_interval_s, config.lease_s), (30, 1800));
+        assert!(config.auto_approve);
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_refused() {
+        let good = "data_dir = '/x'\nurl = 'https://c'\n";
+        for (extra, word) in [
+            ("leese_s = 3", "leese_s"),
+            ("lease_s = 1801", "1800"),
+            ("lease_s = 0", "1800"),
+            ("heartbeat_interval_s = 0", "3600"),
+            ("tls_cert = '/a'", "together"),
+        ] {
+            let error = parse(&format!("{good}{extra}")).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+        assert!(parse("data_dir='/x'\nurl='http://c'").is_err());
+    }
+
+    #[test]
+    fn the_host_of_a_url_is_found() {
+        assert_eq!(host_of("vpn.example.org:8443/x"), "vpn.example.org");
+        assert_eq!(host_of("[::1]:8443"), "::1");
+        assert_eq!(host_of("10.0.0.1"), "10.0.0.1");
+    }
+}

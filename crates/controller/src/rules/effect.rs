@@ -1,0 +1,219 @@
+//! What a decision writes. The store carries effects out, in order, in one transaction.
+
+use uuid::Uuid;
+use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
+use vpn_node_protocol::hardware::HardwareStatus;
+use vpn_node_protocol::message::{Authorisation, Purpose, Verdict};
+
+use crate::rules::connections::{ConnectionWrite, LostRange};
+
+/// One change of the stored state of the server that the decision is about.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// The chain moves: compare-and-set on the number that the decision was made on.
+    Advance(Box<ChainStep>),
+    /// A heartbeat was accepted.
+    Heartbeat(Box<HeartbeatWrite>),
+    /// The controller's word changes.
+    Standing(StandingWrite),
+    /// Two holders of one identity: status `quarantined`, not available.
+    Quarantine,
+    /// A new challenge: a directive and its row of `server_verifications`.
+    OpenChallenge(NewChallenge),
+    /// Directives were handed out.
+    Delivered(Vec<Uuid>),
+    /// A directive is dealt with, or its time is over.
+    DirectiveStatus {
+        /// Which.
+        id: Uuid,
+        /// `answered`, `applied`, `late`, `unsupported` or `expired`.
+        status: &'static str,
+    },
+    /// A challenge ends: exactly once.
+    CloseVerification(VerificationEnd),
+    /// An answer to no open challenge: a row by itself.
+    StrayVerification {
+        /// What it answered.
+        challenge: Nonce,
+        /// Why, as it said.
+        purpose: Purpose,
+        /// How it ended.
+        end: VerificationEnd,
+    },
+    /// A row of the hardware verification log, and the server's hardware columns.
+    Hardware(Box<HardwareWrite>),
+    /// A connection record, applied once.
+    Connection(Box<ConnectionWrite>),
+    /// Ledger sequences that nobody can read any more.
+    Lost {
+        /// The ledger.
+        ledger_epoch: Hex<16>,
+        /// Which, and why.
+        range: LostRange,
+    },
+    /// How far a ledger is stored now.
+    LedgerAck {
+        /// The ledger.
+        ledger_epoch: Hex<16>,
+        /// Through this sequence.
+        through: u64,
+    },
+    /// A row of `security_events`.
+    Event(NewEvent),
+}
+
+/// One step of a request chain.
+#[derive(Clone, Debug)]
+pub struct ChainStep {
+    /// The number it starts from; the store refuses when it is not that any more.
+    pub from_seq: u64,
+    /// The number of the accepted request.
+    pub seq: u64,
+    /// The value for the next request.
+    pub chain: Digest,
+    /// The nonce for the next request.
+    pub nonce: Nonce,
+    /// Digest of the accepted request.
+    pub digest: Digest,
+    /// The signed reply, byte for byte.
+    pub reply: Vec<u8>,
+    /// Boot of the host.
+    pub boot_id: Uuid,
+    /// Where the request came from.
+    pub peer_ip: String,
+}
+
+/// What a heartbeat leaves.
+#[derive(Clone, Debug)]
+pub struct HeartbeatWrite {
+    /// When it came.
+    pub received_ms: i64,
+    /// Sum over the backends.
+    pub active_connections: u64,
+    /// `heartbeats.current_location`, `servers.location`.
+    pub location: Option<String>,
+    /// `heartbeats.system_metrics`: the body as JSON.
+    pub body: String,
+    /// `servers.version`.
+    pub version: String,
+    /// Where it came from.
+    pub peer_ip: String,
+    /// Verified, active and alive.
+    pub available: bool,
+    /// What the agent says of its standing.
+    pub authorisation: Authorisation,
+    /// When a grace period that it reports ends, by the controller's reckoning.
+    pub grace_expires_ms: Option<i64>,
+    /// Whether this heartbeat is the first of a grace period.
+    pub grace_began: bool,
+}
+
+/// The controller's word on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingWrite {
+    /// The word.
+    pub verdict: Verdict,
+    /// A sentence.
+    pub reason: Option<String>,
+    /// Challenges in a row without an answer.
+    pub challenges_missed: u32,
+    /// Whether the host may be offered to users.
+    pub available: bool,
+}
+
+/// A challenge to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewChallenge {
+    /// Its directive's id.
+    pub id: Uuid,
+    /// 32 random bytes.
+    pub value: Nonce,
+    /// Why.
+    pub purpose: Purpose,
+    /// When it was made.
+    pub issued_ms: i64,
+    /// For how long it may be answered, in seconds.
+    pub deadline_s: u32,
+    /// Whether it goes out with the reply of this very transaction.
+    pub delivered: bool,
+}
+
+/// How a challenge ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerificationEnd {
+    /// The challenge's directive id.
+    pub challenge_id: Uuid,
+    /// Digest of the answer, when there was one.
+    pub response: Option<Digest>,
+    /// Whether it verified the host.
+    pub result: bool,
+    /// A stable code when it did not.
+    pub failure: Option<&'static str>,
+    /// For people.
+    pub detail: Option<String>,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// One attempt at a fingerprint.
+#[derive(Clone, Debug)]
+pub struct HardwareWrite {
+    /// Id of the log row.
+    pub log_id: Uuid,
+    /// The hash that the host stated.
+    pub hardware_id: Digest,
+    /// The components as JSON, when they could be opened.
+    pub raw_components: Option<String>,
+    /// `success`, `mismatch`, `invalid` or `error`.
+    pub result: &'static str,
+    /// What was wrong.
+    pub error_details: Option<String>,
+    /// Where the answer came from.
+    pub client_ip: String,
+    /// The host's operating system.
+    pub os_version: String,
+    /// When.
+    pub at_ms: i64,
+    /// `servers.hardware_verification_status`.
+    pub status: HardwareStatus,
+}
+
+/// A row of `security_events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// A stable word.
+    pub event_type: &'static str,
+    /// How bad.
+    pub severity: Severity,
+    /// Which part of the controller saw it.
+    pub component: &'static str,
+    /// Whom it is about: a server id, a registration key or an address.
+    pub source_id: Option<String>,
+    /// A sentence. Values from outside are escaped in it.
+    pub description: String,
+    /// When.
+    pub at_ms: i64,
+}
+
+/// How bad an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Worth a line.
+    Low,
+    /// Worth a look.
+    Medium,
+    /// Somebody must act.
+    High,
+}
+
+impl Severity {
+    /// The word in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}

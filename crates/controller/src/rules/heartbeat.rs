@@ -1,0 +1,214 @@
+//! What a heartbeat changes: acknowledgements, overdue challenges, the verdict, a new challenge.
+
+use vpn_node_protocol::directive::{Action, Directive};
+use vpn_node_protocol::limits::{
+    CHALLENGE_DEADLINE_S, MAX_BACKENDS, MAX_DIRECTIVES, is_short_text,
+};
+use vpn_node_protocol::message::{Authorisation, DirectiveOutcome, Heartbeat, Purpose, Verdict};
+use vpn_node_protocol::metrics::MAX_DISKS;
+
+use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, StandingWrite, VerificationEnd};
+use crate::rules::exchange::Request;
+use crate::rules::state::{OpenDirective, Policy, ServerStatus, Snapshot};
+
+/// One challenge may be lost to an outage; the second one in a row is an answer.
+const MISSED_BEFORE_FAILED: u32 = 2;
+
+/// Checks what a heartbeat must hold.
+///
+/// # Errors
+/// A sentence for the refusal.
+pub fn check(heartbeat: &Heartbeat) -> Result<(), &'static str> {
+    let texts = [Some(&heartbeat.version), heartbeat.location.as_ref()];
+    if !texts.into_iter().flatten().all(|text| is_short_text(text)) {
+        return Err("version or location is too long, or holds control characters");
+    }
+    let backend_is_short = |b: &vpn_node_protocol::message::BackendReport| {
+        is_short_text(&b.kind) && is_short_text(&b.instance)
+    };
+    if heartbeat.backends.len() > MAX_BACKENDS || !heartbeat.backends.iter().all(backend_is_short) {
+        return Err("there are too many backends, or one has an impossible name");
+    }
+    let disks = &heartbeat.metrics.disks;
+    if disks.len() > MAX_DISKS || !disks.iter().all(|disk| is_short_text(&disk.mount)) {
+        return Err("there are too many disks, or one has an impossible path");
+    }
+    Ok(())
+}
+
+/// What a chained request says about directives, whatever else it is about. Returns those that
+/// are still open afterwards.
+pub(super) fn settle_directives(
+    snapshot: &Snapshot,
+    request: &Request,
+    standing: &mut StandingWrite,
+    effects: &mut Vec<Effect>,
+) -> Vec<OpenDirective> {
+    let mut open = snapshot.directives.clone();
+    for ack in &request.header.directive_acks {
+        let Some(directive) = open.iter_mut().find(|d| d.id == ack.id) else {
+            continue;
+        };
+        let (status, failure) = match ack.outcome {
+            DirectiveOutcome::Applied => ("applied", None),
+            DirectiveOutcome::Late => ("late", Some("late")),
+            DirectiveOutcome::Unsupported => ("unsupported", Some("unsupported")),
+        };
+        effects.push(Effect::DirectiveStatus { id: ack.id, status });
+        match failure {
+            None => directive.applied = true,
+            Some(failure) => {
+                close_missed(directive, failure, request.now_ms, standing, effects);
+                open.retain(|d| d.id != ack.id);
+            }
+        }
+    }
+    open
+}
+
+/// What a heartbeat does beyond its row. Returns the directives that its reply carries.
+pub(super) fn judge(
+    snapshot: &Snapshot,
+    request: &Request,
+    heartbeat: &Heartbeat,
+    mut open: Vec<OpenDirective>,
+    standing: &mut StandingWrite,
+    effects: &mut Vec<Effect>,
+) -> Vec<Directive> {
+    let now_ms = request.now_ms;
+    open.retain(|directive| {
+        let over = directive.is_over(now_ms);
+        if over {
+            effects.push(Effect::DirectiveStatus {
+                id: directive.id,
+                status: "expired",
+            });
+            close_missed(directive, "no_answer", now_ms, standing, effects);
+        }
+        !over
+    });
+    let active = snapshot.status == ServerStatus::Active;
+    // A verdict is for one run of the agent: one that says it is unverified has been restarted.
+    let restarted = heartbeat.authorisation == Authorisation::Unverified;
+    if active && restarted && standing.verdict == Verdict::Verified {
+        standing.verdict = Verdict::Unverified;
+        standing.reason = None;
+    }
+    let wanted = heartbeat.verification_wanted.or_else(|| {
+        let waits = restarted && standing.verdict == Verdict::Unverified;
+        (waits || standing.challenges_missed > 0).then_some(Purpose::Start)
+    });
+    if let Some(purpose) = wanted.filter(|_| active && open.is_empty()) {
+        let challenge = NewChallenge {
+            id: request.fresh.challenge_id,
+            value: request.fresh.challenge_value,
+            purpose,
+            issued_ms: now_ms,
+            deadline_s: CHALLENGE_DEADLINE_S,
+            delivered: true,
+        };
+        open.push(OpenDirective {
+            id: challenge.id,
+            value: challenge.value,
+            purpose,
+            issued_ms: now_ms,
+            deadline_s: CHALLENGE_DEADLINE_S,
+            delivered: true,
+            applied: false,
+        });
+        effects.push(Effect::OpenChallenge(challenge));
+    }
+    standing.available = active && standing.verdict == Verdict::Verified;
+    let out: Vec<&OpenDirective> = open
+        .iter()
+        .filter(|d| !d.applied)
+        .take(MAX_DIRECTIVES)
+        .collect();
+    let undelivered: Vec<_> = out.iter().filter(|d| !d.delivered).map(|d| d.id).collect();
+    if !undelivered.is_empty() {
+        effects.push(Effect::Delivered(undelivered));
+    }
+    effects.push(Effect::Heartbeat(Box::new(row(
+        snapshot,
+        request,
+        heartbeat,
+        standing.available,
+    ))));
+    out.into_iter()
+        .map(|directive| to_wire(directive, &snapshot.server_id, snapshot.chain.epoch))
+        .collect()
+}
+
+/// The directive as the host gets it: made from the row, so that it is the same each time.
+#[must_use]
+pub fn to_wire(directive: &OpenDirective, server_id: &str, epoch: u32) -> Directive {
+    Directive {
+        id: directive.id,
+        server_id: server_id.to_owned(),
+        epoch,
+        issued_ms: directive.issued_ms,
+        deadline_s: directive.deadline_s,
+        action: Action::Challenge {
+            value: directive.value,
+            purpose: directive.purpose,
+        },
+    }
+}
+
+/// A challenge ends without an answer. What never reached the host says nothing about it.
+fn close_missed(
+    directive: &OpenDirective,
+    failure: &'static str,
+    now_ms: i64,
+    standing: &mut StandingWrite,
+    effects: &mut Vec<Effect>,
+) {
+    let failure = if directive.delivered {
+        failure
+    } else {
+        "not_delivered"
+    };
+    effects.push(Effect::CloseVerification(VerificationEnd {
+        challenge_id: directive.id,
+        response: None,
+        result: false,
+        failure: Some(failure),
+        detail: None,
+        at_ms: now_ms,
+    }));
+    if !directive.delivered {
+        return;
+    }
+    standing.challenges_missed = standing.challenges_missed.saturating_add(1);
+    if standing.challenges_missed >= MISSED_BEFORE_FAILED && standing.verdict != Verdict::Mismatch {
+        standing.verdict = Verdict::Failed;
+        standing.reason = Some("the host did not answer its challenges".to_owned());
+        standing.available = false;
+    }
+}
+
+fn row(
+    snapshot: &Snapshot,
+    request: &Request,
+    heartbeat: &Heartbeat,
+    available: bool,
+) -> HeartbeatWrite {
+    let grace = heartbeat.authorisation == Authorisation::Grace;
+    let Policy { lease_s, .. } = request.policy;
+    let lease_ms = i64::from(lease_s) * 1000;
+    HeartbeatWrite {
+        received_ms: request.now_ms,
+        active_connections: heartbeat.backends.iter().map(|b| u64::from(b.active)).sum(),
+        location: heartbeat.location.clone(),
+        body: serde_json::to_string(heartbeat).expect("heartbeats have a JSON form"),
+        version: heartbeat.version.clone(),
+        peer_ip: request.peer_ip.clone(),
+        available,
+        authorisation: heartbeat.authorisation,
+        grace_expires_ms: snapshot
+            .last_heartbeat_ms
+            .filter(|_| grace)
+            .map(|ms| ms.saturating_add(lease_ms)),
+        grace_began: grace && snapshot.authorisation != Authorisation::Grace,
+    }
+}

@@ -1,0 +1,15 @@
+//! What the controller decides. PURE: time, randomness and the stored state are arguments, and
+//! what is to be written comes back as [`Effect`]s, which the store carries out in the same
+//! transaction that read the state.
+
+pub mod chain;
+pub mod challenge;
+pub mod connections;
+pub mod effect;
+pub mod enrolment;
+pub mod exchange;
+pub mod heartbeat;
+pub mod state;
+
+pub use effect::Effect;
+pub use state::Snapshot;

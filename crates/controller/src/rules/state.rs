@@ -1,0 +1,191 @@
+//! What a rule is told of the stored state of one server.
+
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use vpn_node_protocol::encoding::{Digest, Nonce};
+use vpn_node_protocol::hardware::HardwareStatus;
+use vpn_node_protocol::message::{Authorisation, Purpose, Standing, Verdict};
+
+/// One server as the transaction found it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its id.
+    pub server_id: String,
+    /// Whether it may speak at all.
+    pub status: ServerStatus,
+    /// Where its request chain stands.
+    pub chain: ChainState,
+    /// The signed reply to the last request.
+    pub last_reply: Option<Vec<u8>>,
+    /// Boot id of the last accepted request.
+    pub boot_id: Option<Uuid>,
+    /// Address of the last accepted request.
+    pub peer_ip: String,
+    /// The controller's word.
+    pub verdict: Verdict,
+    /// A sentence about it.
+    pub verdict_reason: Option<String>,
+    /// Challenges in a row that were not answered.
+    pub challenges_missed: u32,
+    /// What the agent said of its standing last.
+    pub authorisation: Authorisation,
+    /// What the last fingerprint gave.
+    pub hardware_status: HardwareStatus,
+    /// The enrolled components, as JSON.
+    pub raw_hardware: Option<String>,
+    /// When the last heartbeat came, in milliseconds since the Unix epoch.
+    pub last_heartbeat_ms: Option<i64>,
+    /// Directives that are pending, or applied but not answered.
+    pub directives: Vec<OpenDirective>,
+    /// How far the ledger of the request is stored; 0 for a ledger not seen before.
+    pub ledger_acked: u64,
+}
+
+/// Where a request chain stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainState {
+    /// Epoch of the identity key.
+    pub epoch: u32,
+    /// Number of the last accepted request; 0 before the first.
+    pub seq: u64,
+    /// The value for the next request.
+    pub chain: Digest,
+    /// The nonce for the next request.
+    pub nonce: Nonce,
+    /// Digest of the last accepted request.
+    pub last_digest: Option<Digest>,
+}
+
+/// `servers.status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerStatus {
+    /// Enrolled, waits for an operator.
+    Pending,
+    /// Part of the fleet.
+    Active,
+    /// Two holders of one identity were seen.
+    Quarantined,
+    /// Refused for ever.
+    Revoked,
+}
+
+/// A challenge that may still be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenDirective {
+    /// Its id.
+    pub id: Uuid,
+    /// Its random value.
+    pub value: Nonce,
+    /// Why.
+    pub purpose: Purpose,
+    /// When it was made.
+    pub issued_ms: i64,
+    /// For how long after that it may be answered, in seconds.
+    pub deadline_s: u32,
+    /// Whether it was handed out.
+    pub delivered: bool,
+    /// Whether the host has acknowledged it, and its answer is on the way.
+    pub applied: bool,
+}
+
+impl OpenDirective {
+    /// Whether its time is over.
+    #[must_use]
+    pub fn is_over(&self, now_ms: i64) -> bool {
+        now_ms
+            > self
+                .issued_ms
+                .saturating_add(i64::from(self.deadline_s) * 1000)
+    }
+}
+
+/// What the controller's operator has set.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Seconds between heartbeats.
+    pub heartbeat_interval_s: u32,
+    /// How long `verified` stands, in seconds.
+    pub lease_s: u32,
+}
+
+/// How a host stands, in the words of a reply.
+#[must_use]
+pub fn standing(
+    status: ServerStatus,
+    verdict: Verdict,
+    reason: Option<String>,
+    hardware_status: HardwareStatus,
+    policy: Policy,
+) -> Standing {
+    let (verdict, reason) = match status {
+        ServerStatus::Active => (verdict, reason),
+        _ => (
+            Verdict::Pending,
+            Some("an operator has not approved this host yet".to_owned()),
+        ),
+    };
+    let lease_s = match verdict {
+        Verdict::Verified => policy.lease_s,
+        _ => 0,
+    };
+    Standing {
+        verdict,
+        lease_s,
+        hardware_status,
+        reason,
+    }
+}
+
+/// The stable word of a wire enum, as it stands in JSON and in the database.
+///
+/// # Panics
+/// When the value is no unit variant of an enum.
+#[must_use]
+pub fn word<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => panic!("only enums without fields have a word"),
+    }
+}
+
+/// The wire enum of a stable word; `None` for a word that this version does not know.
+#[must_use]
+pub fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
+    let word: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+        word.into_deserializer();
+    T::deserialize(word).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_verified_active_hosts_have_a_lease() {
+        let policy = Policy {
+            heartbeat_interval_s: 30,
+            lease_s: 1800,
+        };
+        for status in [ServerStatus::Pending, ServerStatus::Active] {
+            for verdict in [
+                Verdict::Unverified,
+                Verdict::Verified,
+                Verdict::Failed,
+                Verdict::Mismatch,
+            ] {
+                let said = standing(status, verdict, None, HardwareStatus::Verified, policy);
+                let authorised = status == ServerStatus::Active && verdict == Verdict::Verified;
+                assert_eq!(said.lease_s > 0, authorised, "{said:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_read_back() {
+        assert_eq!(word(&Purpose::OnDemand), "on_demand");
+        assert_eq!(from_word("on_demand"), Some(Purpose::OnDemand));
+        assert_eq!(from_word::<Purpose>("whatever"), None);
+    }
+}

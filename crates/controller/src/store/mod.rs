@@ -1,0 +1,197 @@
+//! The fleet's tables behind one trait.
+//!
+//! A write is one transaction: it reads a [`Snapshot`], lets a pure rule decide, and carries the
+//! rule's [`Effect`]s out; it is acknowledged after the commit. Nothing of any database shows in
+//! the trait, and nothing in it needs more than read-committed rows locked by their key, so that
+//! another database can stand behind it. `contract` holds what every implementation must do.
+
+mod rows;
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use uuid::Uuid;
+use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
+use vpn_node_protocol::keys::PublicKey;
+
+use crate::config::Config;
+use crate::rules::effect::{NewChallenge, NewEvent};
+use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
+use crate::rules::state::{OpenDirective, ServerStatus};
+use crate::rules::{Effect, Snapshot};
+
+pub use rows::{
+    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, VerificationRow,
+};
+
+/// An answer of the store that is still to come.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A rule with its request: what to write, and what the caller gets back after the commit.
+pub type Decide = Box<dyn FnOnce(&Snapshot) -> Decision + Send>;
+
+/// What a rule decided.
+pub struct Decision {
+    /// Written in the transaction.
+    pub effects: Vec<Effect>,
+    /// HTTP status and signed body for the host; sent only after the commit.
+    pub status: u16,
+    /// See `status`.
+    pub body: Vec<u8>,
+}
+
+/// What a request needs of the stored state besides the server itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wants {
+    /// How far this ledger is stored.
+    pub ledger_epoch: Option<Hex<16>>,
+}
+
+/// Whose key this is: enough to verify a request before any transaction.
+#[derive(Clone, Debug)]
+pub struct KnownServer {
+    /// Its id.
+    pub server_id: String,
+    /// Its identity key.
+    pub identity: PublicKey,
+    /// Epoch of that key.
+    pub epoch: u32,
+    /// Whether it may speak.
+    pub status: ServerStatus,
+    /// The nonce for its next request.
+    pub nonce: Nonce,
+    /// The nonce before.
+    pub previous_nonce: Option<Nonce>,
+}
+
+/// A new registration key: the public half only.
+#[derive(Clone, Debug)]
+pub struct NewRegistrationKey {
+    /// In hex.
+    pub registration_key: String,
+    /// When it was made.
+    pub created_ms: i64,
+    /// When it ends.
+    pub expires_ms: i64,
+    /// The operator's note.
+    pub notes: Option<String>,
+}
+
+/// Why the store did not do it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is not there.
+    #[error(
+        "there is no database at {0:?}: run 'vpn-node-controller init --url https://HOST:PORT' first"
+    )]
+    Missing(PathBuf),
+    /// The database exists, and `init` was to make it.
+    #[error("{0:?} exists already")]
+    Exists(PathBuf),
+    /// The database refused.
+    #[error("the database failed: {0}")]
+    Database(String),
+    /// A row holds what this program never writes.
+    #[error("the database holds an impossible value in {0}: restore it from a backup")]
+    Impossible(&'static str),
+    /// Somebody else changed the same row first.
+    #[error("the row was changed by another transaction at the same time")]
+    Conflict,
+    /// More is queued than can be written in time.
+    #[error("the database cannot keep up: {0} writes wait")]
+    Busy(usize),
+    /// The writer has ended.
+    #[error("the store did not answer: the controller is stopping, or its database failed")]
+    Closed,
+}
+
+/// The controller's memory.
+pub trait Store: Send + Sync {
+    /// Adds a registration key.
+    fn create_registration_key(&self, key: NewRegistrationKey) -> Answer<'_, ()>;
+    /// Looks a registration key up by its public half in hex.
+    fn registration_key<'a>(&'a self, key: &'a str) -> Answer<'a, Option<StoredKey>>;
+    /// Takes back a key that was not used; `false` when there is no such key to take back.
+    fn revoke_registration_key<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
+    /// Spends the token and binds the server, or finds the server that it was spent on.
+    fn enrol(&self, enrolment: Enrolment) -> Answer<'_, EnrolEnd>;
+
+    /// Whose identity key has this id.
+    fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>>;
+    /// One chained request: reads, decides, writes, commits, answers.
+    fn exchange(&self, server_id: String, wants: Wants, decide: Decide) -> Answer<'_, Decision>;
+    /// A security event outside any exchange.
+    fn record_event(&self, event: NewEvent) -> Answer<'_, ()>;
+    /// A heartbeat whose signature did not hold.
+    fn record_bad_heartbeat(&self, server_id: String, at_ms: i64) -> Answer<'_, ()>;
+
+    /// Queues a challenge; the server process hands it out. Returns its id, or that of the one
+    /// that is open already: a server has one at a time.
+    fn queue_challenge<'a>(
+        &'a self,
+        server_id: &'a str,
+        challenge: NewChallenge,
+    ) -> Answer<'a, Uuid>;
+    /// Servers for which something waits to be handed out: one cheap query for all of them.
+    fn servers_with_directives(&self) -> Answer<'_, Vec<String>>;
+    /// Takes what waits for a server, and marks it as handed out.
+    fn take_directives<'a>(
+        &'a self,
+        server_id: &'a str,
+        now_ms: i64,
+    ) -> Answer<'a, Vec<OpenDirective>>;
+    /// What became of a challenge.
+    fn verification(&self, challenge: Uuid) -> Answer<'_, Option<VerificationRow>>;
+    /// Servers that were silent since `before_ms` are no longer available. Returns how many.
+    fn expire_availability(&self, before_ms: i64) -> Answer<'_, u64>;
+
+    /// All registration keys, newest first.
+    fn list_registration_keys(&self) -> Answer<'_, Vec<RegistrationKeyRow>>;
+    /// All servers by name.
+    fn list_servers(&self) -> Answer<'_, Vec<ServerRow>>;
+    /// Connections, newest first.
+    fn list_connections<'a>(
+        &'a self,
+        server_id: Option<&'a str>,
+        active: bool,
+        limit: u32,
+    ) -> Answer<'a, Vec<ConnectionRow>>;
+    /// Heartbeats, newest first.
+    fn list_heartbeats<'a>(
+        &'a self,
+        server_id: Option<&'a str>,
+        limit: u32,
+    ) -> Answer<'a, Vec<HeartbeatRow>>;
+    /// Security events, newest first.
+    fn list_events(&self, limit: u32) -> Answer<'_, Vec<EventRow>>;
+
+    /// Lets the writer finish what is queued, and closes the database.
+    fn close(&self) -> Answer<'_, ()>;
+}
+
+/// Makes the database of a new controller.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn create(config: &Config) -> Result<(), StoreError> {
+    sqlite::SqliteStore::create(&config.database())
+        .await?
+        .close()
+        .await
+}
+
+/// Opens the database of an existing controller.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(
+        sqlite::SqliteStore::open(&config.database()).await?,
+    ))
+}

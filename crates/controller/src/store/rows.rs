@@ -1,0 +1,115 @@
+//! Rows as the operator's commands show them: field names are column names.
+
+use serde::Serialize;
+
+/// A row of `registration_keys`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct RegistrationKeyRow {
+    pub registration_key: String,
+    pub creation_date: String,
+    pub expiration_date: Option<String>,
+    pub used: bool,
+    pub used_by_server_id: Option<String>,
+    pub used_date: Option<String>,
+    pub notes: Option<String>,
+    pub status: String,
+}
+
+/// A row of `servers`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct ServerRow {
+    pub server_id: String,
+    pub hostname: String,
+    pub public_ip: String,
+    pub public_key: String,
+    pub version: String,
+    pub location: Option<String>,
+    pub registration_date: String,
+    pub last_heartbeat: Option<String>,
+    pub status: String,
+    pub available: bool,
+    pub registered_with_key: Option<String>,
+    pub verification_hash: String,
+    pub os_version: Option<String>,
+    pub verdict: String,
+    pub verdict_reason: Option<String>,
+    pub authorisation: String,
+    pub hardware_verification_status: String,
+    pub last_hardware_verification_at: Option<String>,
+    pub grace_period_enabled: bool,
+    pub grace_period_expires_at: Option<String>,
+    pub grace_period_usage_count: i64,
+    pub active_connections: i64,
+}
+
+/// A row of `connections`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct ConnectionRow {
+    pub connection_id: String,
+    pub server_id: String,
+    pub device_id: Option<String>,
+    pub key_id: Option<String>,
+    pub user_name: Option<String>,
+    pub connection_start: String,
+    pub connection_end: Option<String>,
+    pub status: String,
+    pub connection_type: String,
+    pub client_ip: String,
+    pub disconnection_reason: Option<String>,
+    pub backend_instance: String,
+    pub client_port: Option<i64>,
+    pub client_identity_kind: Option<String>,
+    pub client_identity: Option<String>,
+    pub needs_mapping: bool,
+    pub virtual_ips: String,
+    pub rx_bytes: i64,
+    pub tx_bytes: i64,
+    pub end_confidence: Option<String>,
+    pub end_uncertainty_ms: Option<i64>,
+    pub last_event_at: String,
+}
+
+/// A row of `heartbeats`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct HeartbeatRow {
+    pub heartbeat_id: i64,
+    pub server_id: String,
+    pub received_time: String,
+    pub signature_valid: bool,
+    pub active_connections: i64,
+    pub current_location: Option<String>,
+    pub system_metrics: Option<String>,
+}
+
+/// A row of `security_events`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct EventRow {
+    pub event_id: i64,
+    pub timestamp: String,
+    pub event_type: String,
+    pub severity: String,
+    pub component: String,
+    pub source_id: Option<String>,
+    pub description: String,
+    pub handled: bool,
+}
+
+/// A row of `server_verifications`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct VerificationRow {
+    pub verification_id: i64,
+    pub server_id: String,
+    pub verification_time: String,
+    pub challenge_id: String,
+    pub purpose: String,
+    pub verification_result: Option<bool>,
+    pub verification_method: String,
+    pub failure_reason: Option<String>,
+    pub detail: Option<String>,
+}

@@ -1,0 +1,243 @@
+//! Directives and the verifications that challenges lead to.
+
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use uuid::Uuid;
+use vpn_node_protocol::limits::MAX_DIRECTIVES;
+
+use super::map::{database, enum_of, instant, number, parse};
+use crate::clock::to_text;
+use crate::rules::effect::{NewChallenge, VerificationEnd};
+use crate::rules::state::OpenDirective;
+use crate::store::{StoreError, VerificationRow};
+
+/// `server_verifications.verification_method` of the only method there is.
+const METHOD: &str = "challenge-response+hardware";
+/// Open directives that one request looks at; more cannot be handed out in one reply anyway.
+const MAX_OPEN: i64 = 4 * MAX_DIRECTIVES as i64;
+
+/// A new challenge, unless one is open.
+pub(super) async fn queue(
+    conn: &mut SqliteConnection,
+    server_id: String,
+    challenge: NewChallenge,
+) -> Result<Uuid, StoreError> {
+    let open_now = open_of(conn, &server_id).await?;
+    if let Some(other) = open_now.iter().find(|d| !d.is_over(challenge.issued_ms)) {
+        return Ok(other.id);
+    }
+    open(conn, &server_id, &challenge).await?;
+    Ok(challenge.id)
+}
+
+/// A new challenge: its directive and its verification.
+pub(super) async fn open(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    challenge: &NewChallenge,
+) -> Result<(), StoreError> {
+    let (id, value) = (challenge.id.to_string(), challenge.value.to_string());
+    let issued = to_text(challenge.issued_ms);
+    let done = sqlx::query(
+        "INSERT INTO directives
+             (directive_id, server_id, key_epoch, kind, challenge_value, purpose, issued_at,
+              deadline_s, delivered_at)
+         SELECT ?, server_id, key_epoch, 'challenge', ?, ?, ?, ?, ?
+         FROM server_chains WHERE server_id = ?",
+    )
+    .bind(&id)
+    .bind(&value)
+    .bind(challenge.purpose.as_str())
+    .bind(&issued)
+    .bind(i64::from(challenge.deadline_s))
+    .bind(challenge.delivered.then_some(&issued))
+    .bind(server_id)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    if done.rows_affected() != 1 {
+        return Err(StoreError::Conflict);
+    }
+    sqlx::query(
+        "INSERT INTO server_verifications
+             (server_id, verification_time, challenge_sent, verification_method, challenge_id,
+              purpose)
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(server_id)
+    .bind(&issued)
+    .bind(&value)
+    .bind(METHOD)
+    .bind(&id)
+    .bind(challenge.purpose.as_str())
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+/// What may still be handed out or answered, oldest first.
+pub(super) async fn open_of(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+) -> Result<Vec<OpenDirective>, StoreError> {
+    sqlx::query(
+        "SELECT * FROM directives WHERE server_id = ? AND status IN ('pending', 'applied')
+         ORDER BY issued_at LIMIT ?",
+    )
+    .bind(server_id)
+    .bind(MAX_OPEN)
+    .fetch_all(conn)
+    .await
+    .map_err(database)?
+    .iter()
+    .map(directive)
+    .collect()
+}
+
+/// Servers for which something was never handed out.
+pub(super) async fn waiting(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar(
+        "SELECT DISTINCT server_id FROM directives
+         WHERE status = 'pending' AND delivered_at IS NULL",
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(database)
+}
+
+pub(super) async fn take(
+    conn: &mut SqliteConnection,
+    server_id: String,
+    now_ms: i64,
+) -> Result<Vec<OpenDirective>, StoreError> {
+    let mut taken = open_of(conn, &server_id).await?;
+    taken.retain(|d| !d.delivered && !d.is_over(now_ms));
+    taken.truncate(MAX_DIRECTIVES);
+    delivered(conn, taken.iter().map(|d| d.id), now_ms).await?;
+    Ok(taken)
+}
+
+pub(super) async fn delivered(
+    conn: &mut SqliteConnection,
+    ids: impl Iterator<Item = Uuid>,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    for id in ids {
+        sqlx::query(
+            "UPDATE directives SET delivered_at = ? WHERE directive_id = ? AND delivered_at IS NULL",
+        )
+        .bind(to_text(now_ms))
+        .bind(id.to_string())
+        .execute(&mut *conn)
+        .await
+        .map_err(database)?;
+    }
+    Ok(())
+}
+
+/// Moves a directive of this server on; one that is closed stays as it is.
+pub(super) async fn set_status(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    id: Uuid,
+    status: &'static str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE directives SET status = ?, closed_at = ?
+         WHERE directive_id = ? AND server_id = ? AND status IN ('pending', 'applied')",
+    )
+    .bind(status)
+    .bind(to_text(now_ms))
+    .bind(id.to_string())
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+/// Ends a challenge: the first end stands, a second one fails the whole transaction.
+pub(super) async fn close(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    end: &VerificationEnd,
+) -> Result<(), StoreError> {
+    let done = sqlx::query(
+        "UPDATE server_verifications
+         SET verification_time = ?, response_received = ?, verification_result = ?,
+             failure_reason = ?, detail = ?
+         WHERE challenge_id = ? AND server_id = ? AND verification_result IS NULL",
+    )
+    .bind(to_text(end.at_ms))
+    .bind(end.response.map(|digest| digest.to_string()))
+    .bind(end.result)
+    .bind(end.failure)
+    .bind(&end.detail)
+    .bind(end.challenge_id.to_string())
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map_err(database)?;
+    match done.rows_affected() {
+        1 => Ok(()),
+        _ => Err(StoreError::Conflict),
+    }
+}
+
+/// An answer to no open challenge.
+pub(super) async fn stray(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    challenge: &str,
+    purpose: &str,
+    end: &VerificationEnd,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO server_verifications
+             (server_id, verification_time, challenge_sent, response_received,
+              verification_result, verification_method, failure_reason, challenge_id, purpose)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(server_id)
+    .bind(to_text(end.at_ms))
+    .bind(challenge)
+    .bind(end.response.map(|digest| digest.to_string()))
+    .bind(end.result)
+    .bind(METHOD)
+    .bind(end.failure)
+    .bind(end.challenge_id.to_string())
+    .bind(purpose)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+/// The row of the challenge itself, not of stray answers to it, which come later.
+pub(super) async fn verification(
+    pool: &SqlitePool,
+    challenge: Uuid,
+) -> Result<Option<VerificationRow>, StoreError> {
+    sqlx::query_as(
+        "SELECT * FROM server_verifications WHERE challenge_id = ?
+         ORDER BY verification_id LIMIT 1",
+    )
+    .bind(challenge.to_string())
+    .fetch_optional(pool)
+    .await
+    .map_err(database)
+}
+
+fn directive(row: &SqliteRow) -> Result<OpenDirective, StoreError> {
+    Ok(OpenDirective {
+        id: parse("directives.directive_id", row.get("directive_id"))?,
+        value: parse("directives.challenge_value", row.get("challenge_value"))?,
+        purpose: enum_of("directives.purpose", row.get("purpose"))?,
+        issued_ms: instant("directives.issued_at", row.get("issued_at"))?,
+        deadline_s: number("directives.deadline_s", row.get("deadline_s"))?,
+        delivered: row.get::<Option<&str>, _>("delivered_at").is_some(),
+        applied: row.get::<&str, _>("status") == "applied",
+    })
+}

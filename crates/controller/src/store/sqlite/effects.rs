@@ -1,0 +1,393 @@
+//! Carrying a rule's effects out, one after the other, inside the operation's savepoint.
+
+use sqlx::sqlite::SqliteConnection;
+
+use super::directives;
+use super::map::{counter, database};
+use crate::clock::to_text;
+use crate::rules::Effect;
+use crate::rules::connections::ConnectionWrite;
+use crate::rules::effect::{
+    ChainStep, HardwareWrite, HeartbeatWrite, NewEvent, Severity, StandingWrite,
+};
+use crate::rules::state::word;
+use crate::store::StoreError;
+
+pub(super) async fn apply(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    effects: Vec<Effect>,
+) -> Result<(), StoreError> {
+    let now_ms = crate::clock::now_ms();
+    for effect in effects {
+        match effect {
+            Effect::Advance(step) => advance(conn, server_id, &step).await?,
+            Effect::Heartbeat(row) => heartbeat(conn, server_id, &row).await?,
+            Effect::Standing(row) => standing(conn, server_id, &row).await?,
+            Effect::Quarantine => quarantine(conn, server_id).await?,
+            Effect::OpenChallenge(new) => directives::open(conn, server_id, &new).await?,
+            Effect::Delivered(ids) => {
+                directives::delivered(conn, ids.into_iter(), now_ms).await?;
+            }
+            Effect::DirectiveStatus { id, status } => {
+                directives::set_status(conn, server_id, id, status, now_ms).await?;
+            }
+            Effect::CloseVerification(end) => directives::close(conn, server_id, &end).await?,
+            Effect::StrayVerification {
+                challenge,
+                purpose,
+                end,
+            } => {
+                let challenge = challenge.to_string();
+                directives::stray(conn, server_id, &challenge, purpose.as_str(), &end).await?;
+            }
+            Effect::Hardware(row) => {
+                hardware_log(conn, server_id, &row).await?;
+                hardware(conn, server_id, &row).await?;
+            }
+            Effect::Connection(row) => connection(conn, server_id, &row).await?,
+            Effect::Lost {
+                ledger_epoch,
+                range,
+            } => {
+                sqlx::query(
+                    "INSERT INTO connection_gaps
+                         (server_id, ledger_epoch, first_seq, last_seq, reason, reported_at)
+                     VALUES (?, ?, ?, ?, ?, ?)
+                     ON CONFLICT (server_id, ledger_epoch, first_seq) DO NOTHING",
+                )
+                .bind(server_id)
+                .bind(ledger_epoch.to_string())
+                .bind(counter(range.first))
+                .bind(counter(range.last))
+                .bind(range.reason)
+                .bind(to_text(now_ms))
+                .execute(&mut *conn)
+                .await
+                .map_err(database)?;
+            }
+            Effect::LedgerAck {
+                ledger_epoch,
+                through,
+            } => {
+                sqlx::query(
+                    "INSERT INTO connection_ledgers (server_id, ledger_epoch, acked_through)
+                     VALUES (?, ?, ?)
+                     ON CONFLICT (server_id, ledger_epoch)
+                     DO UPDATE SET acked_through = excluded.acked_through",
+                )
+                .bind(server_id)
+                .bind(ledger_epoch.to_string())
+                .bind(counter(through))
+                .execute(&mut *conn)
+                .await
+                .map_err(database)?;
+            }
+            Effect::Event(new) => event(conn, &new).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Compare-and-set: the chain moves from the number that was judged, or not at all.
+async fn advance(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    step: &ChainStep,
+) -> Result<(), StoreError> {
+    let done = sqlx::query(
+        "UPDATE server_chains
+         SET seq = ?, chain = ?, previous_nonce = nonce, nonce = ?, last_digest = ?,
+             last_reply = ?, boot_id = ?, peer_ip = ?
+         WHERE server_id = ? AND seq = ?",
+    )
+    .bind(counter(step.seq))
+    .bind(step.chain.to_string())
+    .bind(step.nonce.to_string())
+    .bind(step.digest.to_string())
+    .bind(&step.reply)
+    .bind(step.boot_id.to_string())
+    .bind(&step.peer_ip)
+    .bind(server_id)
+    .bind(counter(step.from_seq))
+    .execute(conn)
+    .await
+    .map_err(database)?;
+    match done.rows_affected() {
+        1 => Ok(()),
+        _ => Err(StoreError::Conflict),
+    }
+}
+
+async fn heartbeat(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    row: &HeartbeatWrite,
+) -> Result<(), StoreError> {
+    let received = to_text(row.received_ms);
+    sqlx::query(
+        "INSERT INTO heartbeats
+             (server_id, received_time, signature_valid, active_connections, current_location,
+              system_metrics)
+         VALUES (?, ?, TRUE, ?, ?, ?)",
+    )
+    .bind(server_id)
+    .bind(&received)
+    .bind(counter(row.active_connections))
+    .bind(&row.location)
+    .bind(&row.body)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    sqlx::query(
+        "UPDATE servers
+         SET last_heartbeat = ?, version = ?, location = ?, public_ip = ?, available = ?,
+             authorisation = ?, grace_period_enabled = ?, grace_period_expires_at = ?,
+             grace_period_usage_count = grace_period_usage_count + ?
+         WHERE server_id = ?",
+    )
+    .bind(&received)
+    .bind(&row.version)
+    .bind(&row.location)
+    .bind(&row.peer_ip)
+    .bind(row.available)
+    .bind(word(&row.authorisation))
+    .bind(row.grace_expires_ms.is_some())
+    .bind(row.grace_expires_ms.map(to_text))
+    .bind(i64::from(row.grace_began))
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+async fn standing(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    row: &StandingWrite,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE servers
+         SET verdict = ?, verdict_reason = ?, challenges_missed = ?, available = ?
+         WHERE server_id = ?",
+    )
+    .bind(word(&row.verdict))
+    .bind(&row.reason)
+    .bind(i64::from(row.challenges_missed))
+    .bind(row.available)
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+async fn quarantine(conn: &mut SqliteConnection, server_id: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE servers SET status = 'quarantined', available = FALSE WHERE server_id = ?")
+        .bind(server_id)
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(database)
+}
+
+pub(super) async fn hardware_log(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    row: &HardwareWrite,
+) -> Result<(), StoreError> {
+    let at = to_text(row.at_ms);
+    sqlx::query(
+        "INSERT INTO hardware_verification_log
+             (id, server_id, hardware_id, raw_components, verification_result, error_details,
+              client_ip, os_version, verified_at, created_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(row.log_id.to_string())
+    .bind(server_id)
+    .bind(row.hardware_id.to_string())
+    .bind(&row.raw_components)
+    .bind(row.result)
+    .bind(&row.error_details)
+    .bind(&row.client_ip)
+    .bind(&row.os_version)
+    .bind((row.result == "success").then_some(&at))
+    .bind(&at)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+async fn hardware(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    row: &HardwareWrite,
+) -> Result<(), StoreError> {
+    let verified = (row.result == "success").then(|| to_text(row.at_ms));
+    sqlx::query(
+        "UPDATE servers
+         SET hardware_verification_status = ?, os_version = ?,
+             last_hardware_verification_at = COALESCE(?, last_hardware_verification_at)
+         WHERE server_id = ?",
+    )
+    .bind(row.status.as_str())
+    .bind(&row.os_version)
+    .bind(verified)
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+/// Applies a ledger record: once by its place in the ledger, and only to a connection of the
+/// same server. An end or an update without its start makes the row.
+async fn connection(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    row: &ConnectionWrite,
+) -> Result<(), StoreError> {
+    let id = row.id().to_string();
+    let at = to_text(row.at_ms);
+    let new = sqlx::query(
+        "INSERT INTO connection_events
+             (server_id, ledger_epoch, seq, connection_id, event, event_time)
+         VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (server_id, ledger_epoch, seq) DO NOTHING",
+    )
+    .bind(server_id)
+    .bind(row.ledger_epoch.to_string())
+    .bind(counter(row.seq))
+    .bind(&id)
+    .bind(row.event)
+    .bind(&at)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    if new.rows_affected() == 0 {
+        return Ok(());
+    }
+    let record = &row.record;
+    let end = row.end();
+    let done = sqlx::query(
+        "INSERT INTO connections
+             (connection_id, server_id, connection_start, connection_end, status,
+              connection_type, client_ip, disconnection_reason, backend_instance, client_port,
+              client_identity_kind, client_identity, virtual_ips, rx_bytes, tx_bytes,
+              end_confidence, end_uncertainty_ms, last_event_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (connection_id) DO UPDATE SET
+             connection_end = COALESCE(connections.connection_end, excluded.connection_end),
+             status = CASE WHEN connections.status = 'ended' THEN 'ended'
+                           ELSE excluded.status END,
+             client_ip = CASE WHEN excluded.client_ip = '' THEN connections.client_ip
+                              ELSE excluded.client_ip END,
+             client_port = COALESCE(excluded.client_port, connections.client_port),
+             disconnection_reason =
+                 COALESCE(connections.disconnection_reason, excluded.disconnection_reason),
+             client_identity_kind =
+                 COALESCE(connections.client_identity_kind, excluded.client_identity_kind),
+             client_identity = COALESCE(connections.client_identity, excluded.client_identity),
+             virtual_ips = CASE WHEN excluded.virtual_ips = '[]' THEN connections.virtual_ips
+                                ELSE excluded.virtual_ips END,
+             rx_bytes = MAX(connections.rx_bytes, excluded.rx_bytes),
+             tx_bytes = MAX(connections.tx_bytes, excluded.tx_bytes),
+             end_confidence = COALESCE(connections.end_confidence, excluded.end_confidence),
+             end_uncertainty_ms =
+                 COALESCE(connections.end_uncertainty_ms, excluded.end_uncertainty_ms),
+             last_event_at = excluded.last_event_at
+         WHERE connections.server_id = excluded.server_id",
+    )
+    .bind(&id)
+    .bind(server_id)
+    .bind(to_text(row.started_ms))
+    .bind(end.as_ref().map(|_| &at))
+    .bind(if end.is_some() { "ended" } else { "active" })
+    .bind(&record.backend)
+    .bind(
+        record
+            .client_ip
+            .map(|ip| ip.to_string())
+            .unwrap_or_default(),
+    )
+    .bind(end.as_ref().map(|(reason, ..)| *reason))
+    .bind(&record.instance)
+    .bind(record.client_port.map(i64::from))
+    .bind(record.identity.as_ref().map(|identity| &identity.kind))
+    .bind(record.identity.as_ref().map(|identity| &identity.value))
+    .bind(serde_json::to_string(&record.virtual_ips).expect("texts have a JSON form"))
+    .bind(counter(record.rx_bytes))
+    .bind(counter(record.tx_bytes))
+    .bind(end.as_ref().map(|(_, confidence, _)| confidence))
+    .bind(
+        end.as_ref()
+            .map(|(.., uncertainty_ms)| counter(*uncertainty_ms)),
+    )
+    .bind(&at)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    if done.rows_affected() == 1 {
+        return Ok(());
+    }
+    let foreign = NewEvent {
+        event_type: "connection_of_another_server",
+        severity: Severity::Medium,
+        component: "connections",
+        source_id: Some(server_id.to_owned()),
+        description: format!("the host reports connection {id}, which belongs to another server"),
+        at_ms: row.at_ms,
+    };
+    event(conn, &foreign).await
+}
+
+pub(super) async fn event(conn: &mut SqliteConnection, event: &NewEvent) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO security_events
+             (timestamp, event_type, severity, component, source_id, description)
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(to_text(event.at_ms))
+    .bind(event.event_type)
+    .bind(event.severity.as_str())
+    .bind(event.component)
+    .bind(&event.source_id)
+    .bind(&event.description)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+pub(super) async fn bad_heartbeat(
+    conn: &mut SqliteConnection,
+    server_id: String,
+    at_ms: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO heartbeats (server_id, received_time, signature_valid) VALUES (?, ?, FALSE)",
+    )
+    .bind(server_id)
+    .bind(to_text(at_ms))
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+pub(super) async fn expire_availability(
+    conn: &mut SqliteConnection,
+    before_ms: i64,
+) -> Result<u64, StoreError> {
+    sqlx::query(
+        "UPDATE servers SET available = FALSE
+         WHERE available = TRUE AND (last_heartbeat IS NULL OR last_heartbeat < ?)",
+    )
+    .bind(to_text(before_ms))
+    .execute(conn)
+    .await
+    .map(|done| done.rows_affected())
+    .map_err(database)
+}

@@ -1,0 +1,104 @@
+//! Reading what a chained request is judged on.
+
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use vpn_node_protocol::encoding::{Digest, Hex};
+use vpn_node_protocol::keys::PublicKey;
+
+use super::directives::open_of;
+use super::map::{database, enum_of, instant_optional, number, parse, parse_optional};
+use crate::rules::Snapshot;
+use crate::rules::state::ChainState;
+use crate::store::{KnownServer, StoreError, Wants};
+
+pub(super) async fn find_server(
+    pool: &SqlitePool,
+    key_id: Digest,
+) -> Result<Option<KnownServer>, StoreError> {
+    let row = sqlx::query(
+        "SELECT s.server_id, s.public_key, s.status, c.key_epoch, c.nonce, c.previous_nonce
+         FROM servers s JOIN server_chains c ON c.server_id = s.server_id
+         WHERE s.identity_key_id = ?",
+    )
+    .bind(key_id.to_string())
+    .fetch_optional(pool)
+    .await
+    .map_err(database)?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let public: Hex<32> = parse("servers.public_key", row.get("public_key"))?;
+    Ok(Some(KnownServer {
+        server_id: row.get("server_id"),
+        identity: PublicKey::from_bytes(&public.0)
+            .ok_or(StoreError::Impossible("servers.public_key"))?,
+        epoch: number("server_chains.key_epoch", row.get("key_epoch"))?,
+        status: enum_of("servers.status", row.get("status"))?,
+        nonce: parse("server_chains.nonce", row.get("nonce"))?,
+        previous_nonce: parse_optional("server_chains.previous_nonce", row.get("previous_nonce"))?,
+    }))
+}
+
+pub(super) async fn load(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    wants: Wants,
+) -> Result<Snapshot, StoreError> {
+    let row = sqlx::query(
+        "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
+                s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
+                c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
+                c.peer_ip
+         FROM servers s JOIN server_chains c ON c.server_id = s.server_id
+         WHERE s.server_id = ?",
+    )
+    .bind(server_id)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(database)?
+    .ok_or(StoreError::Conflict)?;
+    let mut snapshot = snapshot(server_id, &row)?;
+    snapshot.directives = open_of(conn, server_id).await?;
+    if let Some(epoch) = wants.ledger_epoch {
+        let acked: Option<i64> = sqlx::query_scalar(
+            "SELECT acked_through FROM connection_ledgers
+             WHERE server_id = ? AND ledger_epoch = ?",
+        )
+        .bind(server_id)
+        .bind(epoch.to_string())
+        .fetch_optional(conn)
+        .await
+        .map_err(database)?;
+        snapshot.ledger_acked = number("connection_ledgers.acked_through", acked.unwrap_or(0))?;
+    }
+    Ok(snapshot)
+}
+
+fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
+    Ok(Snapshot {
+        server_id: server_id.to_owned(),
+        status: enum_of("servers.status", row.get("status"))?,
+        chain: ChainState {
+            epoch: number("server_chains.key_epoch", row.get("key_epoch"))?,
+            seq: number("server_chains.seq", row.get("seq"))?,
+            chain: parse("server_chains.chain", row.get("chain"))?,
+            nonce: parse("server_chains.nonce", row.get("nonce"))?,
+            last_digest: parse_optional("server_chains.last_digest", row.get("last_digest"))?,
+        },
+        last_reply: row.get("last_reply"),
+        boot_id: parse_optional("server_chains.boot_id", row.get("boot_id"))?,
+        peer_ip: row.get("peer_ip"),
+        verdict: enum_of("servers.verdict", row.get("verdict"))?,
+        verdict_reason: row.get("verdict_reason"),
+        challenges_missed: number("servers.challenges_missed", row.get("challenges_missed"))?,
+        authorisation: enum_of("servers.authorisation", row.get("authorisation"))?,
+        hardware_status: enum_of(
+            "servers.hardware_verification_status",
+            row.get("hardware_verification_status"),
+        )?,
+        raw_hardware: row.get("raw_hardware_components"),
+        last_heartbeat_ms: instant_optional("servers.last_heartbeat", row.get("last_heartbeat"))?,
+        directives: vec![],
+        ledger_acked: 0,
+    })
+}

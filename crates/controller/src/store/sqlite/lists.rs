@@ -1,0 +1,72 @@
+//! What the operator's commands show.
+
+use sqlx::sqlite::SqlitePool;
+
+use super::map::database;
+use crate::store::{
+    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, StoreError,
+};
+
+pub(super) async fn registration_keys(
+    pool: &SqlitePool,
+) -> Result<Vec<RegistrationKeyRow>, StoreError> {
+    sqlx::query_as("SELECT * FROM registration_keys ORDER BY creation_date DESC, registration_key")
+        .fetch_all(pool)
+        .await
+        .map_err(database)
+}
+
+pub(super) async fn servers(pool: &SqlitePool) -> Result<Vec<ServerRow>, StoreError> {
+    sqlx::query_as(
+        "SELECT s.*, (SELECT COUNT(*) FROM connections c
+                      WHERE c.server_id = s.server_id AND c.status = 'active')
+                     AS active_connections
+         FROM servers s ORDER BY s.hostname, s.server_id",
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(database)
+}
+
+pub(super) async fn connections(
+    pool: &SqlitePool,
+    server_id: Option<&str>,
+    active: bool,
+    limit: u32,
+) -> Result<Vec<ConnectionRow>, StoreError> {
+    sqlx::query_as(
+        "SELECT * FROM connections
+         WHERE (?1 IS NULL OR server_id = ?1) AND (?2 = FALSE OR status = 'active')
+         ORDER BY connection_start DESC, connection_id LIMIT ?3",
+    )
+    .bind(server_id)
+    .bind(active)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+    .map_err(database)
+}
+
+pub(super) async fn heartbeats(
+    pool: &SqlitePool,
+    server_id: Option<&str>,
+    limit: u32,
+) -> Result<Vec<HeartbeatRow>, StoreError> {
+    sqlx::query_as(
+        "SELECT * FROM heartbeats WHERE (?1 IS NULL OR server_id = ?1)
+         ORDER BY heartbeat_id DESC LIMIT ?2",
+    )
+    .bind(server_id)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+    .map_err(database)
+}
+
+pub(super) async fn events(pool: &SqlitePool, limit: u32) -> Result<Vec<EventRow>, StoreError> {
+    sqlx::query_as("SELECT * FROM security_events ORDER BY event_id DESC LIMIT ?")
+        .bind(limit)
+        .fetch_all(pool)
+        .await
+        .map_err(database)
+}

@@ -1,0 +1,245 @@
+//! SQLite: one file, write-ahead log, one writer, a pool of readers.
+//!
+//! All writes of this process go through one task that commits them in groups
+//! (`writer`); the operator's commands are other processes on the same file, and wait for
+//! its lock for at most [`BUSY_TIMEOUT`].
+
+mod directives;
+mod effects;
+mod enrol;
+mod exchange;
+mod lists;
+mod map;
+mod writer;
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use uuid::Uuid;
+use vpn_node_protocol::encoding::Digest;
+
+use crate::rules::effect::{NewChallenge, NewEvent};
+use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
+use crate::rules::state::OpenDirective;
+use crate::store::{
+    Answer, ConnectionRow, Decide, Decision, EventRow, HeartbeatRow, KnownServer,
+    NewRegistrationKey, RegistrationKeyRow, ServerRow, Store, StoreError, VerificationRow, Wants,
+};
+
+use map::database;
+use writer::Writer;
+
+/// How long a process waits for another one's write.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Readers at once: look-ups by key, and lists.
+const READERS: u32 = 4;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// The store in one file.
+pub struct SqliteStore {
+    readers: SqlitePool,
+    writer: Writer,
+}
+
+impl SqliteStore {
+    /// Makes a new database file, which only its owner can read.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], [`StoreError::Database`].
+    pub async fn create(path: &Path) -> Result<Self, StoreError> {
+        if path.exists() {
+            return Err(StoreError::Exists(path.to_owned()));
+        }
+        // SQLite gives its -wal and -shm files the mode of the database.
+        crate::keys::create_private(path, b"")
+            .map_err(|error| StoreError::Database(error.to_string()))?;
+        Self::open(path).await
+    }
+
+    /// Opens a database and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`], [`StoreError::Database`].
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::Missing(path.to_owned()));
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(false)
+            .journal_mode(SqliteJournalMode::Wal)
+            // An acknowledged record is on the disk: the host forgets it then.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_lazy_with(options.clone());
+        let mut connection = sqlx::ConnectOptions::connect(&options)
+            .await
+            .map_err(database)?;
+        MIGRATIONS
+            .run(&mut connection)
+            .await
+            .map_err(|error| StoreError::Database(error.to_string()))?;
+        Ok(Self {
+            readers,
+            writer: Writer::start(connection),
+        })
+    }
+
+    /// Runs one write in the next group.
+    async fn write<T, F>(&self, run: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> Answer<'c, T> + Send + 'static,
+    {
+        self.writer.write(run).await
+    }
+}
+
+impl Store for SqliteStore {
+    fn create_registration_key(&self, key: NewRegistrationKey) -> Answer<'_, ()> {
+        Box::pin(self.write(move |conn| Box::pin(enrol::create_key(conn, key))))
+    }
+
+    fn registration_key<'a>(&'a self, key: &'a str) -> Answer<'a, Option<StoredKey>> {
+        Box::pin(enrol::find_key(&self.readers, key))
+    }
+
+    fn revoke_registration_key<'a>(&'a self, key: &'a str) -> Answer<'a, bool> {
+        let key = key.to_owned();
+        Box::pin(self.write(move |conn| Box::pin(enrol::revoke_key(conn, key))))
+    }
+
+    fn enrol(&self, enrolment: Enrolment) -> Answer<'_, EnrolEnd> {
+        Box::pin(self.write(move |conn| Box::pin(enrol::enrol(conn, enrolment))))
+    }
+
+    fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>> {
+        Box::pin(exchange::find_server(&self.readers, key_id))
+    }
+
+    fn exchange(&self, server_id: String, wants: Wants, decide: Decide) -> Answer<'_, Decision> {
+        Box::pin(self.write(move |conn| {
+            Box::pin(async move {
+                let snapshot = exchange::load(conn, &server_id, wants).await?;
+                let mut decision = decide(&snapshot);
+                let effects = std::mem::take(&mut decision.effects);
+                effects::apply(conn, &server_id, effects).await?;
+                Ok(decision)
+            })
+        }))
+    }
+
+    fn record_event(&self, event: NewEvent) -> Answer<'_, ()> {
+        Box::pin(
+            self.write(move |conn| Box::pin(async move { effects::event(conn, &event).await })),
+        )
+    }
+
+    fn record_bad_heartbeat(&self, server_id: String, at_ms: i64) -> Answer<'_, ()> {
+        Box::pin(self.write(move |conn| Box::pin(effects::bad_heartbeat(conn, server_id, at_ms))))
+    }
+
+    fn queue_challenge<'a>(
+        &'a self,
+        server_id: &'a str,
+        challenge: NewChallenge,
+    ) -> Answer<'a, Uuid> {
+        let server_id = server_id.to_owned();
+        Box::pin(self.write(move |conn| Box::pin(directives::queue(conn, server_id, challenge))))
+    }
+
+    fn servers_with_directives(&self) -> Answer<'_, Vec<String>> {
+        Box::pin(directives::waiting(&self.readers))
+    }
+
+    fn take_directives<'a>(
+        &'a self,
+        server_id: &'a str,
+        now_ms: i64,
+    ) -> Answer<'a, Vec<OpenDirective>> {
+        let server_id = server_id.to_owned();
+        Box::pin(self.write(move |conn| Box::pin(directives::take(conn, server_id, now_ms))))
+    }
+
+    fn verification(&self, challenge: Uuid) -> Answer<'_, Option<VerificationRow>> {
+        Box::pin(directives::verification(&self.readers, challenge))
+    }
+
+    fn expire_availability(&self, before_ms: i64) -> Answer<'_, u64> {
+        Box::pin(self.write(move |conn| Box::pin(effects::expire_availability(conn, before_ms))))
+    }
+
+    fn list_registration_keys(&self) -> Answer<'_, Vec<RegistrationKeyRow>> {
+        Box::pin(lists::registration_keys(&self.readers))
+    }
+
+    fn list_servers(&self) -> Answer<'_, Vec<ServerRow>> {
+        Box::pin(lists::servers(&self.readers))
+    }
+
+    fn list_connections<'a>(
+        &'a self,
+        server_id: Option<&'a str>,
+        active: bool,
+        limit: u32,
+    ) -> Answer<'a, Vec<ConnectionRow>> {
+        Box::pin(lists::connections(&self.readers, server_id, active, limit))
+    }
+
+    fn list_heartbeats<'a>(
+        &'a self,
+        server_id: Option<&'a str>,
+        limit: u32,
+    ) -> Answer<'a, Vec<HeartbeatRow>> {
+        Box::pin(lists::heartbeats(&self.readers, server_id, limit))
+    }
+
+    fn list_events(&self, limit: u32) -> Answer<'_, Vec<EventRow>> {
+        Box::pin(lists::events(&self.readers, limit))
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.writer.close().await;
+            self.readers.close().await;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract;
+
+    #[tokio::test]
+    async fn fulfils_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.db");
+        let store = SqliteStore::create(&path).await.unwrap();
+        contract::all(&store).await;
+        store.close().await.unwrap();
+        // What was acknowledged is there after a restart.
+        let again = SqliteStore::open(&path).await.unwrap();
+        contract::after_restart(&again).await;
+    }
+
+    #[tokio::test]
+    async fn a_missing_database_is_not_made_by_accident() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("none.db");
+        let Err(error) = SqliteStore::open(&path).await else {
+            panic!("opened a database that is not there");
+        };
+        assert!(error.to_string().contains("init"), "{error}");
+        assert!(!path.exists());
+    }
+}
