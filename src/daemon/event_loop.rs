@@ -21,7 +21,7 @@ use crate::vpn::Report;
 /// request and a certificate.
 const ANSWERS_QUEUED: usize = 4;
 /// The report is rebuilt this often at most: with many connections it is not free.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// Without anything to do the loop still turns, for a clock that was stopped by a suspend.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 

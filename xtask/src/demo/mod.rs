@@ -124,21 +124,23 @@ fn show_the_verdict(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Strin
         SECONDS,
         || Ok(rows()?.first().map(|row| column(row, "server_id"))),
     )?;
-    let active = lab.wait_for(
-        "the controller's verdict `active` on the host",
+    let verified = lab.wait_for(
+        "the controller's verdict `verified` on the host",
         SECONDS,
         || {
             Ok(rows()?
                 .into_iter()
-                .find(|row| column(row, "status") == "active"))
+                .find(|row| column(row, "verdict") == "verified"))
         },
     )?;
     wait_for_heartbeats(lab, fleet, 1)?;
     story.say(&format!(
-        "the controller says: {} is {} (version {}, server {server})",
-        column(&active, "hostname"),
-        column(&active, "status"),
-        column(&active, "version"),
+        "the controller says: {} is {} and {}, its hardware {} (version {}, server {server})",
+        column(&verified, "hostname"),
+        column(&verified, "status"),
+        column(&verified, "verdict"),
+        column(&verified, "hardware_verification_status"),
+        column(&verified, "version"),
     ));
     Ok(server)
 }
@@ -163,12 +165,8 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
         |row| column(row, "client_ip").contains(tunnel::CLIENT_ADDRESS) && !has_ended(row),
     )?;
     let id = column(&started, "connection_id");
-    story.say(&format!(
-        "the controller has the start: {} {} from {}",
-        column(&started, "connection_type"),
-        id,
-        column(&started, "client_ip")
-    ));
+    story.say("the controller has the start:");
+    quote_connection(story, &started);
 
     lab.crash(AGENT)?;
     story.say("the agent is killed (kill -9) and started again");
@@ -200,11 +198,30 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
         reason.contains("peer_removed"),
         "the end was stored with the reason `{reason}` instead of `peer_removed`"
     );
-    story.say(&format!(
-        "the controller has the end: {} ({reason})",
-        column(&ended, "connection_end")
-    ));
-    Ok(())
+    story.say("the controller has the end:");
+    quote_connection(story, &ended);
+    // The host's own report follows within a moment.
+    lab.wait_for("the agent's report without connections", SECONDS, || {
+        let connections = fleet.live_connections()?;
+        Ok((connections == 0).then_some(()))
+    })
+}
+
+/// The row as it is stored, a column a line.
+fn quote_connection(story: &Story, row: &Value) {
+    const COLUMNS: [&str; 9] = [
+        "connection_id",
+        "connection_type",
+        "client_ip",
+        "client_identity",
+        "connection_start",
+        "connection_end",
+        "disconnection_reason",
+        "end_confidence",
+        "status",
+    ];
+    let lines = COLUMNS.map(|name| format!("{name:21} {}\n", column(row, name)));
+    story.quote(&lines.concat());
 }
 
 fn wait_for_connection(

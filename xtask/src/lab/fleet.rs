@@ -156,6 +156,18 @@ impl Fleet {
         shell::output(command, None, COMMAND_WITHIN).map(|output| output.stdout + &output.stderr)
     }
 
+    /// How many connections the agent itself reports as live.
+    pub(crate) fn live_connections(&self) -> Result<usize> {
+        let mut command = self.cli();
+        command.args(["connections", "--json"]);
+        let output = shell::succeed(command, None, COMMAND_WITHIN)?;
+        let answer: Value = serde_json::from_str(&output.stdout)
+            .context("`vpn-node connections --json` printed no JSON")?;
+        let rows = answer["connections"].as_array();
+        rows.map(Vec::len)
+            .context("`vpn-node connections --json` has no `connections`")
+    }
+
     /// `vpn-node-controller` of this fleet, on its machine.
     pub(crate) fn controller(&self) -> Command {
         let mut command = self.machine.command(&self.programs.controller);
