@@ -58,6 +58,9 @@ impl App {
 
     /// Records a request that is not even readable, and passes the problem on.
     pub(super) async fn unreadable(&self, peer: IpAddr, problem: Problem) -> Problem {
+        if problem.is_ours() {
+            return problem;
+        }
         self.reject(Rejected {
             peer,
             server: None,
