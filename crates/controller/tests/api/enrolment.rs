@@ -36,11 +36,13 @@ async fn another_identity_with_the_same_token_is_refused_and_recorded() {
     let token = world.token().await;
     Host::new(&token, 1).enrol(&world).await;
     let (_, outcome) = Host::new(&token, 2).enrol(&world).await;
+    let key = world
+        .query("SELECT registration_key FROM registration_keys")
+        .await;
     assert_eq!(code(&outcome), EnrolRefusal::TokenUsed);
-    assert_eq!(
-        world.events("registration_key_reuse").await[0].severity,
-        "high"
-    );
+    let events = world.events("registration_key_reuse").await;
+    assert_eq!(events[0].severity, "high");
+    assert_eq!(events[0].source_id.as_ref(), key.first());
     assert_eq!(world.count("servers").await, 1);
 }
 
@@ -57,6 +59,8 @@ async fn of_fifty_racers_exactly_one_enrols() {
     let enrolled = |o: &&EnrolOutcome| matches!(o, EnrolOutcome::Enrolled { .. });
     assert_eq!(outcomes.iter().filter(enrolled).count(), 1);
     assert_eq!(world.count("servers").await, 1);
+    // One event, however many tried.
+    assert_eq!(world.events("registration_key_reuse").await.len(), 1);
 }
 
 #[tokio::test]
