@@ -17,7 +17,7 @@ use crate::tls::{self, TlsError};
 pub enum SetupError {
     /// Something is there already.
     #[error(
-        "{0:?} exists and is not empty: a controller is never set up over another one; choose another --data-dir, or move this one away"
+        "{0:?} exists already: a controller is never set up over another one; choose another --data-dir, or move this one away"
     )]
     Exists(PathBuf),
     /// The file system refused.

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::{
-    EnrolOutcome, EnrolReply, EnrolRequest, Hello, HelloRequest, HelloResponse,
+    EnrolOutcome, EnrolRefusal, EnrolReply, EnrolRequest, Hello, HelloRequest, HelloResponse,
 };
 use vpn_node_protocol::envelope::{Envelope, Payload as _};
 use vpn_node_protocol::keys::PublicKey;
@@ -79,18 +79,8 @@ async fn enrol(app: &App, peer: IpAddr, request: Request) -> Result<EnrolReply, 
     let peeked: EnrolRequest = envelope.peek().map_err(|error| problem_of(&error))?;
     let now_ms = app.now_ms();
     let outcome = match judge(app, &envelope, peeked, peer, now_ms) {
-        Ok(enrolment) => carry_out(app, enrolment).await?,
-        Err(refused) => {
-            app.reject(Rejected {
-                peer,
-                server: None,
-                event_type: "enrolment_refused",
-                severity: Severity::Low,
-                description: refused.message.clone(),
-            })
-            .await;
-            refusal(refused)
-        }
+        Ok(enrolment) => carry_out(app, peer, enrolment).await?,
+        Err(refused) => refuse(app, peer, None, refused).await,
     };
     Ok(EnrolReply {
         request_digest: envelope.digest(),
@@ -138,8 +128,9 @@ fn judge(
     })
 }
 
-async fn carry_out(app: &App, enrolment: Enrolment) -> Result<EnrolOutcome, Problem> {
+async fn carry_out(app: &App, peer: IpAddr, enrolment: Enrolment) -> Result<EnrolOutcome, Problem> {
     let warnings = enrolment::warnings(&enrolment.components);
+    let registration_key = enrolment.registration_key.clone();
     match app.store.enrol(enrolment).await? {
         EnrolEnd::Enrolled {
             server_id,
@@ -156,11 +147,33 @@ async fn carry_out(app: &App, enrolment: Enrolment) -> Result<EnrolOutcome, Prob
                 warnings,
             })
         }
-        EnrolEnd::Refused(refused) => Ok(refusal(refused)),
+        EnrolEnd::Refused(refused) => Ok(refuse(app, peer, Some(&registration_key), refused).await),
     }
 }
 
-fn refusal(refused: Refused) -> EnrolOutcome {
+/// Records a refusal, and says it.
+async fn refuse(
+    app: &App,
+    peer: IpAddr,
+    registration_key: Option<&str>,
+    refused: Refused,
+) -> EnrolOutcome {
+    let (event_type, severity) = match refused.code {
+        // Somebody else holds a copy of a token.
+        EnrolRefusal::TokenUsed => ("registration_key_reuse", Severity::High),
+        EnrolRefusal::TokenRevoked => ("registration_key_revoked_used", Severity::High),
+        EnrolRefusal::TokenExpired => ("registration_key_expired_used", Severity::Medium),
+        EnrolRefusal::TokenUnknown => ("registration_key_unknown", Severity::Medium),
+        EnrolRefusal::StaleHello | EnrolRefusal::BadRequest => ("enrolment_refused", Severity::Low),
+    };
+    app.reject(Rejected {
+        peer,
+        about: registration_key,
+        event_type,
+        severity,
+        description: refused.message.clone(),
+    })
+    .await;
     EnrolOutcome::Refused {
         code: refused.code,
         message: refused.message,

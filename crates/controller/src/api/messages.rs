@@ -95,7 +95,7 @@ pub(super) async fn identify(
     }
     app.reject(Rejected {
         peer,
-        server: None,
+        about: None,
         event_type: "unknown_key",
         severity: Severity::Low,
         description: match key_ids.first() {
@@ -208,7 +208,7 @@ impl Verified<'_> {
             self.app
                 .reject(Rejected {
                     peer: self.peer,
-                    server: Some(&self.server),
+                    about: Some(&self.server.server_id),
                     event_type: "message_for_another_server",
                     severity: Severity::Medium,
                     description: "the signed message names another server id or key epoch"
@@ -231,7 +231,7 @@ impl Verified<'_> {
             .app
             .reject(Rejected {
                 peer: self.peer,
-                server: Some(&self.server),
+                about: Some(&self.server.server_id),
                 event_type: match error {
                     EnvelopeError::BadSignature { .. } => "bad_signature",
                     _ => "wrong_type",

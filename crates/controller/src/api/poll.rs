@@ -149,7 +149,7 @@ async fn answer(app: &App, peer: IpAddr, body: &[u8]) -> Result<(u16, Vec<u8>), 
     if poll.nonce != server.nonce && Some(poll.nonce) != server.previous_nonce {
         app.reject(Rejected {
             peer,
-            server: Some(&server),
+            about: Some(&server.server_id),
             event_type: "stale_poll",
             severity: Severity::Low,
             description: "a poll repeats neither of the last two nonces".to_owned(),
@@ -209,7 +209,7 @@ async fn unverified(
 ) -> Problem {
     app.reject(Rejected {
         peer,
-        server: Some(server),
+        about: Some(&server.server_id),
         event_type: match error {
             EnvelopeError::BadSignature { .. } => "bad_signature",
             EnvelopeError::WrongType { .. } => "wrong_type",

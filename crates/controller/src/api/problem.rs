@@ -34,6 +34,11 @@ impl Problem {
         &self.message
     }
 
+    /// Whether the fault is the controller's, not the sender's.
+    pub(super) fn is_ours(&self) -> bool {
+        self.status.is_server_error()
+    }
+
     pub(super) fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self

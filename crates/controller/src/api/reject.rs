@@ -9,14 +9,13 @@ use super::App;
 use super::limiter::source_of;
 use super::problem::Problem;
 use crate::rules::effect::{NewEvent, Severity};
-use crate::store::KnownServer;
 
 /// A request that was rejected before anything was believed of it.
 pub(super) struct Rejected<'a> {
     /// Where it came from.
     pub(super) peer: IpAddr,
-    /// Whom it claimed to be.
-    pub(super) server: Option<&'a KnownServer>,
+    /// Whom it is about, for `security_events.source_id`: a server's id, a registration key.
+    pub(super) about: Option<&'a str>,
     /// A stable word.
     pub(super) event_type: &'static str,
     /// How bad.
@@ -42,8 +41,8 @@ impl App {
             event_type: rejected.event_type,
             severity: rejected.severity,
             component: "api",
-            source_id: Some(match rejected.server {
-                Some(server) => server.server_id.clone(),
+            source_id: Some(match rejected.about {
+                Some(about) => about.to_owned(),
                 None => rejected.peer.to_string(),
             }),
             description,
@@ -58,9 +57,12 @@ impl App {
 
     /// Records a request that is not even readable, and passes the problem on.
     pub(super) async fn unreadable(&self, peer: IpAddr, problem: Problem) -> Problem {
+        if problem.is_ours() {
+            return problem;
+        }
         self.reject(Rejected {
             peer,
-            server: None,
+            about: None,
             event_type: "unreadable_request",
             severity: Severity::Low,
             description: format!("{}: {:?}", problem.code(), problem.message()),

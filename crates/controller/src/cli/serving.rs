@@ -1,5 +1,6 @@
 //! `serve`.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -46,7 +47,9 @@ fn log() {
     {
         registry.with(journal.with_field_prefix(None)).init();
     } else {
-        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
         registry.with(layer).init();
     }
 }

@@ -6,11 +6,11 @@ use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::EnrolRefusal;
 
-use super::effects::{event, hardware_log};
+use super::effects::hardware_log;
 use super::map::{counter, database, enum_of, instant_optional, number, parse};
 use crate::clock::to_text;
 use crate::rules::challenge::to_json;
-use crate::rules::effect::{HardwareWrite, NewEvent, Severity};
+use crate::rules::effect::HardwareWrite;
 use crate::rules::enrolment::{EnrolEnd, Enrolment, Refused, StoredKey};
 use crate::rules::state::{ServerStatus, word};
 use crate::store::{NewRegistrationKey, StoreError};
@@ -222,7 +222,7 @@ async fn bind_server(
     })
 }
 
-/// Nothing was spent: says why, and records what an operator should know.
+/// Nothing was spent: says why.
 async fn why_not(
     conn: &mut SqliteConnection,
     enrolment: &Enrolment,
@@ -234,47 +234,25 @@ async fn why_not(
     .fetch_optional(&mut *conn)
     .await
     .map_err(database)?;
-    let (code, event_type, severity, message) = match row {
-        None => (
+    Ok(match row {
+        None => Refused::new(
             EnrolRefusal::TokenUnknown,
-            "registration_key_unknown",
-            Severity::Medium,
-            "this controller never made this token".to_owned(),
+            "this controller never made this token",
         ),
-        Some((true, _, server)) => (
+        Some((true, _, server)) => Refused::new(
             EnrolRefusal::TokenUsed,
-            "registration_key_reuse",
-            Severity::High,
             format!(
                 "this token has enrolled server {}: every host needs its own",
                 server.as_deref().unwrap_or("(unknown)")
             ),
         ),
-        Some((false, status, _)) if status == "revoked" => (
+        Some((false, status, _)) if status == "revoked" => Refused::new(
             EnrolRefusal::TokenRevoked,
-            "registration_key_revoked_used",
-            Severity::High,
-            "an operator took this token back".to_owned(),
+            "an operator took this token back",
         ),
-        Some(_) => (
+        Some(_) => Refused::new(
             EnrolRefusal::TokenExpired,
-            "registration_key_expired_used",
-            Severity::Medium,
-            "this token's time is over: create a new one".to_owned(),
+            "this token's time is over: create a new one",
         ),
-    };
-    let description = format!(
-        "enrolment of {:?} from {} refused: {message}",
-        enrolment.request.hostname, enrolment.peer_ip
-    );
-    let new = NewEvent {
-        event_type,
-        severity,
-        component: "enrolment",
-        source_id: Some(enrolment.registration_key.clone()),
-        description,
-        at_ms: enrolment.now_ms,
-    };
-    event(conn, &new).await?;
-    Ok(Refused::new(code, message))
+    })
 }

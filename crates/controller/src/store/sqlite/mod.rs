@@ -2,7 +2,7 @@
 //!
 //! All writes of this process go through one task that commits them in groups
 //! (`writer`); the operator's commands are other processes on the same file, and wait for
-//! its lock for at most [`BUSY_TIMEOUT`].
+//! its lock for at most five seconds.
 
 mod directives;
 mod effects;

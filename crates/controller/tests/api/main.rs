@@ -1,0 +1,9 @@
+//! The controller's HTTP interface, spoken to by a host that is made in the test.
+
+mod chain;
+mod connections;
+mod enrolment;
+mod http;
+mod poll;
+mod support;
+mod verification;
