@@ -272,3 +272,6 @@ impl Agent {
         schedule::backoff(failures, failure.retry_after, rng)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,9 +32,11 @@ impl Agent {
         if now.boot >= self.heartbeat_at {
             self.sampling = true;
             self.commands.push_back(Command::Sample);
-        } else if let Upload::Ready(batch) = std::mem::replace(&mut self.upload, Upload::Idle) {
+        } else if matches!(self.upload, Upload::Ready(_))
+            && self.authorisation.stopped().is_none()
+            && let Upload::Ready(batch) = std::mem::replace(&mut self.upload, Upload::InFlight)
+        {
             self.submit(batch, now);
-            self.upload = Upload::InFlight;
         }
     }
 

@@ -1,0 +1,99 @@
+//! Directives: each applied once and acknowledged once, however often and whichever way it comes.
+
+use uuid::Uuid;
+use vpn_node_protocol::directive::Action;
+use vpn_node_protocol::encoding::Hex;
+use vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS;
+use vpn_node_protocol::message::{Authorisation, DirectiveOutcome, Purpose};
+
+use super::world::{World, s};
+
+const ID: Uuid = Uuid::from_u128(500);
+
+fn outcomes(world: &World, id: Uuid) -> Vec<DirectiveOutcome> {
+    let acks = world.controller.db.acks.iter();
+    acks.filter(|a| a.id == id).map(|a| a.outcome).collect()
+}
+
+#[test]
+fn a_challenge_comes_by_poll_at_once_and_with_the_next_reply_when_polls_fail() {
+    let mut world = World::verified(721);
+    let (good, now) = (world.controller.good_answers, world.controller_ms());
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(3));
+    assert_eq!(world.controller.good_answers, good + 1, "by poll");
+
+    world.controller.polls_work = false;
+    world.run_for(s(90));
+    let polls = world.polls.len();
+    world.run_for(s(3600));
+    let polls = world.polls.len() - polls;
+    assert!((25..120).contains(&polls), "{polls} polls in an hour");
+    let now = world.controller_ms();
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(45));
+    assert_eq!(world.controller.good_answers, good + 2, "by reply");
+
+    world.controller.polls_work = true;
+    world.run_for(s(140));
+    let now = world.controller_ms();
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(3));
+    assert_eq!(world.controller.good_answers, good + 3, "by poll again");
+}
+
+#[test]
+fn a_late_one_and_one_of_an_unknown_kind_are_acknowledged_as_such() {
+    let mut world = World::verified(722);
+    let now = world.controller_ms();
+    let late = world
+        .controller
+        .directive(ID, Action::Unknown, now - 61_000);
+    world.controller.issue(&late);
+    let other = Uuid::from_u128(501);
+    let unknown = world.controller.directive(other, Action::Unknown, now);
+    world.controller.issue(&unknown);
+    world.run_for(s(45));
+    assert_eq!(outcomes(&world, ID), [DirectiveOutcome::Late]);
+    assert_eq!(outcomes(&world, other), [DirectiveOutcome::Unsupported]);
+}
+
+#[test]
+fn one_for_another_server_or_epoch_or_of_another_signer_does_nothing() {
+    let mut world = World::verified(724);
+    let (now, probes) = (world.controller_ms(), world.probes);
+    let action = || Action::Challenge {
+        value: Hex([3; 32]),
+        purpose: Purpose::OnDemand,
+    };
+    let mut other = world.controller.directive(ID, action(), now);
+    other.server_id = "server-2".to_owned();
+    world.controller.issue(&other);
+    let mut other = world.controller.directive(ID, action(), now);
+    other.epoch = 2;
+    world.controller.issue(&other);
+    let forged = world.controller.directive(ID, action(), now);
+    let key = ed25519_dalek::SigningKey::from_bytes(&[66; 32]);
+    let forged = vpn_node_protocol::envelope::Envelope::sign(&forged, &[&key]);
+    world.controller.db.unacked.push((ID, forged));
+    world.run_for(s(90));
+    assert_eq!(world.probes, probes);
+    assert_eq!(outcomes(&world, ID), []);
+    let errors = world.report().last_errors;
+    assert!(errors.iter().any(|e| e.text.contains("another server")));
+    assert_eq!(world.state(), Authorisation::Verified);
+}
+
+#[test]
+fn only_the_newest_challenge_is_answered() {
+    let mut world = World::verified(725);
+    let (good, now) = (world.controller.good_answers, world.controller_ms());
+    world.probe_takes = s(5);
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(3));
+    let now = world.controller_ms();
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(45));
+    assert_eq!(world.controller.good_answers, good + 1);
+    assert_eq!(world.controller.bad_answers, 0);
+}
