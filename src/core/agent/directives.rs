@@ -75,16 +75,17 @@ impl PollState {
 }
 
 impl Agent {
+    /// Drops a challenge that no answer can satisfy any more, whatever holds up its answer.
+    pub(super) fn forget_late_challenge(&mut self, now: Now) {
+        self.challenge.take_if(|c| now.boot >= c.deadline);
+    }
+
     /// Has the hardware looked at when a challenge waits and the lane is free for its answer.
     /// True while the lane is kept for it.
-    pub(super) fn wants_hardware(&mut self, now: Now) -> bool {
+    pub(super) fn wants_hardware(&mut self) -> bool {
         let Some(challenge) = &mut self.challenge else {
             return false;
         };
-        if now.boot >= challenge.deadline {
-            self.challenge = None;
-            return false;
-        }
         if !challenge.probing {
             challenge.probing = true;
             self.commands.push_back(Command::ProbeHardware);

@@ -166,6 +166,7 @@ impl Agent {
 
     /// Takes one event.
     pub fn handle(&mut self, event: Event, now: Now, rng: &mut impl CryptoRng) {
+        self.forget_late_challenge(now);
         match event {
             Event::Answer(bytes) => self.answered(&bytes, now, rng),
             Event::SendFailed(failure) => self.send_failed(&failure, now, rng),
@@ -187,6 +188,7 @@ impl Agent {
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        self.forget_late_challenge(now);
         self.tick_sessions(now);
         if let Upload::Paused(until) = self.upload
             && now.boot >= until
@@ -199,11 +201,12 @@ impl Agent {
     /// The boot-clock instant at which [`Agent::handle_timeout`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let idle = self.lane.is_idle();
+        let free = self.lane.is_idle() && !self.sampling && self.challenge.is_none();
+        let listens = self.authorisation.stopped().is_none();
         [
             self.lane.send_at(),
-            (idle && !self.sampling).then_some(self.heartbeat_at),
-            self.poll.retry_at(),
+            free.then_some(self.heartbeat_at),
+            self.poll.retry_at().filter(|_| listens),
             self.challenge.as_ref().map(Challenge::deadline),
             self.reducer.next_deadline(),
             Some(self.keep_sessions_at),

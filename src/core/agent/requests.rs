@@ -26,7 +26,7 @@ impl Agent {
         if !self.lane.is_idle() || self.sampling {
             return;
         }
-        if self.wants_hardware(now) {
+        if self.wants_hardware() {
             return;
         }
         if now.boot >= self.heartbeat_at {

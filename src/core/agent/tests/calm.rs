@@ -58,6 +58,19 @@ fn figures_never_come() {
 }
 
 #[test]
+fn a_challenge_that_runs_out_while_the_lane_is_busy_is_forgotten() {
+    let mut world = World::verified(611);
+    world.probe_works = false;
+    let now = world.controller_ms();
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(3));
+    world.net.up = false;
+    world.restart();
+    world.run_for(s(600));
+    assert!(world.agent().challenge.is_none());
+}
+
+#[test]
 fn a_challenge_that_came_during_an_exchange_runs_out_in_an_outage() {
     for seed in 0..20 {
         let mut world = World::verified(620 + seed);

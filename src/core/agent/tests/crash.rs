@@ -49,3 +49,32 @@ fn stopped_at(at: u64, seed: u64, down: Duration) -> World {
     world.run_for(s(150));
     world
 }
+
+#[test]
+fn a_host_that_stops_again_and_again_on_a_bad_line_is_never_quarantined() {
+    for seed in 0..8 {
+        let mut world = World::new(300 + seed);
+        world.net.loss = 200;
+        world.net.doubled = 200;
+        world.net.copy_delay = 60_000;
+        world.start();
+        for _ in 0..60 {
+            world.fuse.stop_at = Some(world.fuse.passed + 1 + world.dice.below(30));
+            world.connect();
+            world.run_for(s(20));
+            world.disconnect_any();
+            world.run_for(s(20));
+            if world.agent.is_none() {
+                world.fuse.stop_at = None;
+                world.start();
+            }
+        }
+        assert!(world.crashes > 20, "{}", world.crashes);
+        world.net.loss = 0;
+        world.run_for(s(300));
+        assert_eq!(world.controller.quarantines, [] as [&str; 0]);
+        assert_eq!(world.state(), Authorisation::Verified);
+        assert!(world.disk.ledger.is_empty());
+        assert_eq!(world.controller.db.lost, 0);
+    }
+}

@@ -16,6 +16,22 @@ fn outcomes(world: &World, id: Uuid) -> Vec<DirectiveOutcome> {
 }
 
 #[test]
+fn a_challenge_that_comes_by_poll_and_by_reply_is_answered_once() {
+    for seed in 0..20 {
+        let mut world = World::verified(700 + seed);
+        world.run_for(s(seed * 2));
+        let good = world.controller.good_answers;
+        let now = world.controller_ms();
+        let id = world.controller.challenge(Purpose::OnDemand, now);
+        world.probe_takes = s(4);
+        world.run_for(s(90));
+        assert_eq!(world.controller.good_answers, good + 1);
+        assert_eq!(world.controller.bad_answers, 0);
+        assert_eq!(outcomes(&world, id), [DirectiveOutcome::Applied]);
+    }
+}
+
+#[test]
 fn a_challenge_comes_by_poll_at_once_and_with_the_next_reply_when_polls_fail() {
     let mut world = World::verified(721);
     let (good, now) = (world.controller.good_answers, world.controller_ms());
@@ -95,5 +111,15 @@ fn only_the_newest_challenge_is_answered() {
     world.controller.challenge(Purpose::OnDemand, now);
     world.run_for(s(45));
     assert_eq!(world.controller.good_answers, good + 1);
+    assert_eq!(world.controller.bad_answers, 0);
+}
+
+#[test]
+fn a_probe_that_takes_longer_than_the_challenge_lives_answers_nothing() {
+    let mut world = World::verified(726);
+    world.probe_takes = s(70);
+    let now = world.controller_ms();
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(200));
     assert_eq!(world.controller.bad_answers, 0);
 }

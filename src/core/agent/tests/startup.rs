@@ -32,6 +32,27 @@ fn a_restarted_agent_is_unverified_until_its_own_challenge_was_judged() {
 }
 
 #[test]
+fn a_verified_from_before_the_restart_does_not_verify() {
+    let mut world = World::verified(3);
+    // The controller takes a heartbeat, and the host stops before it hears so.
+    let heartbeats = world.controller.db.heartbeats;
+    while world.controller.db.heartbeats == heartbeats {
+        world.run_for(std::time::Duration::from_millis(10));
+    }
+    world.kill();
+    assert_eq!(world.controller.db.verdict, Verdict::Verified);
+    world.probe_works = false;
+    world.start();
+    let before = world.disk.lane.seq;
+    world.run_for(s(50));
+    assert!(world.disk.lane.seq > before, "the old reply came");
+    assert_eq!(world.state(), Authorisation::Unverified);
+    world.probe_works = true;
+    world.run_for(s(120));
+    assert_eq!(world.state(), Authorisation::Verified);
+}
+
+#[test]
 fn the_lease_runs_from_the_sending_not_from_the_answer() {
     let mut world = World::verified(4);
     world.net.latency = 8_000;
@@ -85,4 +106,34 @@ fn a_host_that_waits_for_approval_says_so_and_is_verified_after_it() {
     world.controller.db.approved = true;
     world.run_for(s(120));
     assert_eq!(world.state(), Authorisation::Verified);
+}
+
+#[test]
+fn a_quarantined_host_lapses_at_once_asks_slowly_and_comes_back() {
+    for revoked in [false, true] {
+        let mut world = World::verified(8);
+        world.controller.db.revoked = revoked;
+        world.controller.db.quarantined = !revoked;
+        world.run_for(s(40));
+        assert_eq!(world.state(), Authorisation::Lapsed);
+        world.connect();
+        let (attempts, polls) = (world.attempts.len(), world.polls.len());
+        world.run_for(s(3600));
+        let (attempts, polls) = (world.attempts.len() - attempts, world.polls.len() - polls);
+        assert!((10..=16).contains(&attempts), "{attempts} in an hour");
+        assert!(polls <= 1, "{polls} polls");
+        let report = world.report();
+        assert_eq!(report.verification.state, VerificationState::Lapsed);
+        assert!(report.verification.detail.starts_with("refused: "));
+
+        world.controller.db.quarantined = false;
+        world.controller.db.revoked = false;
+        world.run_for(s(400));
+        assert_eq!(world.state(), Authorisation::Verified);
+        world.run_for(s(60));
+        world.everything_arrived();
+        let polls = world.polls.len();
+        world.run_for(s(120));
+        assert!(world.polls.len() > polls, "directives are waited for again");
+    }
 }
