@@ -7,7 +7,9 @@ use uuid::Uuid;
 use vpn_node_protocol::directive::{Action, Directive};
 use vpn_node_protocol::encoding::Nonce;
 use vpn_node_protocol::envelope::Envelope;
-use vpn_node_protocol::limits::{MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES};
+use vpn_node_protocol::limits::{
+    CHALLENGE_DEADLINE_S, MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES,
+};
 use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Poll, PollReply, Purpose};
 
 use super::{Agent, Command, SendFailure};
@@ -134,6 +136,8 @@ impl Agent {
         };
         match directive.action {
             Action::Challenge { value, purpose } => {
+                // The lane is kept for its answer, so heartbeats wait: not longer than this.
+                let left_ms = left_ms.min(u64::from(CHALLENGE_DEADLINE_S) * 1000);
                 self.challenge = Some(Challenge {
                     id: directive.id,
                     value,

@@ -86,3 +86,22 @@ fn a_challenge_that_came_during_an_exchange_runs_out_in_an_outage() {
         assert_eq!(world.state(), Authorisation::Verified);
     }
 }
+
+#[test]
+fn a_heartbeat_does_not_wait_for_a_probe_longer_than_a_challenge_may_last() {
+    let mut world = World::verified(640);
+    world.probe_works = false;
+    let now = world.controller_ms();
+    let id = Uuid::from_u128(77);
+    let action = Action::Challenge {
+        value: Hex([1; 32]),
+        purpose: Purpose::OnDemand,
+    };
+    let mut directive = world.controller.directive(id, action, now);
+    directive.deadline_s = u32::MAX;
+    world.controller.issue(&directive);
+    world.run_for(s(35));
+    let heartbeats = world.controller.db.heartbeats;
+    world.run_for(s(65));
+    assert!(world.controller.db.heartbeats > heartbeats);
+}
