@@ -127,6 +127,19 @@ fn a_new_signing_key_is_learnt_and_kept() {
 }
 
 #[test]
+fn a_new_signing_key_is_learnt_although_nobody_names_it() {
+    let mut world = World::verified(52);
+    let now = world.controller_ms();
+    world.controller.rotate(now, None);
+    world.tamper = Some(Box::new(|_, answer| without_key_id(&answer)));
+    world.tamper_poll = Some(Box::new(|_, answer| without_key_id(&answer)));
+    world.run_for(s(60));
+    let serial = world.agent().trust.certificate().serial;
+    assert_eq!(serial, 2, "keyid is a hint, and nothing depends on it");
+    assert_eq!(world.state(), Authorisation::Verified);
+}
+
+#[test]
 fn an_older_certificate_is_refused() {
     let mut world = World::verified(53);
     let now = world.controller_ms();
