@@ -248,6 +248,7 @@ impl Lane {
                 return Err(LaneError::Misdirected);
             }
             trust.saw_controller_time(refusal.controller_time_ms, now);
+            self.state.floor_ms = trust.floor_ms();
             self.failures = 0;
             self.flight = None;
             self.state.pending = None;

@@ -181,3 +181,16 @@ fn a_signing_key_that_has_ended_is_dead_whatever_time_it_states() {
     world.run_for(s(200));
     assert_eq!(world.state(), Authorisation::Verified);
 }
+
+#[test]
+fn the_time_of_a_signed_refusal_counts_too() {
+    let mut world = World::verified(55);
+    world.run_for(s(60));
+    world.controller.bad_requests = 3;
+    world.run_for(s(65));
+    let refused_at = world.controller_ms();
+    world.run_for(s(20));
+    world.net.up = false;
+    world.run_for(s(60));
+    assert!(world.disk.lane.floor_ms > refused_at - 40_000);
+}
