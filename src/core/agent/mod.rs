@@ -85,7 +85,10 @@ pub struct Agent {
     heartbeat_at: Duration,
     sampling: bool,
     challenge: Option<Challenge>,
+    /// Directives dealt with; the controller has not said that it knows.
     acks: Vec<DirectiveAck>,
+    /// How many of them, from the first, are in the request in flight.
+    acks_sent: usize,
     seen_directives: VecDeque<Uuid>,
     poll: PollState,
     fetching_certificate: bool,
@@ -151,6 +154,7 @@ impl Agent {
             sampling: false,
             challenge: None,
             acks: Vec::new(),
+            acks_sent: 0,
             seen_directives: VecDeque::new(),
             poll: PollState::NotYet,
             fetching_certificate: false,

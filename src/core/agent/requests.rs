@@ -155,11 +155,11 @@ impl Agent {
     where
         B: vpn_node_protocol::message::Body + serde::Serialize + serde::de::DeserializeOwned,
     {
-        let count = self.acks.len().min(MAX_DIRECTIVE_ACKS);
+        self.acks_sent = self.acks.len().min(MAX_DIRECTIVE_ACKS);
         let voice = Voice {
             key: &self.key,
             boot_id: self.about.boot_id,
-            acks: self.acks.drain(..count).collect(),
+            acks: self.acks[..self.acks_sent].to_vec(),
         };
         self.lane.submit(body, voice, now);
     }
@@ -205,6 +205,7 @@ impl Agent {
                     .saturating_sub(middle.wall_ms),
             );
         }
+        self.acks.drain(..std::mem::take(&mut self.acks_sent));
         self.memory.accepted(sent);
         self.authorisation.judged(reply.standing, sent);
         if let Some(ack) = reply.connections_ack {
@@ -237,6 +238,7 @@ impl Agent {
     }
 
     fn refused(&mut self, refusal: &Refusal, now: Now, rng: &mut impl CryptoRng) {
+        self.acks_sent = 0;
         let was_batch = matches!(self.upload, Upload::InFlight);
         if was_batch {
             self.upload = Upload::Idle;

@@ -123,3 +123,14 @@ fn a_probe_that_takes_longer_than_the_challenge_lives_answers_nothing() {
     world.run_for(s(200));
     assert_eq!(world.controller.bad_answers, 0);
 }
+
+#[test]
+fn an_acknowledgement_outlives_a_refused_request() {
+    let mut world = World::verified(727);
+    let now = world.controller_ms();
+    let unknown = world.controller.directive(ID, Action::Unknown, now);
+    world.controller.issue(&unknown);
+    world.controller.bad_requests = 1;
+    world.run_for(s(80));
+    assert_eq!(outcomes(&world, ID), [DirectiveOutcome::Unsupported]);
+}
