@@ -95,8 +95,9 @@ impl Agent {
         true
     }
 
-    /// A directive came, with a reply or over the directive request.
-    pub(super) fn directive_came(&mut self, envelope: &Envelope, now: Now) {
+    /// A directive came, with a reply or over the directive request, that was made at
+    /// `carried_ms` by the controller's clock.
+    pub(super) fn directive_came(&mut self, envelope: &Envelope, carried_ms: i64, now: Now) {
         let directive: Directive = match self.trust.open(envelope, |d: &Directive| d.issued_ms) {
             Ok(directive) => directive,
             Err(error) => {
@@ -118,18 +119,15 @@ impl Agent {
             self.seen_directives.pop_front();
         }
         self.seen_directives.push_back(directive.id);
-        let outcome = self.apply(&directive, now);
+        let outcome = self.apply(&directive, carried_ms, now);
         self.acks.push(DirectiveAck {
             id: directive.id,
             outcome,
         });
     }
 
-    fn apply(&mut self, directive: &Directive, now: Now) -> DirectiveOutcome {
-        let age_ms = self
-            .trust
-            .controller_now_ms(now)
-            .saturating_sub(directive.issued_ms);
+    fn apply(&mut self, directive: &Directive, carried_ms: i64, now: Now) -> DirectiveOutcome {
+        let age_ms = carried_ms.saturating_sub(directive.issued_ms);
         let left_ms = i64::from(directive.deadline_s) * 1000 - age_ms.max(0);
         let Ok(left_ms @ 1..) = u64::try_from(left_ms) else {
             return DirectiveOutcome::Late;
@@ -204,7 +202,7 @@ impl Agent {
                 self.trust
                     .saw_controller_time(reply.controller_time_ms, now);
                 for directive in reply.directives.iter().take(MAX_DIRECTIVES) {
-                    self.directive_came(directive, now);
+                    self.directive_came(directive, reply.controller_time_ms, now);
                 }
                 self.poll = PollState::Due {
                     at: now.boot,

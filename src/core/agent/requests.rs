@@ -214,7 +214,7 @@ impl Agent {
             self.upload = Upload::Idle;
         }
         for directive in &reply.directives {
-            self.directive_came(directive, now);
+            self.directive_came(directive, reply.header.controller_time_ms, now);
         }
         self.heartbeat_at = if !fresh {
             // Repeated from before a restart or an outage, so it is old: say how it is now.

@@ -75,6 +75,16 @@ fn a_late_one_and_one_of_an_unknown_kind_are_acknowledged_as_such() {
 }
 
 #[test]
+fn late_is_judged_by_the_reply_that_carries_it_so_a_controller_may_set_its_clock_back() {
+    let mut world = World::verified(723);
+    world.controller_skew_ms -= 3_000_000;
+    let (good, now) = (world.controller.good_answers, world.controller_ms());
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(45));
+    assert_eq!(world.controller.good_answers, good + 1);
+}
+
+#[test]
 fn one_for_another_server_or_epoch_or_of_another_signer_does_nothing() {
     let mut world = World::verified(724);
     let (now, probes) = (world.controller_ms(), world.probes);
