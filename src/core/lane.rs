@@ -281,8 +281,9 @@ impl Lane {
         Ok(Answered { reply, sent, fresh })
     }
 
-    /// The controller does not remember the last reply: the next request proves it.
-    pub fn prove_next(&mut self) {
-        self.prove = true;
+    /// The controller does not remember the last reply: the next request proves it. False when
+    /// the one before did already, so that it will hardly help.
+    pub fn prove_next(&mut self) -> bool {
+        !std::mem::replace(&mut self.prove, true)
     }
 }

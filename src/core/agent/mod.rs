@@ -85,6 +85,8 @@ pub struct Agent {
     heartbeat_at: Duration,
     sampling: bool,
     challenge: Option<Challenge>,
+    /// The challenge whose answer is in flight.
+    answering: Option<Challenge>,
     /// Directives dealt with; the controller has not said that it knows.
     acks: Vec<DirectiveAck>,
     /// How many of them, from the first, are in the request in flight.
@@ -153,6 +155,7 @@ impl Agent {
             heartbeat_at: now.boot,
             sampling: false,
             challenge: None,
+            answering: None,
             acks: Vec::new(),
             acks_sent: 0,
             seen_directives: VecDeque::new(),

@@ -143,6 +143,7 @@ impl Agent {
                     os_version: self.about.os_version.clone(),
                 };
                 self.submit(answer, now);
+                self.answering = Some(challenge.unprobed());
             }
             Err(error) => self.memory.note(
                 format!("cannot answer the controller's challenge: {error}"),
@@ -205,6 +206,7 @@ impl Agent {
                     .saturating_sub(middle.wall_ms),
             );
         }
+        self.answering = None;
         self.acks.drain(..std::mem::take(&mut self.acks_sent));
         self.memory.accepted(sent);
         self.authorisation.judged(reply.standing, sent);
@@ -239,17 +241,20 @@ impl Agent {
 
     fn refused(&mut self, refusal: &Refusal, now: Now, rng: &mut impl CryptoRng) {
         self.acks_sent = 0;
+        let answering = self.answering.take();
         let was_batch = matches!(self.upload, Upload::InFlight);
         if was_batch {
             self.upload = Upload::Idle;
         }
         self.memory.heartbeat_failed(&refusal.message, now);
         let wait = match refusal.code {
-            // The controller lost its memory: prove the last reply, at once.
-            RefusalCode::Ahead => {
-                self.lane.prove_next();
+            // The controller lost its memory: prove the last reply, at once. A controller that
+            // no proof convinces is asked as often as any other.
+            RefusalCode::Ahead if self.lane.prove_next() => {
+                self.challenge = self.challenge.take().or(answering);
                 schedule::backoff(0, None, rng)
             }
+            RefusalCode::Ahead => schedule::next_heartbeat(self.interval, rng),
             RefusalCode::Quarantined | RefusalCode::Revoked => {
                 self.authorisation.stop(refusal.message.clone());
                 schedule::next_heartbeat(STOPPED_INTERVAL, rng)

@@ -122,3 +122,30 @@ fn a_controller_that_restored_while_a_request_was_on_its_way_does_not_quarantine
         assert_eq!(world.state(), Authorisation::Verified);
     }
 }
+
+#[test]
+fn a_challenge_answer_that_meets_a_forgetful_controller_is_given_again_with_proof() {
+    let mut world = World::verified(47);
+    world.run_for(s(20));
+    let backup = world.controller.db.clone();
+    world.run_for(s(60));
+    world.controller.db = backup;
+    let now = world.controller_ms();
+    let before = world.controller.good_answers;
+    world.controller.challenge(Purpose::OnDemand, now);
+    world.run_for(s(50));
+    assert_eq!(world.controller.aheads, 1);
+    assert_eq!(world.controller.good_answers, before + 1);
+    assert_eq!(world.controller.db.unacked.len(), 0, "acknowledged");
+    assert_eq!(world.controller.quarantines, [] as [&str; 0]);
+}
+
+#[test]
+fn a_controller_that_is_never_convinced_is_not_asked_in_a_hurry() {
+    let mut world = World::verified(48);
+    world.controller.never_convinced = true;
+    let before = world.attempts.len();
+    world.run_for(s(3600));
+    let attempts = world.attempts.len() - before;
+    assert!(attempts < 200, "{attempts} attempts in an hour");
+}
