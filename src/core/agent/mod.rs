@@ -16,6 +16,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
 use uuid::Uuid;
+use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::message::{ConnectionBatch, DirectiveAck};
 
@@ -98,6 +99,8 @@ pub struct Agent {
     unrecorded: BTreeSet<Uuid>,
     keep_sessions_at: Duration,
     ledger: LedgerFacts,
+    /// The ledger as it was last read; an acknowledgement of another one is not for it.
+    ledger_epoch: Option<Hex<16>>,
     clock_offset_ms: Option<i64>,
     memory: Memory,
     commands: VecDeque<Command>,
@@ -165,6 +168,7 @@ impl Agent {
             unrecorded: setup.unrecorded,
             keep_sessions_at: now.boot + KEEP_SESSIONS_EVERY,
             ledger: setup.ledger,
+            ledger_epoch: None,
             clock_offset_ms: None,
             memory: Memory::default(),
             commands: VecDeque::new(),

@@ -51,6 +51,7 @@ impl Agent {
     }
 
     pub(super) fn batch_read(&mut self, batch: ConnectionBatch) {
+        self.ledger_epoch = Some(batch.ledger_epoch);
         let empty = batch.records.is_empty() && batch.gaps.is_empty();
         self.upload = if empty {
             Upload::Idle
@@ -210,7 +211,9 @@ impl Agent {
         self.acks.drain(..std::mem::take(&mut self.acks_sent));
         self.memory.accepted(sent);
         self.authorisation.judged(reply.standing, sent);
-        if let Some(ack) = reply.connections_ack {
+        if let Some(ack) = reply.connections_ack
+            && Some(ack.ledger_epoch) == self.ledger_epoch
+        {
             self.batch_acked(&ack, &reply.header.chain.0);
         } else if matches!(self.upload, Upload::InFlight) {
             self.upload = Upload::Idle;
@@ -231,12 +234,15 @@ impl Agent {
     }
 
     fn batch_acked(&mut self, ack: &ConnectionsAck, proof: &[u8; 32]) {
-        self.upload = Upload::Reading;
         self.commands.push_back(Command::Acked {
             through: ack.acked_through,
             proof: *proof,
         });
-        self.commands.push_back(Command::ReadBatch);
+        // After a restart the ledger may be reading already: then one batch is sent twice.
+        if !matches!(self.upload, Upload::Reading) {
+            self.upload = Upload::Reading;
+            self.commands.push_back(Command::ReadBatch);
+        }
     }
 
     fn refused(&mut self, refusal: &Refusal, now: Now, rng: &mut impl CryptoRng) {

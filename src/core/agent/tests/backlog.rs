@@ -17,3 +17,25 @@ fn a_batch_that_the_controller_calls_bad_is_offered_again_after_five_minutes() {
     world.run_for(s(120));
     world.everything_arrived();
 }
+
+#[test]
+fn an_acknowledgement_of_another_ledger_takes_nothing_away() {
+    let mut world = World::verified(22);
+    for _ in 0..10 {
+        world.connect();
+    }
+    // The controller takes the batch, and the host stops before it hears so.
+    while world.controller.db.batches == 0 {
+        world.run_for(std::time::Duration::from_millis(5));
+    }
+    world.kill();
+    world.disk.lose_ledger();
+    world.start();
+    let old = world.controller.db.records.len();
+    for _ in 0..10 {
+        world.connect();
+    }
+    world.run_for(s(90));
+    assert!(world.disk.ledger.is_empty());
+    assert_eq!(world.controller.db.records.len(), old + 10, "the new ones");
+}
