@@ -99,6 +99,8 @@ pub struct Agent {
     unrecorded: BTreeSet<Uuid>,
     keep_sessions_at: Duration,
     ledger: LedgerFacts,
+    /// The ledger changed since the batch was asked for that is being read.
+    ledger_changed: bool,
     /// The ledger as it was last read; an acknowledgement of another one is not for it.
     ledger_epoch: Option<Hex<16>>,
     clock_offset_ms: Option<i64>,
@@ -168,6 +170,7 @@ impl Agent {
             unrecorded: setup.unrecorded,
             keep_sessions_at: now.boot + KEEP_SESSIONS_EVERY,
             ledger: setup.ledger,
+            ledger_changed: false,
             ledger_epoch: None,
             clock_offset_ms: None,
             memory: Memory::default(),
@@ -191,7 +194,10 @@ impl Agent {
             Event::Sampled(metrics) => self.submit_heartbeat(metrics, now),
             Event::Hardware(components) => self.answer_challenge(&components, now, rng),
             Event::Observed(backend, obs) => self.observed(&backend, obs, now, rng),
-            Event::Ledger(facts) => self.ledger = facts,
+            Event::Ledger(facts) => {
+                self.ledger = facts;
+                self.ledger_changed = true;
+            }
             Event::Batch(batch) => self.batch_read(batch),
         }
         self.go_on(now, rng);

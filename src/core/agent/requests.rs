@@ -45,9 +45,14 @@ impl Agent {
         let waiting = self.ledger.records > 0 || self.ledger.gaps > 0;
         if waiting && matches!(self.upload, Upload::Idle) && self.authorisation.stopped().is_none()
         {
-            self.upload = Upload::Reading;
-            self.commands.push_back(Command::ReadBatch);
+            self.read_ledger();
         }
+    }
+
+    fn read_ledger(&mut self) {
+        self.upload = Upload::Reading;
+        self.ledger_changed = false;
+        self.commands.push_back(Command::ReadBatch);
     }
 
     pub(super) fn batch_read(&mut self, batch: ConnectionBatch) {
@@ -58,8 +63,8 @@ impl Agent {
         } else {
             Upload::Ready(batch)
         };
-        if empty {
-            // The ledger knows better than our last count of it.
+        if empty && !self.ledger_changed {
+            // The ledger knows better than our last count of it, unless that is the newer one.
             self.ledger.records = 0;
             self.ledger.gaps = 0;
         }
@@ -240,8 +245,7 @@ impl Agent {
         });
         // After a restart the ledger may be reading already: then one batch is sent twice.
         if !matches!(self.upload, Upload::Reading) {
-            self.upload = Upload::Reading;
-            self.commands.push_back(Command::ReadBatch);
+            self.read_ledger();
         }
     }
 

@@ -19,6 +19,20 @@ fn a_batch_that_the_controller_calls_bad_is_offered_again_after_five_minutes() {
 }
 
 #[test]
+fn a_record_that_comes_while_the_ledger_is_found_empty_does_not_stay_behind() {
+    for seed in 0..30 {
+        let mut world = World::verified(1000 + seed);
+        world.connect();
+        while world.disk.acked == 0 {
+            world.run_for(std::time::Duration::from_millis(1));
+        }
+        world.connect();
+        world.run_for(s(60));
+        world.everything_arrived();
+    }
+}
+
+#[test]
 fn an_acknowledgement_of_another_ledger_takes_nothing_away() {
     let mut world = World::verified(22);
     for _ in 0..10 {
