@@ -137,3 +137,26 @@ fn a_quarantined_host_lapses_at_once_asks_slowly_and_comes_back() {
         assert!(world.polls.len() > polls, "directives are waited for again");
     }
 }
+
+#[test]
+fn another_verdict_after_verified_is_a_lapse_and_only_verified_ends_it() {
+    for verdict in [
+        Verdict::Failed,
+        Verdict::Mismatch,
+        Verdict::Pending,
+        Verdict::Unverified,
+    ] {
+        let mut world = World::verified(9);
+        world.probe_works = false;
+        world.controller.db.verdict = verdict;
+        world.controller.reason = Some("disk1 is another one".to_owned());
+        world.run_for(s(40));
+        assert_eq!(world.state(), Authorisation::Lapsed, "{verdict:?}");
+        assert_eq!(world.report().verification.valid_for_s, None);
+        let detail = world.report().verification.detail;
+        assert!(!detail.contains("silent"), "{verdict:?}: {detail}");
+        world.probe_works = true;
+        world.run_for(s(180));
+        assert_eq!(world.state(), Authorisation::Verified, "{verdict:?}");
+    }
+}
