@@ -19,6 +19,10 @@ use crate::core::Now;
 /// controller's clock, refuse what is older than this memory.
 const REMEMBERED: usize = 256;
 
+/// From one directive request to the next at least: a controller (or a proxy) that answers at
+/// once, for example with directives that wait for their acknowledgement, is no reason to hurry.
+const POLL_APART: Duration = Duration::from_secs(2);
+
 /// A challenge to answer.
 #[derive(Debug)]
 pub(super) struct Challenge {
@@ -54,6 +58,7 @@ pub(super) enum PollState {
     InFlight {
         /// Its digest, which the answer must carry.
         digest: vpn_node_protocol::encoding::Digest,
+        sent: Duration,
         failures: u32,
     },
     /// To be sent at this instant.
@@ -178,6 +183,7 @@ impl Agent {
         let envelope = Envelope::sign(&request, &[&self.key]);
         self.poll = PollState::InFlight {
             digest: envelope.digest(),
+            sent: now.boot,
             failures,
         };
         self.commands.push_back(Command::Poll {
@@ -187,10 +193,9 @@ impl Agent {
     }
 
     pub(super) fn poll_answered(&mut self, bytes: &[u8], now: Now, rng: &mut impl CryptoRng) {
-        let PollState::InFlight { digest, .. } = &self.poll else {
+        let PollState::InFlight { digest, sent, .. } = self.poll else {
             return;
         };
-        let digest = *digest;
         let reply = Envelope::parse(bytes, MAX_REPLY_BYTES)
             .map_err(Into::into)
             .and_then(|envelope| {
@@ -205,7 +210,7 @@ impl Agent {
                     self.directive_came(directive, reply.controller_time_ms, now);
                 }
                 self.poll = PollState::Due {
-                    at: now.boot,
+                    at: now.boot.max(sent + POLL_APART),
                     failures: 0,
                 };
             }

@@ -105,3 +105,19 @@ fn a_heartbeat_does_not_wait_for_a_probe_longer_than_a_challenge_may_last() {
     world.run_for(s(65));
     assert!(world.controller.db.heartbeats > heartbeats);
 }
+
+#[test]
+fn a_poll_that_is_always_answered_at_once_is_not_a_storm() {
+    let mut world = World::verified(641);
+    let now = world.controller_ms();
+    // A directive that is never acknowledged: signed for another server.
+    let action = Action::Unknown;
+    let id = Uuid::from_u128(78);
+    let mut directive = world.controller.directive(id, action, now);
+    directive.server_id = "server-2".to_owned();
+    world.controller.issue(&directive);
+    let polls = world.polls.len();
+    world.run_for(s(3600));
+    let polls = world.polls.len() - polls;
+    assert!(polls <= 1850, "{polls} polls in an hour");
+}

@@ -144,3 +144,27 @@ fn an_acknowledgement_outlives_a_refused_request() {
     world.run_for(s(80));
     assert_eq!(outcomes(&world, ID), [DirectiveOutcome::Unsupported]);
 }
+
+#[test]
+fn three_hundred_directives_are_each_acknowledged_once_within_the_limit_of_a_request() {
+    let mut world = World::verified(728);
+    for n in 0..300 {
+        let now = world.controller_ms();
+        let id = Uuid::from_u128(10_000 + n);
+        let unknown = world.controller.directive(id, Action::Unknown, now);
+        world.controller.issue(&unknown);
+        if n % 150 == 149 {
+            // All of them before the next heartbeat: more than one request may carry.
+            world.run_for(s(1));
+        }
+    }
+    assert!(300 > MAX_DIRECTIVE_ACKS);
+    world.run_for(s(900));
+    for n in 0..300 {
+        assert_eq!(
+            outcomes(&world, Uuid::from_u128(10_000 + n)).len(),
+            1,
+            "{n}"
+        );
+    }
+}
