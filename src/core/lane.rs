@@ -109,6 +109,8 @@ pub struct Answered {
     /// The reply was certainly made just now. Not so after a retry or a restart: the controller
     /// may have answered the first attempt long ago, and repeats that answer.
     pub fresh: bool,
+    /// The request was made before the agent started: its reply may be of any age.
+    pub restored: bool,
 }
 
 /// Why an answer did not move the lane.
@@ -274,11 +276,15 @@ impl Lane {
         self.failures = 0;
         self.prove = false;
         let flight = self.flight.take();
-        let fresh = flight
-            .as_ref()
-            .is_some_and(|flight| !flight.restored && flight.attempts == 1);
+        let restored = flight.as_ref().is_some_and(|flight| flight.restored);
+        let fresh = !restored && flight.as_ref().is_some_and(|flight| flight.attempts == 1);
         let sent = flight.and_then(|flight| flight.first_sent).unwrap_or(now);
-        Ok(Answered { reply, sent, fresh })
+        Ok(Answered {
+            reply,
+            sent,
+            fresh,
+            restored,
+        })
     }
 
     /// The controller does not remember the last reply: the next request proves it. False when

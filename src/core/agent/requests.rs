@@ -200,7 +200,12 @@ impl Agent {
     }
 
     fn accepted(&mut self, answered: Answered, now: Now, rng: &mut impl CryptoRng) {
-        let Answered { reply, sent, fresh } = answered;
+        let Answered {
+            reply,
+            sent,
+            fresh,
+            restored,
+        } = answered;
         self.interval = schedule::bounded_interval(reply.heartbeat_interval_s);
         let rtt = now.boot.saturating_sub(sent.boot);
         if fresh && rtt.as_millis() <= PROMPT_REPLY_MS {
@@ -223,7 +228,8 @@ impl Agent {
         } else if matches!(self.upload, Upload::InFlight) {
             self.upload = Upload::Idle;
         }
-        for directive in &reply.directives {
+        // Nobody knows how old those of a former process are; what still holds comes again.
+        for directive in reply.directives.iter().filter(|_| !restored) {
             self.directive_came(directive, reply.header.controller_time_ms, now);
         }
         self.heartbeat_at = if !fresh {

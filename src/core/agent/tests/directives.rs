@@ -168,3 +168,22 @@ fn three_hundred_directives_are_each_acknowledged_once_within_the_limit_of_a_req
         );
     }
 }
+
+#[test]
+fn a_challenge_in_a_reply_from_before_the_restart_is_not_answered() {
+    let mut world = World::verified(729);
+    world.controller.polls_work = false;
+    world.run_for(s(60));
+    let now = world.controller_ms();
+    world.controller.challenge(Purpose::OnDemand, now);
+    let heartbeats = world.controller.db.heartbeats;
+    while world.controller.db.heartbeats == heartbeats {
+        world.run_for(std::time::Duration::from_millis(5));
+    }
+    world.kill();
+    world.run_for(s(600));
+    world.start();
+    world.run_for(s(60));
+    assert_eq!(world.controller.bad_answers, 0, "it had run out long ago");
+    assert_eq!(world.state(), Authorisation::Verified);
+}
