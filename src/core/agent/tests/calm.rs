@@ -41,6 +41,17 @@ fn the_disk_fails_always() {
 }
 
 #[test]
+fn a_probe_never_answers() {
+    an_hour_without(|world, broken| {
+        world.probe_works = !broken;
+        if broken {
+            let now = world.controller_ms();
+            world.controller.challenge(Purpose::OnDemand, now);
+        }
+    });
+}
+
+#[test]
 fn the_controller_wants_to_wait_for_ever() {
     an_hour_without(|world, broken| {
         world.net.up = !broken;

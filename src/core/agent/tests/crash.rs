@@ -7,47 +7,57 @@ use vpn_node_protocol::message::Authorisation;
 use super::world::{World, s};
 
 /// Starts, is verified, sees clients come and go, sends them in batches, hears acknowledgements.
-fn play(world: &mut World) {
+/// The host stops at boundary `at`, is down for a while, and starts again.
+fn stopped_at(at: Option<u64>, down: Duration) -> World {
+    let mut world = World::new(31);
+    world.fuse.stop_at = at;
     world.start();
-    world.run_for(s(1));
-    let (a, b) = (world.connect(), world.connect());
-    world.run_for(s(3));
-    world.disconnect(a);
-    world.run_for(s(40));
-    world.connect();
-    world.disconnect(b);
-    world.run_for(s(35));
-}
-
-/// Plays with a stop at boundary `at`, starts again, and lets it settle.
-fn stopped_at(at: u64, seed: u64, down: Duration) -> World {
-    let mut world = World::new(seed);
-    world.fuse.stop_at = Some(at);
-    world.start();
-    for step in 0..6 {
-        let come = [0, 2, 0, 1, 0, 0][step];
+    for (come, go, seconds) in [(0, 0, 1), (2, 0, 3), (0, 1, 35), (1, 1, 30), (0, 0, 65)] {
         for _ in 0..come {
             world.connect();
         }
-        if step == 2 || step == 4 {
+        for _ in 0..go {
             world.disconnect_any();
         }
-        let pause = world.dice.below(30_000);
-        world.run_for(Duration::from_millis(pause));
+        world.run_for(s(seconds));
         if world.agent.is_none() {
             world.run_for(down);
-            let pending = world.disk.lane.pending.clone();
-            world.start();
-            if let Some(pending) = pending {
-                let now = world.t;
-                world.obey();
-                assert_eq!(world.attempts.last(), Some(&now), "due at once");
-                assert_eq!(world.last_request, pending.to_json(), "the same bytes");
-            }
+            starts_again(&mut world);
+            world.run_for(s(65));
         }
     }
-    world.run_for(s(150));
     world
+}
+
+/// What was pending goes out first, at once and unchanged.
+fn starts_again(world: &mut World) {
+    let pending = world.disk.lane.pending.clone();
+    world.start();
+    world.obey();
+    if let Some(pending) = pending {
+        assert_eq!(world.attempts.last(), Some(&world.t), "due at once");
+        assert_eq!(world.last_request, pending.to_json(), "the same bytes");
+    }
+}
+
+#[test]
+fn wherever_the_host_stops_it_is_no_clone_of_itself_and_loses_no_record() {
+    let whole = stopped_at(None, s(0));
+    whole.everything_arrived();
+    let boundaries = whole.fuse.passed;
+    assert!(boundaries > 60, "{boundaries}");
+    let mut stops = 0;
+    for at in 1..=boundaries {
+        let down = [Duration::from_millis(5), s(20)][usize::from(at % 2 == 0)];
+        let world = stopped_at(Some(at), down);
+        stops += world.crashes;
+        assert_eq!(world.controller.quarantines, [] as [&str; 0], "{at}");
+        assert_eq!(world.controller.memory_losses, 0, "{at}");
+        assert_eq!(world.controller.aheads, 0, "{at}");
+        assert_eq!(world.state(), Authorisation::Verified, "{at}");
+        world.everything_arrived();
+    }
+    assert!(stops > 50, "{stops} of {boundaries}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn three_days_of_outage(seed: u64) {
                 let pause = world.dice.below(3600);
                 world.suspend(s(pause));
             }
-            14..=499 => drop(world.connect()),
+            14..=499 if world.vpn.up.len() < 12 => drop(world.connect()),
             _ => world.disconnect_any(),
         }
     }
@@ -59,6 +59,11 @@ fn three_days_of_outage(seed: u64) {
     world.everything_arrived();
     assert_eq!(world.controller.quarantines, [] as [&str; 0]);
     assert_eq!(world.controller.memory_losses, 0);
+}
+
+#[test]
+fn after_72_hours_of_outage_everything_arrives_once_and_grace_was_never_too_long() {
+    three_days_of_outage(72);
 }
 
 #[test]

@@ -20,6 +20,13 @@ pub(super) struct Vpn {
     pub(super) ended: BTreeSet<u64>,
 }
 
+impl Vpn {
+    /// The host goes down, and every client with it.
+    pub(super) fn all_gone(&mut self) {
+        self.ended.extend(std::mem::take(&mut self.up).into_keys());
+    }
+}
+
 fn backend() -> BackendId {
     BackendId {
         kind: BackendKind::StrongSwan,

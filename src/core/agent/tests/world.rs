@@ -257,6 +257,7 @@ impl World {
     /// The host starts again: another boot, the boot clock at zero.
     pub(super) fn reboot(&mut self) {
         self.kill();
+        self.vpn.all_gone();
         self.boot_id = Uuid::from_bytes(self.dice.bytes());
         self.booted = self.t;
         self.t += s(20);
