@@ -20,6 +20,8 @@ pub struct Authorisation {
     /// old reply.
     challenged: bool,
     verified: Option<Lease>,
+    /// It was verified in this run, or stopped, and is not any more: only `verified` ends that.
+    lapsed: bool,
     /// The controller said stop: revoked or quarantined, with its sentence.
     stopped: Option<String>,
     standing: Option<Standing>,
@@ -42,14 +44,19 @@ impl Authorisation {
     pub fn judged(&mut self, standing: Standing, sent: Now) {
         self.stopped = None;
         match standing.verdict {
-            Verdict::Verified if self.challenged => {
+            Verdict::Verified if self.challenged && standing.lease_s > 0 => {
                 let lasts = Duration::from_secs(u64::from(standing.lease_s.min(MAX_LEASE_S)));
                 self.verified = Some(Lease { from: sent, lasts });
+                self.lapsed = false;
             }
             // Before the first answered challenge this is the verdict of an earlier run.
-            Verdict::Verified => {}
-            Verdict::Unverified | Verdict::Failed | Verdict::Mismatch | Verdict::Pending => {
-                self.verified = None;
+            Verdict::Verified if !self.challenged => {}
+            Verdict::Verified
+            | Verdict::Unverified
+            | Verdict::Failed
+            | Verdict::Mismatch
+            | Verdict::Pending => {
+                self.lapsed |= self.verified.take().is_some();
             }
         }
         self.standing = Some(standing);
@@ -58,6 +65,7 @@ impl Authorisation {
     /// The controller refused this host altogether: no grace.
     pub fn stop(&mut self, reason: String) {
         self.verified = None;
+        self.lapsed = true;
         self.stopped = Some(reason);
     }
 
@@ -78,6 +86,7 @@ impl Authorisation {
     pub fn state(&self, now: Now, silent_after: Duration) -> State {
         match (&self.stopped, self.verified) {
             (Some(_), _) => State::Lapsed,
+            (None, None) if self.lapsed => State::Lapsed,
             (None, None) => State::Unverified,
             (None, Some(lease)) => match elapsed(lease.from, now) {
                 silence if silence >= lease.lasts => State::Lapsed,
@@ -87,11 +96,12 @@ impl Authorisation {
         }
     }
 
-    /// How long the host stays authorised without another word.
+    /// How long the host stays authorised without another word; none when it is not.
     #[must_use]
     pub fn remaining(&self, now: Now) -> Option<Duration> {
         let lease = self.verified.filter(|_| self.stopped.is_none())?;
-        Some(lease.lasts.saturating_sub(elapsed(lease.from, now)))
+        let left = lease.lasts.saturating_sub(elapsed(lease.from, now));
+        Some(left).filter(|left| !left.is_zero())
     }
 }
 
@@ -161,6 +171,17 @@ mod tests {
         assert_eq!(authorisation.remaining(Now::default()), None);
         authorisation.judged(standing(Verdict::Verified, 1800), Now::default());
         assert_eq!(authorisation.state(Now::default(), SILENT), State::Verified);
+    }
+
+    #[test]
+    fn a_lease_of_nothing_is_no_lease() {
+        let mut fresh = Authorisation::default();
+        fresh.challenge_answered();
+        fresh.judged(standing(Verdict::Verified, 0), Now::default());
+        assert_eq!(fresh.state(Now::default(), SILENT), State::Unverified);
+        let mut verified = verified_at(Now::default());
+        verified.judged(standing(Verdict::Verified, 0), Now::default());
+        assert_eq!(verified.state(Now::default(), SILENT), State::Lapsed);
     }
 
     #[test]

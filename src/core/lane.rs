@@ -109,6 +109,8 @@ pub struct Answered {
     /// The reply was certainly made just now. Not so after a retry or a restart: the controller
     /// may have answered the first attempt long ago, and repeats that answer.
     pub fresh: bool,
+    /// The request was made before the agent started: its reply may be of any age.
+    pub restored: bool,
 }
 
 /// Why an answer did not move the lane.
@@ -248,6 +250,7 @@ impl Lane {
                 return Err(LaneError::Misdirected);
             }
             trust.saw_controller_time(refusal.controller_time_ms, now);
+            self.state.floor_ms = trust.floor_ms();
             self.failures = 0;
             self.flight = None;
             self.state.pending = None;
@@ -273,15 +276,20 @@ impl Lane {
         self.failures = 0;
         self.prove = false;
         let flight = self.flight.take();
-        let fresh = flight
-            .as_ref()
-            .is_some_and(|flight| !flight.restored && flight.attempts == 1);
+        let restored = flight.as_ref().is_some_and(|flight| flight.restored);
+        let fresh = !restored && flight.as_ref().is_some_and(|flight| flight.attempts == 1);
         let sent = flight.and_then(|flight| flight.first_sent).unwrap_or(now);
-        Ok(Answered { reply, sent, fresh })
+        Ok(Answered {
+            reply,
+            sent,
+            fresh,
+            restored,
+        })
     }
 
-    /// The controller does not remember the last reply: the next request proves it.
-    pub fn prove_next(&mut self) {
-        self.prove = true;
+    /// The controller does not remember the last reply: the next request proves it. False when
+    /// the one before did already, so that it will hardly help.
+    pub fn prove_next(&mut self) -> bool {
+        !std::mem::replace(&mut self.prove, true)
     }
 }

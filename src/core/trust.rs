@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vpn_node_protocol::certificate::{CertificateError, ControllerCertificate};
 use vpn_node_protocol::encoding::Digest;
-use vpn_node_protocol::envelope::{Envelope, Payload};
+use vpn_node_protocol::envelope::{Envelope, EnvelopeError, Payload};
 
 use crate::core::Now;
 
@@ -91,8 +91,13 @@ impl Trust {
 }
 
 /// Whether a message failed only because its signing key is not (or no longer) in the
-/// certificate: then the controller may have a newer one.
+/// certificate: then the controller may have a newer one. Without a key's name beside it, a
+/// signature of an unknown key looks like a bad one, and nothing may depend on that name.
 #[must_use]
 pub fn is_unknown_key(error: &CertificateError) -> bool {
-    matches!(error, CertificateError::NoSigningKey { .. })
+    matches!(
+        error,
+        CertificateError::NoSigningKey { .. }
+            | CertificateError::Unsigned(EnvelopeError::BadSignature { .. })
+    )
 }

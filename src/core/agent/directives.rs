@@ -7,7 +7,9 @@ use uuid::Uuid;
 use vpn_node_protocol::directive::{Action, Directive};
 use vpn_node_protocol::encoding::Nonce;
 use vpn_node_protocol::envelope::Envelope;
-use vpn_node_protocol::limits::{MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES};
+use vpn_node_protocol::limits::{
+    CHALLENGE_DEADLINE_S, MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES,
+};
 use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Poll, PollReply, Purpose};
 
 use super::{Agent, Command, SendFailure};
@@ -16,6 +18,10 @@ use crate::core::Now;
 /// Directive ids remembered to apply each at most once. Their deadlines, checked against the
 /// controller's clock, refuse what is older than this memory.
 const REMEMBERED: usize = 256;
+
+/// From one directive request to the next at least: a controller (or a proxy) that answers at
+/// once, for example with directives that wait for their acknowledgement, is no reason to hurry.
+const POLL_APART: Duration = Duration::from_secs(2);
 
 /// A challenge to answer.
 #[derive(Debug)]
@@ -52,6 +58,7 @@ pub(super) enum PollState {
     InFlight {
         /// Its digest, which the answer must carry.
         digest: vpn_node_protocol::encoding::Digest,
+        sent: Duration,
         failures: u32,
     },
     /// To be sent at this instant.
@@ -75,16 +82,17 @@ impl PollState {
 }
 
 impl Agent {
+    /// Drops a challenge that no answer can satisfy any more, whatever holds up its answer.
+    pub(super) fn forget_late_challenge(&mut self, now: Now) {
+        self.challenge.take_if(|c| now.boot >= c.deadline);
+    }
+
     /// Has the hardware looked at when a challenge waits and the lane is free for its answer.
     /// True while the lane is kept for it.
-    pub(super) fn wants_hardware(&mut self, now: Now) -> bool {
+    pub(super) fn wants_hardware(&mut self) -> bool {
         let Some(challenge) = &mut self.challenge else {
             return false;
         };
-        if now.boot >= challenge.deadline {
-            self.challenge = None;
-            return false;
-        }
         if !challenge.probing {
             challenge.probing = true;
             self.commands.push_back(Command::ProbeHardware);
@@ -92,8 +100,9 @@ impl Agent {
         true
     }
 
-    /// A directive came, with a reply or over the directive request.
-    pub(super) fn directive_came(&mut self, envelope: &Envelope, now: Now) {
+    /// A directive came, with a reply or over the directive request, that was made at
+    /// `carried_ms` by the controller's clock.
+    pub(super) fn directive_came(&mut self, envelope: &Envelope, carried_ms: i64, now: Now) {
         let directive: Directive = match self.trust.open(envelope, |d: &Directive| d.issued_ms) {
             Ok(directive) => directive,
             Err(error) => {
@@ -115,24 +124,23 @@ impl Agent {
             self.seen_directives.pop_front();
         }
         self.seen_directives.push_back(directive.id);
-        let outcome = self.apply(&directive, now);
+        let outcome = self.apply(&directive, carried_ms, now);
         self.acks.push(DirectiveAck {
             id: directive.id,
             outcome,
         });
     }
 
-    fn apply(&mut self, directive: &Directive, now: Now) -> DirectiveOutcome {
-        let age_ms = self
-            .trust
-            .controller_now_ms(now)
-            .saturating_sub(directive.issued_ms);
+    fn apply(&mut self, directive: &Directive, carried_ms: i64, now: Now) -> DirectiveOutcome {
+        let age_ms = carried_ms.saturating_sub(directive.issued_ms);
         let left_ms = i64::from(directive.deadline_s) * 1000 - age_ms.max(0);
         let Ok(left_ms @ 1..) = u64::try_from(left_ms) else {
             return DirectiveOutcome::Late;
         };
         match directive.action {
             Action::Challenge { value, purpose } => {
+                // The lane is kept for its answer, so heartbeats wait: not longer than this.
+                let left_ms = left_ms.min(u64::from(CHALLENGE_DEADLINE_S) * 1000);
                 self.challenge = Some(Challenge {
                     id: directive.id,
                     value,
@@ -175,6 +183,7 @@ impl Agent {
         let envelope = Envelope::sign(&request, &[&self.key]);
         self.poll = PollState::InFlight {
             digest: envelope.digest(),
+            sent: now.boot,
             failures,
         };
         self.commands.push_back(Command::Poll {
@@ -184,10 +193,9 @@ impl Agent {
     }
 
     pub(super) fn poll_answered(&mut self, bytes: &[u8], now: Now, rng: &mut impl CryptoRng) {
-        let PollState::InFlight { digest, .. } = &self.poll else {
+        let PollState::InFlight { digest, sent, .. } = self.poll else {
             return;
         };
-        let digest = *digest;
         let reply = Envelope::parse(bytes, MAX_REPLY_BYTES)
             .map_err(Into::into)
             .and_then(|envelope| {
@@ -199,10 +207,10 @@ impl Agent {
                 self.trust
                     .saw_controller_time(reply.controller_time_ms, now);
                 for directive in reply.directives.iter().take(MAX_DIRECTIVES) {
-                    self.directive_came(directive, now);
+                    self.directive_came(directive, reply.controller_time_ms, now);
                 }
                 self.poll = PollState::Due {
-                    at: now.boot,
+                    at: now.boot.max(sent + POLL_APART),
                     failures: 0,
                 };
             }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
 use uuid::Uuid;
+use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::message::{ConnectionBatch, DirectiveAck};
 
@@ -85,7 +86,12 @@ pub struct Agent {
     heartbeat_at: Duration,
     sampling: bool,
     challenge: Option<Challenge>,
+    /// The challenge whose answer is in flight.
+    answering: Option<Challenge>,
+    /// Directives dealt with; the controller has not said that it knows.
     acks: Vec<DirectiveAck>,
+    /// How many of them, from the first, are in the request in flight.
+    acks_sent: usize,
     seen_directives: VecDeque<Uuid>,
     poll: PollState,
     fetching_certificate: bool,
@@ -93,6 +99,10 @@ pub struct Agent {
     unrecorded: BTreeSet<Uuid>,
     keep_sessions_at: Duration,
     ledger: LedgerFacts,
+    /// The ledger changed since the batch was asked for that is being read.
+    ledger_changed: bool,
+    /// The ledger as it was last read; an acknowledgement of another one is not for it.
+    ledger_epoch: Option<Hex<16>>,
     clock_offset_ms: Option<i64>,
     memory: Memory,
     commands: VecDeque<Command>,
@@ -150,7 +160,9 @@ impl Agent {
             heartbeat_at: now.boot,
             sampling: false,
             challenge: None,
+            answering: None,
             acks: Vec::new(),
+            acks_sent: 0,
             seen_directives: VecDeque::new(),
             poll: PollState::NotYet,
             fetching_certificate: false,
@@ -158,6 +170,8 @@ impl Agent {
             unrecorded: setup.unrecorded,
             keep_sessions_at: now.boot + KEEP_SESSIONS_EVERY,
             ledger: setup.ledger,
+            ledger_changed: false,
+            ledger_epoch: None,
             clock_offset_ms: None,
             memory: Memory::default(),
             commands: VecDeque::new(),
@@ -166,6 +180,7 @@ impl Agent {
 
     /// Takes one event.
     pub fn handle(&mut self, event: Event, now: Now, rng: &mut impl CryptoRng) {
+        self.forget_late_challenge(now);
         match event {
             Event::Answer(bytes) => self.answered(&bytes, now, rng),
             Event::SendFailed(failure) => self.send_failed(&failure, now, rng),
@@ -179,7 +194,10 @@ impl Agent {
             Event::Sampled(metrics) => self.submit_heartbeat(metrics, now),
             Event::Hardware(components) => self.answer_challenge(&components, now, rng),
             Event::Observed(backend, obs) => self.observed(&backend, obs, now, rng),
-            Event::Ledger(facts) => self.ledger = facts,
+            Event::Ledger(facts) => {
+                self.ledger = facts;
+                self.ledger_changed = true;
+            }
             Event::Batch(batch) => self.batch_read(batch),
         }
         self.go_on(now, rng);
@@ -187,6 +205,7 @@ impl Agent {
 
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        self.forget_late_challenge(now);
         self.tick_sessions(now);
         if let Upload::Paused(until) = self.upload
             && now.boot >= until
@@ -199,11 +218,12 @@ impl Agent {
     /// The boot-clock instant at which [`Agent::handle_timeout`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let idle = self.lane.is_idle();
+        let free = self.lane.is_idle() && !self.sampling && self.challenge.is_none();
+        let listens = self.authorisation.stopped().is_none();
         [
             self.lane.send_at(),
-            (idle && !self.sampling).then_some(self.heartbeat_at),
-            self.poll.retry_at(),
+            free.then_some(self.heartbeat_at),
+            self.poll.retry_at().filter(|_| listens),
             self.challenge.as_ref().map(Challenge::deadline),
             self.reducer.next_deadline(),
             Some(self.keep_sessions_at),
@@ -272,3 +292,6 @@ impl Agent {
         schedule::backoff(failures, failure.retry_after, rng)
     }
 }
+
+#[cfg(test)]
+mod tests;

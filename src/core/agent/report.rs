@@ -141,24 +141,27 @@ impl Agent {
 
     /// One sentence: why the host is in this state.
     fn why(&self, state: State) -> String {
+        if let Some(reason) = self.authorisation.stopped() {
+            return reason.to_owned();
+        }
         let standing = self.authorisation.standing();
         let said = standing.and_then(|s| s.reason.as_deref());
         match (state, standing.map(|s| s.verdict)) {
             (State::Verified, _) => "The controller vouches for this host.".to_owned(),
             (State::Grace, _) => "The controller was satisfied, but is silent now.".to_owned(),
-            (State::Lapsed, _) => match self.authorisation.stopped() {
-                Some(reason) => reason.to_owned(),
-                None => {
-                    "The controller has been silent for longer than the grace period.".to_owned()
-                }
-            },
-            (State::Unverified, Some(Verdict::Pending)) => {
+            (State::Lapsed, None | Some(Verdict::Verified)) => {
+                "The controller has been silent for longer than the grace period.".to_owned()
+            }
+            (_, Some(Verdict::Pending)) => {
                 "Enrolled; an operator has not approved this host yet.".to_owned()
             }
-            (State::Unverified, Some(Verdict::Mismatch | Verdict::Failed)) => said
+            (_, Some(Verdict::Mismatch | Verdict::Failed)) => said
                 .unwrap_or("The controller refused the last verification.")
                 .to_owned(),
-            (State::Unverified, Some(_)) => {
+            (State::Lapsed, Some(Verdict::Unverified)) => {
+                "The controller wants a new challenge answered.".to_owned()
+            }
+            (State::Unverified, Some(Verdict::Unverified | Verdict::Verified)) => {
                 "The controller has not judged a challenge since the agent started.".to_owned()
             }
             (State::Unverified, None) => {

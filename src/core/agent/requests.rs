@@ -26,15 +26,17 @@ impl Agent {
         if !self.lane.is_idle() || self.sampling {
             return;
         }
-        if self.wants_hardware(now) {
+        if self.wants_hardware() {
             return;
         }
         if now.boot >= self.heartbeat_at {
             self.sampling = true;
             self.commands.push_back(Command::Sample);
-        } else if let Upload::Ready(batch) = std::mem::replace(&mut self.upload, Upload::Idle) {
+        } else if matches!(self.upload, Upload::Ready(_))
+            && self.authorisation.stopped().is_none()
+            && let Upload::Ready(batch) = std::mem::replace(&mut self.upload, Upload::InFlight)
+        {
             self.submit(batch, now);
-            self.upload = Upload::InFlight;
         }
     }
 
@@ -43,20 +45,26 @@ impl Agent {
         let waiting = self.ledger.records > 0 || self.ledger.gaps > 0;
         if waiting && matches!(self.upload, Upload::Idle) && self.authorisation.stopped().is_none()
         {
-            self.upload = Upload::Reading;
-            self.commands.push_back(Command::ReadBatch);
+            self.read_ledger();
         }
     }
 
+    fn read_ledger(&mut self) {
+        self.upload = Upload::Reading;
+        self.ledger_changed = false;
+        self.commands.push_back(Command::ReadBatch);
+    }
+
     pub(super) fn batch_read(&mut self, batch: ConnectionBatch) {
+        self.ledger_epoch = Some(batch.ledger_epoch);
         let empty = batch.records.is_empty() && batch.gaps.is_empty();
         self.upload = if empty {
             Upload::Idle
         } else {
             Upload::Ready(batch)
         };
-        if empty {
-            // The ledger knows better than our last count of it.
+        if empty && !self.ledger_changed {
+            // The ledger knows better than our last count of it, unless that is the newer one.
             self.ledger.records = 0;
             self.ledger.gaps = 0;
         }
@@ -141,6 +149,7 @@ impl Agent {
                     os_version: self.about.os_version.clone(),
                 };
                 self.submit(answer, now);
+                self.answering = Some(challenge.unprobed());
             }
             Err(error) => self.memory.note(
                 format!("cannot answer the controller's challenge: {error}"),
@@ -153,11 +162,11 @@ impl Agent {
     where
         B: vpn_node_protocol::message::Body + serde::Serialize + serde::de::DeserializeOwned,
     {
-        let count = self.acks.len().min(MAX_DIRECTIVE_ACKS);
+        self.acks_sent = self.acks.len().min(MAX_DIRECTIVE_ACKS);
         let voice = Voice {
             key: &self.key,
             boot_id: self.about.boot_id,
-            acks: self.acks.drain(..count).collect(),
+            acks: self.acks[..self.acks_sent].to_vec(),
         };
         self.lane.submit(body, voice, now);
     }
@@ -191,7 +200,12 @@ impl Agent {
     }
 
     fn accepted(&mut self, answered: Answered, now: Now, rng: &mut impl CryptoRng) {
-        let Answered { reply, sent, fresh } = answered;
+        let Answered {
+            reply,
+            sent,
+            fresh,
+            restored,
+        } = answered;
         self.interval = schedule::bounded_interval(reply.heartbeat_interval_s);
         let rtt = now.boot.saturating_sub(sent.boot);
         if fresh && rtt.as_millis() <= PROMPT_REPLY_MS {
@@ -203,15 +217,20 @@ impl Agent {
                     .saturating_sub(middle.wall_ms),
             );
         }
+        self.answering = None;
+        self.acks.drain(..std::mem::take(&mut self.acks_sent));
         self.memory.accepted(sent);
         self.authorisation.judged(reply.standing, sent);
-        if let Some(ack) = reply.connections_ack {
+        if let Some(ack) = reply.connections_ack
+            && Some(ack.ledger_epoch) == self.ledger_epoch
+        {
             self.batch_acked(&ack, &reply.header.chain.0);
         } else if matches!(self.upload, Upload::InFlight) {
             self.upload = Upload::Idle;
         }
-        for directive in &reply.directives {
-            self.directive_came(directive, now);
+        // Nobody knows how old those of a former process are; what still holds comes again.
+        for directive in reply.directives.iter().filter(|_| !restored) {
+            self.directive_came(directive, reply.header.controller_time_ms, now);
         }
         self.heartbeat_at = if !fresh {
             // Repeated from before a restart or an outage, so it is old: say how it is now.
@@ -226,26 +245,32 @@ impl Agent {
     }
 
     fn batch_acked(&mut self, ack: &ConnectionsAck, proof: &[u8; 32]) {
-        self.upload = Upload::Reading;
         self.commands.push_back(Command::Acked {
             through: ack.acked_through,
             proof: *proof,
         });
-        self.commands.push_back(Command::ReadBatch);
+        // After a restart the ledger may be reading already: then one batch is sent twice.
+        if !matches!(self.upload, Upload::Reading) {
+            self.read_ledger();
+        }
     }
 
     fn refused(&mut self, refusal: &Refusal, now: Now, rng: &mut impl CryptoRng) {
+        self.acks_sent = 0;
+        let answering = self.answering.take();
         let was_batch = matches!(self.upload, Upload::InFlight);
         if was_batch {
             self.upload = Upload::Idle;
         }
         self.memory.heartbeat_failed(&refusal.message, now);
         let wait = match refusal.code {
-            // The controller lost its memory: prove the last reply, at once.
-            RefusalCode::Ahead => {
-                self.lane.prove_next();
+            // The controller lost its memory: prove the last reply, at once. A controller that
+            // no proof convinces is asked as often as any other.
+            RefusalCode::Ahead if self.lane.prove_next() => {
+                self.challenge = self.challenge.take().or(answering);
                 schedule::backoff(0, None, rng)
             }
+            RefusalCode::Ahead => schedule::next_heartbeat(self.interval, rng),
             RefusalCode::Quarantined | RefusalCode::Revoked => {
                 self.authorisation.stop(refusal.message.clone());
                 schedule::next_heartbeat(STOPPED_INTERVAL, rng)

@@ -1,0 +1,31 @@
+//! The agent's core against a model of its world, under simulated time.
+//!
+//! [`world`] is the rig; [`controller`], [`disk`] and [`vpn`] are the models in it. The rest are
+//! scenarios, one file for each question.
+
+mod controller;
+mod dice;
+mod disk;
+mod vpn;
+mod world;
+
+mod backlog;
+mod calm;
+mod crash;
+mod directives;
+mod network;
+mod outage;
+mod refusals;
+mod report;
+mod startup;
+
+use vpn_node_protocol::hardware::{Component, Components};
+
+/// The hardware of the model host.
+fn hardware() -> Components {
+    Components {
+        disk1: Component::from_raw(b"S4EMNX0R"),
+        cpu1: Component::from_raw(b"model cpu"),
+        ..Components::default()
+    }
+}
