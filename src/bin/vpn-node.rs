@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use vpn_node::cli::{self, EnrollRequest, Enrolled};
-use vpn_node::core::shown;
 use vpn_node::daemon::enrol::{self, CommandError};
 
 fn main() -> ExitCode {
@@ -11,7 +10,7 @@ fn main() -> ExitCode {
 }
 
 fn enroll(request: EnrollRequest) -> Result<Enrolled, CommandError> {
-    let told = |text: &str| anstream::eprintln!("vpn-node: {}", shown(text));
+    let told = |text: &str| anstream::eprintln!("vpn-node: {text}");
     let done = enrol::by_command(&request.token, &request.settings, told)?;
     Ok(Enrolled {
         server_id: done.enrolment.server_id,

@@ -8,7 +8,7 @@ use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
 use vpn_node_protocol::token::{Token, TokenError};
 
 use crate::config::Settings;
-use crate::core::schedule;
+use crate::core::{schedule, shown};
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
 use crate::host::state::StateDir;
@@ -29,7 +29,7 @@ pub async fn this_host(token: &Token, settings: &Settings) -> Result<Enrolled, E
 }
 
 /// `vpn-node enroll`: the same, for a program without a runtime of its own. What may heal by
-/// itself (network, overload) is tried again, and `told` hears why and when.
+/// itself (network, overload) is tried again, and `told` gets a line, safe to print, with why and when.
 ///
 /// # Errors
 /// [`CommandError`]: its text is for the operator.

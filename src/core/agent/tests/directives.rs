@@ -158,7 +158,7 @@ fn three_hundred_directives_are_each_acknowledged_once_within_the_limit_of_a_req
             world.run_for(s(1));
         }
     }
-    assert!(300 > MAX_DIRECTIVE_ACKS);
+    const { assert!(300 > MAX_DIRECTIVE_ACKS) };
     world.run_for(s(900));
     for n in 0..300 {
         assert_eq!(

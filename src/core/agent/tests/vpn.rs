@@ -50,6 +50,8 @@ impl World {
             endpoint: None,
             virtual_ips: Box::default(),
             rx: 1,
+            rx_at_start: 0,
+            tx_at_start: 0,
             tx: 2,
         };
         self.vpn.up.insert(client, session.clone());
