@@ -132,3 +132,17 @@ fn a_poll_that_is_always_answered_at_once_is_not_a_storm() {
     let polls = world.polls.len() - polls;
     assert!(polls <= 301, "{polls} polls in ten minutes");
 }
+
+#[test]
+fn a_way_that_swallows_every_second_answer_costs_two_attempts_a_heartbeat_not_a_storm() {
+    let mut world = World::verified(642);
+    let mut swallow = false;
+    world.tamper = Some(Box::new(move |_, answer| {
+        swallow = !swallow;
+        if swallow { Vec::new() } else { answer }
+    }));
+    let attempts = world.attempts.len();
+    world.run_for(s(3600));
+    let attempts = world.attempts.len() - attempts;
+    assert!((230..300).contains(&attempts), "{attempts} in an hour");
+}
