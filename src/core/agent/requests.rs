@@ -275,12 +275,12 @@ impl Agent {
                 self.authorisation.stop(refusal.message.clone());
                 schedule::next_heartbeat(STOPPED_INTERVAL, rng)
             }
-            RefusalCode::BadRequest => {
-                if was_batch {
-                    self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
-                }
-                schedule::next_heartbeat(self.interval, rng)
+            RefusalCode::BadRequest if was_batch => {
+                // No heartbeat waits for a bad batch.
+                self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
+                return;
             }
+            RefusalCode::BadRequest => schedule::next_heartbeat(self.interval, rng),
         };
         self.heartbeat_at = now.boot + wait;
     }
