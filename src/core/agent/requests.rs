@@ -232,8 +232,8 @@ impl Agent {
         for directive in reply.directives.iter().filter(|_| !restored) {
             self.directive_came(directive, reply.header.controller_time_ms, now);
         }
-        self.heartbeat_at = if !fresh {
-            // Repeated from before a restart or an outage, so it is old: say how it is now.
+        self.heartbeat_at = if restored || rtt >= self.interval {
+            // Said before a restart or an outage, so it is old: say how it is now.
             now.boot
         } else if self.heartbeat_at <= sent.boot {
             now.boot + schedule::next_heartbeat(self.interval, rng)
@@ -275,12 +275,12 @@ impl Agent {
                 self.authorisation.stop(refusal.message.clone());
                 schedule::next_heartbeat(STOPPED_INTERVAL, rng)
             }
-            RefusalCode::BadRequest => {
-                if was_batch {
-                    self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
-                }
-                schedule::next_heartbeat(self.interval, rng)
+            RefusalCode::BadRequest if was_batch => {
+                // No heartbeat waits for a bad batch.
+                self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
+                return;
             }
+            RefusalCode::BadRequest => schedule::next_heartbeat(self.interval, rng),
         };
         self.heartbeat_at = now.boot + wait;
     }
