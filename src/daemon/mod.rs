@@ -11,6 +11,7 @@ mod error;
 mod event_loop;
 mod host_signals;
 mod main;
+mod records;
 mod run;
 mod watch;
 

@@ -225,10 +225,11 @@ impl World {
             session_key: [9; 32],
             sessions: self.disk.sessions.values().cloned().collect(),
             unrecorded: self.disk.unrecorded.clone(),
-            ledger: self.disk.facts(),
         };
         let mut agent = Agent::new(setup, now);
         agent.handle_timeout(now, &mut self.dice);
+        // The disk thread opens the ledger after its first command, and tells.
+        agent.handle(Event::Ledger(self.disk.facts()), now, &mut self.dice);
         self.agent = Some(agent);
         self.look_at_vpn();
     }
