@@ -5,5 +5,6 @@ mod connections;
 mod enrolment;
 mod http;
 mod poll;
+mod schema;
 mod support;
 mod verification;
