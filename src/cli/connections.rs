@@ -11,7 +11,7 @@ use crate::host::clock;
 
 /// Asks and renders.
 pub(super) fn run(global: &Global, json: bool, console: &mut Console<'_>) -> Exit {
-    let place = match reach::place(global, console) {
+    let place = match reach::place(global, json, console) {
         Ok(place) => place,
         Err(exit) => return exit,
     };

@@ -9,7 +9,7 @@ use crate::status::{HealthAnswer, Scope};
 
 /// Asks and says it.
 pub(super) fn run(global: &Global, console: &mut Console<'_>) -> Exit {
-    let place = match reach::place(global, console) {
+    let place = match reach::place(global, false, console) {
         Ok(place) => place,
         Err(exit) => return exit,
     };

@@ -21,7 +21,7 @@ pub(super) struct Place {
 
 /// The place by options and configuration. A question works with a broken configuration too (the
 /// agent runs with the one of its start), but a file that was named must be good.
-pub(super) fn place(global: &Global, console: &mut Console<'_>) -> Result<Place, Exit> {
+pub(super) fn place(global: &Global, json: bool, console: &mut Console<'_>) -> Result<Place, Exit> {
     let settings = match config::load(global.config.as_deref()) {
         Ok(effective) => effective.settings,
         // An ordinary user need not be able to read it.
@@ -33,7 +33,7 @@ pub(super) fn place(global: &Global, console: &mut Console<'_>) -> Result<Place,
             Settings::default()
         }
         Err(error) => {
-            console.error(error);
+            say("config", &error.to_string(), None, json, console);
             return Err(Exit::Failed);
         }
     };
@@ -108,6 +108,12 @@ pub(super) fn explain(
         (ClientError::Garbage { .. }, _) => ("garbage", error.to_string(), Exit::Unreachable),
         (ClientError::Io { .. }, _) => ("io", error.to_string(), Exit::Unreachable),
     };
+    say(code, &message, enrolled, json, console);
+    exit
+}
+
+/// A failure, for a person or for a program.
+fn say(code: &str, message: &str, enrolled: Option<bool>, json: bool, console: &mut Console<'_>) {
     if json {
         let value = json!({
             "schema": SCHEMA,
@@ -118,5 +124,4 @@ pub(super) fn explain(
     } else {
         console.error(message);
     }
-    exit
 }

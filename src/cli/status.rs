@@ -19,7 +19,7 @@ const BACKLOG_WORTH_A_WORD_S: u64 = 3600;
 
 /// Asks and renders.
 pub(super) fn run(global: &Global, json: bool, console: &mut Console<'_>) -> Exit {
-    let place = match reach::place(global, console) {
+    let place = match reach::place(global, json, console) {
         Ok(place) => place,
         Err(exit) => return exit,
     };

@@ -262,6 +262,12 @@ fn a_broken_file_that_was_named_is_an_error() {
         "{}",
         ran.err
     );
+    let ran = host.run(&["status", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.exit, ran.err.as_str()), (Exit::Failed, ""));
+    assert_eq!(value["schema"], 1);
+    assert_eq!(value["error"]["code"], "config");
+    assert_eq!(value["enrolled"], serde_json::Value::Null);
 }
 
 #[test]

@@ -73,7 +73,10 @@ fn open(path: &Path) -> io::Result<File> {
 fn read_open(path: &Path, file: File) -> Result<String, ConfigError> {
     let about = file.metadata().map_err(|error| unreadable(path, error))?;
     if !about.is_file() {
-        return Err(unfit(path, "is not a regular file; remove it".to_owned()));
+        return Err(unfit(
+            path,
+            "is not a regular file; name or put a TOML file there".to_owned(),
+        ));
     }
     refuse_writable(path, about.mode())?;
     let mut bytes = Vec::new();

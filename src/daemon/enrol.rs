@@ -1,5 +1,8 @@
 //! Enrolment with this host's own facts: for `vpn-node enroll` and for the daemon's credential.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::Path;
 
 use getrandom::SysRng;
@@ -8,7 +11,7 @@ use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
 use vpn_node_protocol::token::{Token, TokenError};
 
 use crate::config::Settings;
-use crate::core::{schedule, shown};
+use crate::core::schedule;
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
 use crate::host::state::StateDir;
@@ -54,7 +57,10 @@ pub fn by_command(
             told(&format!("{}; trying again in {wait_s:.1} s", shown(&why)));
             tokio::time::sleep(wait).await;
         }
-        Ok(this_host(&token, settings).await?)
+        match this_host(&token, settings).await {
+            Err(error) if error.is_temporary() => Err(CommandError::GivenUp(error)),
+            done => Ok(done?),
+        }
     })
 }
 
@@ -64,6 +70,9 @@ pub enum CommandError {
     /// The text is no token.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The last attempt failed as those before it.
+    #[error("{0}; when that is mended, run 'vpn-node enroll' again with the same token")]
+    GivenUp(EnrolError),
     /// Everything after that.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
@@ -90,12 +99,30 @@ pub(super) fn options(settings: &Settings) -> Options {
 /// is the same as in the unprivileged daemon, whose unit has root write it at each start.
 pub(super) fn probe(settings: &Settings) -> hardware::Probe {
     let roots = Roots::host(&settings.runtime_dir);
-    if nix::unistd::geteuid().is_root()
-        && let Err(error) = snapshot::write(&roots)
-    {
-        tracing::warn!(%error, "the hardware snapshot cannot be written");
+    if nix::unistd::geteuid().is_root() {
+        // The unit makes it at its first start, which comes after the enrolment.
+        if let Err(error) = make_runtime_dir(settings) {
+            tracing::warn!(%error, "the runtime directory cannot be made");
+        }
+        if let Err(error) = snapshot::write(&roots) {
+            tracing::warn!(%error, "the hardware snapshot cannot be written");
+        }
     }
     hardware::probe(&roots)
+}
+
+/// For the user who owns the state, as the unit would.
+fn make_runtime_dir(settings: &Settings) -> io::Result<()> {
+    let path = &settings.runtime_dir;
+    match DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match std::fs::metadata(&settings.state_dir) {
+        Ok(owner) => chown(path, Some(owner.uid()), Some(owner.gid())),
+        Err(_) => Ok(()),
+    }
 }
 
 fn facts(settings: &Settings) -> Host {

@@ -48,14 +48,26 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match prepare(&arguments).and_then(|settings| settings.map_or(Ok(()), serve)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let text = sentence(&error);
             if tracing::dispatcher::has_been_set() {
-                tracing::error!("{error:#}");
+                tracing::error!("{text}");
             } else {
-                anstream::eprintln!("vpn-node-agent: {error:#}");
+                anstream::eprintln!("vpn-node-agent: {text}");
             }
             ExitCode::FAILURE
         }
     }
+}
+
+/// The chain of reasons as one line; what a sentence says already is not said again.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for reason in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+    }
+    text
 }
 
 /// Settings and logging for the daemon; none when everything asked for is done already.

@@ -122,7 +122,7 @@ impl Config {
         })?;
         let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Invalid {
             path: path.to_owned(),
-            reason: error.to_string(),
+            reason: error.to_string().trim_end().to_owned(),
         })?;
         config.check()?;
         Ok(config)
@@ -148,8 +148,14 @@ impl Config {
             return refuse("lease_s", value, "it must be 1 to 1800 seconds");
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
-            let value = format!("{:?}", self.tls_cert);
-            return refuse("tls_cert", value, "tls_cert and tls_key go together");
+            return refuse(
+                match self.tls_cert {
+                    Some(_) => "tls_key",
+                    None => "tls_cert",
+                },
+                String::new(),
+                "tls_cert and tls_key go together",
+            );
         }
         Ok(())
     }
@@ -197,6 +203,14 @@ pub fn check_url(url: &str) -> Result<(), ConfigError> {
     }
     if host_of(rest).is_empty() {
         return refuse("it names no host");
+    }
+    let authority = rest.split('/').next().unwrap_or_default();
+    let after_host = authority
+        .rsplit_once(']')
+        .map_or(authority, |(_, after)| after);
+    let port = after_host.split_once(':').map(|(_, port)| port);
+    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port != 0)) {
+        return refuse("its port must be a number from 1 to 65535");
     }
     Ok(())
 }
@@ -247,6 +261,23 @@ mod tests {
             assert!(error.contains(word), "{error}");
         }
         assert!(parse("data_dir='/x'\nurl='http://c'").is_err());
+        for url in [
+            "https://c:0",
+            "https://c:65536",
+            "https://c:x/",
+            "https://[::1]:x",
+        ] {
+            let error = check_url(url).unwrap_err().to_string();
+            assert!(error.contains("65535"), "{url}: {error}");
+        }
+        for url in [
+            "https://c",
+            "https://c:1/x:y",
+            "https://[::1]",
+            "https://[::1]:8443",
+        ] {
+            check_url(url).unwrap();
+        }
     }
 
     #[test]

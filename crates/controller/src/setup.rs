@@ -68,13 +68,15 @@ pub async fn init(
     if config_file.exists() {
         return Err(SetupError::Exists(config_file));
     }
+    // A pair of the operator's that cannot work is found before anything is made.
+    if config.tls_cert.is_some() {
+        tls::server_config(config)?;
+    }
     claim(&config.data_dir)?;
     let created = keys::create(&config.data_dir, now_ms)?;
     if config.tls_cert.is_none() {
         tls::create_self_signed(config, certificate_names(config, names))?;
     }
-    // A pair of the operator's that cannot work is better found now than at the first start.
-    tls::server_config(config)?;
     store::create(config).await?;
     let text = toml::to_string(config).expect("settings have a TOML form");
     create_private(&config_file, text.as_bytes())?;

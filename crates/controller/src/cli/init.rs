@@ -48,7 +48,7 @@ pub(super) async fn run(
         None => format!(" --data-dir {}", config.data_dir.display()),
     };
     let made = setup::init(&config, &args.name, config_file, clock::now_ms()).await?;
-    anstream::println!(
+    super::show::line(format_args!(
         "The controller is set up in {data}.
 
   settings   {settings}
@@ -68,6 +68,6 @@ Back the data directory up: without the keys in it no host can be answered.",
         settings = made.config_file.display(),
         pin = made.root_pin,
         root = made.root_file.display(),
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

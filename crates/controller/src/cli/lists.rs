@@ -14,7 +14,8 @@ const DEFAULT_LIMIT: u32 = 100;
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// The newest N
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     /// Print JSON
     #[arg(long)]
@@ -100,7 +101,7 @@ pub(super) async fn connections(
         ],
         rows,
         "There are no connections.",
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -145,7 +146,7 @@ pub(super) async fn heartbeats(
         ],
         rows,
         "There are no heartbeats.",
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -172,6 +173,6 @@ pub(super) async fn events(command: EventsCommand, config: &Config) -> anyhow::R
         &["TIME", "SEVERITY", "EVENT", "SOURCE", "WHAT"],
         rows,
         "There are no security events.",
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -81,10 +81,21 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            anstream::eprintln!("vpn-node-controller: {error:#}");
+            anstream::eprintln!("vpn-node-controller: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The chain of reasons as one line; what a sentence says already is not said again.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for reason in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+    }
+    text
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -125,6 +136,24 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_reason_is_said_once() {
+        let full = std::io::Error::other("disk full");
+        let within = anyhow::Error::new(full).context("a.db: disk full");
+        assert_eq!(sentence(&within), "a.db: disk full");
+        let apart = anyhow::anyhow!("disk full").context("a.db failed");
+        assert_eq!(sentence(&apart), "a.db failed: disk full");
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_a_wrong_argument() {
+        for limit in ["0", "-1", "99999999999"] {
+            let words = ["vpn-node-controller", "events", "list", "--limit", limit];
+            let error = Cli::try_parse_from(words).unwrap_err();
+            assert!(error.to_string().contains("invalid value"), "{error}");
+        }
     }
 
     #[test]

@@ -24,8 +24,8 @@ const MAX_NOTE_BYTES: usize = 1024;
 pub(super) enum RegistrationCommand {
     /// Make a token for one host
     Create {
-        /// For how long it is good: a number with s, m, h or d
-        #[arg(long, default_value = DEFAULT_LIFETIME, value_parser = lifetime_ms)]
+        /// For how long it is good: a number with s, m, h or d, from 1m to 365d
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true, default_value = DEFAULT_LIFETIME, value_parser = lifetime_ms)]
         expires: i64,
         /// What it is for; shown in the list
         #[arg(long, value_name = "TEXT")]
@@ -91,10 +91,9 @@ async fn create(
             "expires": expires,
             "command": COMMAND,
         });
-        anstream::println!("{}", serde_json::to_string_pretty(&object)?);
-        return Ok(());
+        return show::line(serde_json::to_string_pretty(&object)?);
     }
-    anstream::println!(
+    show::line(format_args!(
         "{token}
 
 Good for one host until {until} UTC; key {key}.
@@ -105,8 +104,7 @@ On the host, run this, then paste the token above and press Enter:
         token = *made.text,
         until = show::instant(Some(&expires)),
         key = short(&made.registration_key),
-    );
-    Ok(())
+    ))
 }
 
 async fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
@@ -137,8 +135,7 @@ async fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
         &["KEY", "STATUS", "CREATED", "EXPIRES", "USED BY", "NOTE"],
         rows,
         "There are no registration keys: run 'vpn-node-controller registration-key create'.",
-    );
-    Ok(())
+    )
 }
 
 async fn revoke(config: &Config, id: &str, as_json: bool) -> anyhow::Result<()> {
@@ -167,9 +164,9 @@ async fn revoke(config: &Config, id: &str, as_json: bool) -> anyhow::Result<()> 
             "registration_key": key.registration_key,
             "status": "revoked",
         });
-        anstream::println!("{}", serde_json::to_string_pretty(&object)?);
+        show::line(serde_json::to_string_pretty(&object)?)?;
     } else {
-        anstream::println!("Revoked {}.", short(&key.registration_key));
+        show::line(format_args!("Revoked {}.", short(&key.registration_key)))?;
     }
     Ok(())
 }

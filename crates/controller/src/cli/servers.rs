@@ -119,7 +119,7 @@ async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {
         ],
         rows,
         "There are no servers yet: run 'vpn-node-controller registration-key create', and enrol a host.",
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -129,41 +129,47 @@ async fn one(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<Exi
         show::json("servers", &[server])?;
         return Ok(ExitCode::SUCCESS);
     }
-    let field = |name: &str, value: String| anstream::println!("{name:<20} {value}");
-    field("host", show::escaped(&server.hostname));
-    field("id", server.server_id);
-    field("status", show::escaped(&server.status));
-    field("verdict", show::escaped(&server.verdict));
-    field("reason", show::optional(server.verdict_reason.as_deref()));
-    field("available", show::yes_no(server.available).to_owned());
-    field("says of itself", show::escaped(&server.authorisation));
-    field(
-        "hardware",
-        show::escaped(&server.hardware_verification_status),
-    );
-    field(
-        "hardware verified",
-        show::instant(server.last_hardware_verification_at.as_deref()),
-    );
-    field("connections", server.active_connections.to_string());
-    field("address", show::escaped(&server.public_ip));
-    field("location", show::optional(server.location.as_deref()));
-    field("version", show::escaped(&server.version));
-    field(
-        "operating system",
-        show::optional(server.os_version.as_deref()),
-    );
-    field("enrolled", show::instant(Some(&server.registration_date)));
-    field(
-        "last heartbeat",
-        show::instant(server.last_heartbeat.as_deref()),
-    );
-    field(
-        "grace periods used",
-        server.grace_period_usage_count.to_string(),
-    );
-    field("identity key", show::escaped(&server.public_key));
-    field("fingerprint", show::escaped(&server.verification_hash));
+    let fields = [
+        ("host", show::escaped(&server.hostname)),
+        ("id", server.server_id),
+        ("status", show::escaped(&server.status)),
+        ("verdict", show::escaped(&server.verdict)),
+        ("reason", show::optional(server.verdict_reason.as_deref())),
+        ("available", show::yes_no(server.available).to_owned()),
+        ("says of itself", show::escaped(&server.authorisation)),
+        (
+            "hardware",
+            show::escaped(&server.hardware_verification_status),
+        ),
+        (
+            "hardware verified",
+            show::instant(server.last_hardware_verification_at.as_deref()),
+        ),
+        ("connections", server.active_connections.to_string()),
+        ("address", show::escaped(&server.public_ip)),
+        ("location", show::optional(server.location.as_deref())),
+        ("version", show::escaped(&server.version)),
+        (
+            "operating system",
+            show::optional(server.os_version.as_deref()),
+        ),
+        ("enrolled", show::instant(Some(&server.registration_date))),
+        (
+            "last heartbeat",
+            show::instant(server.last_heartbeat.as_deref()),
+        ),
+        (
+            "grace periods used",
+            server.grace_period_usage_count.to_string(),
+        ),
+        ("identity key", show::escaped(&server.public_key)),
+        ("fingerprint", show::escaped(&server.verification_hash)),
+    ];
+    let lines: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("{name:<20} {value}"))
+        .collect();
+    show::line(lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -204,7 +210,7 @@ async fn verify(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<
     if as_json {
         show::json("verifications", &[row])?;
     } else {
-        anstream::println!("{}", sentence(&server, &row));
+        show::line(sentence(&server, &row))?;
     }
     Ok(if verified {
         ExitCode::SUCCESS
@@ -226,9 +232,14 @@ fn sentence(server: &ServerRow, row: &VerificationRow) -> String {
             "{host} is not verified: {}{detail}.",
             show::optional(row.failure_reason.as_deref())
         ),
-        None => format!(
-            "{host} has not answered within 10 seconds. The challenge goes out with its next heartbeat (the last one came at {}); see 'server show'. Is 'vpn-node-controller serve' running?",
-            show::instant(server.last_heartbeat.as_deref())
-        ),
+        None => {
+            let last = server.last_heartbeat.as_deref().map_or_else(
+                || "none has come yet".to_owned(),
+                |at| format!("the last one came at {} UTC", show::instant(Some(at))),
+            );
+            format!(
+                "{host} has not answered within 10 seconds. The challenge goes out with its next heartbeat ({last}); see 'server show'. Is 'vpn-node-controller serve' running, and the agent on the host?"
+            )
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! Tables and JSON. What came from outside is escaped in tables.
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write as _};
+
+use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
@@ -36,11 +40,20 @@ pub(super) fn instant(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| escaped(&seconds(text)))
 }
 
+/// Prints a text and ends the line.
+pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
+    let mut out = anstream::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // The reader (`head`) has seen enough; that is no error.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("the output could not be written completely"),
+    }
+}
+
 /// Prints rows as a table, or says that there are none.
-pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) {
+pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> anyhow::Result<()> {
     if rows.is_empty() {
-        anstream::println!("{none}");
-        return;
+        return line(none);
     }
     let mut table = Table::new();
     table
@@ -50,17 +63,15 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) {
     for row in rows {
         table.add_row(row);
     }
-    for line in table.lines() {
-        anstream::println!("{}", line.trim_end());
-    }
+    let lines: Vec<String> = table.lines().map(|row| row.trim_end().to_owned()).collect();
+    line(lines.join("\n"))
 }
 
 /// Prints `{"schema":1, PLURAL: [...]}`.
 pub(super) fn json(plural: &str, rows: &impl Serialize) -> anyhow::Result<()> {
     let rows = serde_json::to_value(rows)?;
     let object = serde_json::json!({"schema": SCHEMA, plural: rows});
-    anstream::println!("{}", serde_json::to_string_pretty(&object)?);
-    Ok(())
+    line(serde_json::to_string_pretty(&object)?)
 }
 
 #[cfg(test)]
