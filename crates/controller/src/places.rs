@@ -226,10 +226,11 @@ mod tests {
             seat.prove("a");
             seats.push(seat);
         }
-        assert_eq!(
-            (places.lock().hosts, places.lock().newcomers),
-            (PER_HOST, 3)
-        );
+        let count = || {
+            let taken = places.lock();
+            (taken.hosts, taken.newcomers)
+        };
+        assert_eq!(count(), (PER_HOST, 3));
         drop(seats);
         let taken = places.lock();
         assert_eq!((taken.hosts, taken.newcomers), (0, 0));
