@@ -14,7 +14,7 @@ const SWEEP_EVERY_MS: u64 = 1000;
 const MAX_SOURCES: usize = 10_000;
 
 /// The part of an address that one party holds: an IPv4 address, or an IPv6 /64.
-pub(super) fn source_of(address: IpAddr) -> String {
+pub(crate) fn source_of(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => {

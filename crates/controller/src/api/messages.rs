@@ -19,9 +19,10 @@ use vpn_node_protocol::message::{
 use super::body::{Takes, read};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
-use super::{App, opening, peer_of, signed};
+use super::{App, opening, peer_of, seat_of, signed};
 use crate::clock;
 use crate::keys::Keys;
+use crate::places::Seat;
 use crate::rules::challenge::{self, OpenedAnswer};
 use crate::rules::effect::Severity;
 use crate::rules::exchange::{self, Fresh, Outcome, Subject};
@@ -30,12 +31,12 @@ use crate::rules::{connections, heartbeat};
 use crate::store::{Decision, KnownServer, Wants};
 
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    let peer = peer_of(&request);
+    let (peer, seat) = (peer_of(&request), seat_of(&request));
     let body = match read(request, Takes::Envelope, MAX_REQUEST_BYTES).await {
         Ok(body) => body,
         Err(problem) => return app.unreadable(peer, problem).await.into_response(),
     };
-    match answer(&app, peer, &body).await {
+    match answer(&app, peer, seat.as_deref(), &body).await {
         Ok((status, body)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
             signed(status, body)
@@ -48,16 +49,23 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
 struct Verified<'a> {
     app: &'a Arc<App>,
     peer: IpAddr,
+    seat: Option<&'a Seat>,
     server: KnownServer,
     digest: Digest,
 }
 
-async fn answer(app: &Arc<App>, peer: IpAddr, body: &Bytes) -> Result<(u16, Vec<u8>), Problem> {
+async fn answer(
+    app: &Arc<App>,
+    peer: IpAddr,
+    seat: Option<&Seat>,
+    body: &Bytes,
+) -> Result<(u16, Vec<u8>), Problem> {
     let (server, envelope) = identify(app, peer, body, MAX_REQUEST_BYTES).await?;
     let kind = envelope.payload_type().to_owned();
     let verified = Verified {
         app,
         peer,
+        seat,
         server,
         digest: envelope.digest(),
     };
@@ -179,6 +187,7 @@ async fn batch_came(
         })?;
     let wants = Wants {
         ledger_epoch: Some(opened.ledger_epoch),
+        seq: None,
     };
     verified
         .exchange(message.header, Subject::Batch(opened), wants)
@@ -203,6 +212,9 @@ impl Verified<'_> {
             }
             Err(error) => return Err(self.unverified(&error, is_heartbeat).await),
         };
+        if let Some(seat) = self.seat {
+            seat.prove(&self.server.server_id);
+        }
         let header = &message.header;
         if header.server_id != self.server.server_id || header.epoch != self.server.epoch {
             self.app
@@ -274,6 +286,7 @@ impl Verified<'_> {
             .and_then(|envelope| app.keys.open_own::<Reply>(envelope))
             .map(|reply| reply.header)
             .filter(|reply| reply.server_id == header.server_id && reply.epoch == header.epoch);
+        let seq = header.seq;
         let request = exchange::Request {
             header,
             subject,
@@ -294,8 +307,24 @@ impl Verified<'_> {
             let outcome = exchange::decide(snapshot, &request);
             decision(&keys, &request, outcome)
         });
+        let wants = Wants {
+            seq: Some(seq),
+            ..wants
+        };
         let id = self.server.server_id;
-        let decided = app.store.exchange(id, wants, decide).await?;
+        let decided = app.store.exchange(id.clone(), wants, decide).await?;
+        if decided.old {
+            app.reject(Rejected {
+                peer: self.peer,
+                about: Some(&id),
+                event_type: "replayed_request",
+                severity: Severity::Medium,
+                description: format!(
+                    "the old request {seq} came again: recorded traffic, or a restored snapshot"
+                ),
+            })
+            .await;
+        }
         Ok((decided.status, decided.body))
     }
 }
@@ -307,17 +336,20 @@ fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decis
             effects: vec![],
             status: 200,
             body,
+            old: false,
         },
         Outcome::Refuse {
             code,
             message,
             effects,
+            old,
         } => {
             let (status, body) = refusal(keys, request.digest, request.now_ms, code, &message);
             Decision {
                 effects,
                 status,
                 body,
+                old,
             }
         }
         Outcome::Accept(mut accepted) => {
@@ -327,6 +359,7 @@ fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decis
                 effects: accepted.into_effects(body.clone()),
                 status: 200,
                 body,
+                old: false,
             }
         }
     }

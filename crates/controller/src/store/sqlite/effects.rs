@@ -13,12 +13,16 @@ use crate::rules::effect::{
 use crate::rules::state::word;
 use crate::store::StoreError;
 
+/// Requests of a server whose digests are kept: more than a day of heartbeats, in some 400 KB.
+const REMEMBERED: u64 = 4096;
+
 pub(super) async fn apply(
     conn: &mut SqliteConnection,
     server_id: &str,
     effects: Vec<Effect>,
 ) -> Result<(), StoreError> {
     let now_ms = crate::clock::now_ms();
+    let mut foreign: Option<(u64, ConnectionWrite)> = None;
     for effect in effects {
         match effect {
             Effect::Advance(step) => advance(conn, server_id, &step).await?,
@@ -45,7 +49,11 @@ pub(super) async fn apply(
                 hardware_log(conn, server_id, &row).await?;
                 hardware(conn, server_id, &row).await?;
             }
-            Effect::Connection(row) => connection(conn, server_id, &row).await?,
+            Effect::Connection(row) => {
+                if !connection(conn, server_id, &row).await? {
+                    foreign.get_or_insert((0, *row)).0 += 1;
+                }
+            }
             Effect::Lost {
                 ledger_epoch,
                 range,
@@ -86,6 +94,21 @@ pub(super) async fn apply(
             Effect::Event(new) => event(conn, &new).await?,
         }
     }
+    // One for the whole batch, and by our clock: the host names the connections and their times.
+    if let Some((count, first)) = foreign {
+        let id = first.id();
+        let new = NewEvent {
+            event_type: "connection_of_another_server",
+            severity: Severity::Medium,
+            component: "connections",
+            source_id: Some(server_id.to_owned()),
+            description: format!(
+                "the host reports {count} records of connections that belong to another server, first of {id}"
+            ),
+            at_ms: now_ms,
+        };
+        event(conn, &new).await?;
+    }
     Ok(())
 }
 
@@ -110,13 +133,35 @@ async fn advance(
     .bind(&step.peer_ip)
     .bind(server_id)
     .bind(counter(step.from_seq))
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .map_err(database)?;
-    match done.rows_affected() {
-        1 => Ok(()),
-        _ => Err(StoreError::Conflict),
+    if done.rows_affected() != 1 {
+        return Err(StoreError::Conflict);
     }
+    remember(conn, server_id, step).await
+}
+
+/// The digest of an accepted request, for as long as [`REMEMBERED`] says.
+async fn remember(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    step: &ChainStep,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT OR REPLACE INTO request_digests (server_id, seq, digest) VALUES (?, ?, ?)")
+        .bind(server_id)
+        .bind(counter(step.seq))
+        .bind(step.digest.to_string())
+        .execute(&mut *conn)
+        .await
+        .map_err(database)?;
+    sqlx::query("DELETE FROM request_digests WHERE server_id = ? AND seq <= ?")
+        .bind(server_id)
+        .bind(counter(step.seq.saturating_sub(REMEMBERED)))
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(database)
 }
 
 async fn heartbeat(
@@ -243,12 +288,13 @@ async fn hardware(
 }
 
 /// Applies a ledger record: once by its place in the ledger, and only to a connection of the
-/// same server. An end or an update without its start makes the row.
+/// same server: false says that it is another one's. An end or an update without its start makes
+/// the row.
 async fn connection(
     conn: &mut SqliteConnection,
     server_id: &str,
     row: &ConnectionWrite,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let id = row.id().to_string();
     let at = to_text(row.at_ms);
     let new = sqlx::query(
@@ -267,7 +313,7 @@ async fn connection(
     .await
     .map_err(database)?;
     if new.rows_affected() == 0 {
-        return Ok(());
+        return Ok(true);
     }
     let record = &row.record;
     let end = row.end();
@@ -329,18 +375,7 @@ async fn connection(
     .execute(&mut *conn)
     .await
     .map_err(database)?;
-    if done.rows_affected() == 1 {
-        return Ok(());
-    }
-    let foreign = NewEvent {
-        event_type: "connection_of_another_server",
-        severity: Severity::Medium,
-        component: "connections",
-        source_id: Some(server_id.to_owned()),
-        description: format!("the host reports connection {id}, which belongs to another server"),
-        at_ms: row.at_ms,
-    };
-    event(conn, &foreign).await
+    Ok(done.rows_affected() == 1)
 }
 
 pub(super) async fn event(conn: &mut SqliteConnection, event: &NewEvent) -> Result<(), StoreError> {
