@@ -74,6 +74,8 @@ CREATE TABLE server_chains (
     nonce TEXT NOT NULL,
     previous_nonce TEXT,
     last_digest TEXT,
+    -- The first 16 bytes of the digests of the last accepted requests, newest last.
+    recent_digests BLOB NOT NULL DEFAULT x'',
     -- The signed reply to the last request, for an identical retry.
     last_reply BLOB,
     boot_id TEXT,

@@ -274,6 +274,7 @@ impl Verified<'_> {
             .and_then(|envelope| app.keys.open_own::<Reply>(envelope))
             .map(|reply| reply.header)
             .filter(|reply| reply.server_id == header.server_id && reply.epoch == header.epoch);
+        let seq = header.seq;
         let request = exchange::Request {
             header,
             subject,
@@ -295,10 +296,22 @@ impl Verified<'_> {
             decision(&keys, &request, outcome)
         });
         let id = self.server.server_id;
-        let decided = app.store.exchange(id, wants, decide).await?;
+        let decided = app.store.exchange(id.clone(), wants, decide).await?;
+        if decided.replayed {
+            app.reject(Rejected {
+                peer: self.peer,
+                about: Some(&id),
+                event_type: "replayed_request",
+                severity: Severity::Low,
+                description: format!("request {seq} came again after others"),
+            })
+            .await;
+        }
         Ok((decided.status, decided.body))
     }
 }
+
+const REPLAYED: &str = "this request was accepted before, and others since";
 
 /// Signs what was decided.
 fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decision {
@@ -307,7 +320,18 @@ fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decis
             effects: vec![],
             status: 200,
             body,
+            replayed: false,
         },
+        Outcome::Replayed => {
+            let code = RefusalCode::BadRequest;
+            let (_, body) = refusal(keys, request.digest, request.now_ms, code, REPLAYED);
+            Decision {
+                effects: vec![],
+                status: 409,
+                body,
+                replayed: true,
+            }
+        }
         Outcome::Refuse {
             code,
             message,
@@ -318,6 +342,7 @@ fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decis
                 effects,
                 status,
                 body,
+                replayed: false,
             }
         }
         Outcome::Accept(mut accepted) => {
@@ -327,6 +352,7 @@ fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decis
                 effects: accepted.into_effects(body.clone()),
                 status: 200,
                 body,
+                replayed: false,
             }
         }
     }

@@ -34,6 +34,9 @@ pub enum Judgement {
     AheadProven,
     /// Further than we remember, without proof: nothing changes, and the proof is asked for.
     Ahead,
+    /// A request that was accepted before, and others since: a copy that was under way for long,
+    /// or a replay. Refused, and nothing changes.
+    Replayed,
     /// Two histories: both holders are stopped.
     Diverged(&'static str),
 }
@@ -63,6 +66,8 @@ pub fn judge(stored: &ChainState, place: &Place<'_>) -> Judgement {
     }
     if place.seq == stored.seq {
         Judgement::Diverged("another request of that number was accepted before")
+    } else if stored.recent.contains(&place.digest) {
+        Judgement::Replayed
     } else {
         Judgement::Diverged("it is behind")
     }
@@ -84,6 +89,7 @@ mod tests {
     use vpn_node_protocol::encoding::Hex;
 
     use super::*;
+    use crate::rules::state::RecentDigests;
 
     fn digest(n: u64) -> Digest {
         Digest::of(&[&n.to_be_bytes()])
@@ -91,11 +97,13 @@ mod tests {
 
     /// The chain after the requests 1 to `seq` of one history.
     fn at(seq: u64, history: u64) -> ChainState {
-        let mut value = digest(0);
+        let (mut value, mut recent) = (digest(0), RecentDigests::default());
         for n in 1..=seq {
             value = chain::next(&value, &digest(n * 1000 + history));
+            recent = recent.with(&digest(n * 1000 + history));
         }
         ChainState {
+            recent,
             epoch: 1,
             seq,
             chain: value,
@@ -152,7 +160,7 @@ mod tests {
         #[test]
         fn one_holder_is_never_taken_for_two(stored in 0u64..20, agent in 0u64..20) {
             // An honest agent against a controller that is level, or lost memory, or whose last
-            // reply was lost on the way.
+            // reply was lost on the way, or a copy of its request that was under way for long.
             let (state, mine) = (at(stored, 0), at(agent, 0));
             let mut request = next_of(&mine, 0);
             let reply = reply_of(&mine);
@@ -163,7 +171,7 @@ mod tests {
                 std::cmp::Ordering::Greater => prop_assert_eq!(judged, Judgement::AheadProven),
                 std::cmp::Ordering::Less if agent + 1 == stored =>
                     prop_assert_eq!(judged, Judgement::Repeat),
-                std::cmp::Ordering::Less => prop_assert_eq!(judged, Judgement::Diverged("it is behind")),
+                std::cmp::Ordering::Less => prop_assert_eq!(judged, Judgement::Replayed),
             }
         }
 

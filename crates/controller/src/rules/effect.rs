@@ -6,6 +6,7 @@ use vpn_node_protocol::hardware::HardwareStatus;
 use vpn_node_protocol::message::{Authorisation, Purpose, Verdict};
 
 use crate::rules::connections::{ConnectionWrite, LostRange};
+use crate::rules::state::RecentDigests;
 
 /// One change of the stored state of the server that the decision is about.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub struct ChainStep {
     pub nonce: Nonce,
     /// Digest of the accepted request.
     pub digest: Digest,
+    /// It and those before it.
+    pub recent: RecentDigests,
     /// The signed reply, byte for byte.
     pub reply: Vec<u8>,
     /// Boot of the host.

@@ -68,6 +68,8 @@ pub struct Fresh {
 pub enum Outcome {
     /// The stored reply, byte for byte; nothing changes.
     Repeat(Vec<u8>),
+    /// It was accepted before, and others since; nothing changes.
+    Replayed,
     /// A signed "no"; the chain does not move.
     Refuse {
         /// For programs.
@@ -144,6 +146,7 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
             let event = rollback_event(snapshot, request);
             accept(snapshot, request, vec![Effect::Event(event)])
         }
+        (Judgement::Replayed, _) => Outcome::Replayed,
         (Judgement::Ahead, _) => refuse(RefusalCode::Ahead, AHEAD, vec![]),
         (Judgement::Diverged(how), _) => quarantine(snapshot, request, how),
         (Judgement::Repeat, None) => quarantine(snapshot, request, "its reply is not stored"),
@@ -204,6 +207,7 @@ fn accept(snapshot: &Snapshot, request: &Request, mut effects: Vec<Effect>) -> O
         chain: chain_value::next(&header.chain, &request.digest),
         nonce: request.fresh.nonce,
         digest: request.digest,
+        recent: snapshot.chain.recent.with(&request.digest),
         reply: vec![],
         boot_id: header.boot_id,
         peer_ip: request.peer_ip.clone(),

@@ -55,6 +55,50 @@ pub struct ChainState {
     pub nonce: Nonce,
     /// Digest of the last accepted request.
     pub last_digest: Option<Digest>,
+    /// It and those before it.
+    pub recent: RecentDigests,
+}
+
+/// The beginnings of the digests of the last accepted requests, newest last.
+///
+/// They tell a copy of a request that was under way for long (in a proxy, in a queue of ours) or
+/// is replayed from a second holder of the identity, whose requests nobody has seen before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecentDigests(Vec<u8>);
+
+impl RecentDigests {
+    /// Requests remembered: an hour of heartbeats, or a backlog that drains for seconds.
+    pub const REMEMBERED: usize = 128;
+    /// Bytes of each: nobody finds another request with the same ones.
+    const PREFIX: usize = 16;
+
+    /// As they are stored; `None` when the length is impossible.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        let whole = bytes.len() % Self::PREFIX == 0;
+        (whole && bytes.len() <= Self::REMEMBERED * Self::PREFIX).then_some(Self(bytes))
+    }
+
+    /// To be stored.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether this request is one of them.
+    #[must_use]
+    pub fn contains(&self, digest: &Digest) -> bool {
+        let prefix = &digest.0[..Self::PREFIX];
+        self.0.chunks_exact(Self::PREFIX).any(|one| one == prefix)
+    }
+
+    /// These and one more; the oldest gives way.
+    #[must_use]
+    pub fn with(&self, digest: &Digest) -> Self {
+        let full = self.0.len() == Self::REMEMBERED * Self::PREFIX;
+        let kept = &self.0[if full { Self::PREFIX } else { 0 }..];
+        Self([kept, &digest.0[..Self::PREFIX]].concat())
+    }
 }
 
 /// `servers.status`.
@@ -180,6 +224,20 @@ mod tests {
                 assert_eq!(said.lease_s > 0, authorised, "{said:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_last_digests_are_remembered_and_the_oldest_give_way() {
+        let digest = |n: usize| Digest::of(&[&n.to_be_bytes()]);
+        let last = RecentDigests::REMEMBERED + 5;
+        let recent = (0..=last).fold(RecentDigests::default(), |recent, n| {
+            recent.with(&digest(n))
+        });
+        assert!((6..=last).all(|n| recent.contains(&digest(n))));
+        assert!((0..6).all(|n| !recent.contains(&digest(n))));
+        let stored = recent.as_bytes().to_vec();
+        assert_eq!(RecentDigests::from_bytes(stored), Some(recent));
+        assert_eq!(RecentDigests::from_bytes(vec![0; 17]), None);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::rules::Effect;
 use crate::rules::connections::{ConnectionWrite, LostRange};
 use crate::rules::effect::{ChainStep, NewChallenge, NewEvent, Severity, VerificationEnd};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, key_status};
-use crate::rules::state::ServerStatus;
+use crate::rules::state::{RecentDigests, ServerStatus};
 use crate::store::{Decision, NewRegistrationKey, Store, StoreError, Wants};
 
 const NOW: i64 = 1_790_000_000_000;
@@ -204,6 +204,7 @@ fn step(from_seq: u64) -> Effect {
         chain: Digest::of(&[&from_seq.to_be_bytes()]),
         nonce: Digest::of(&[b"nonce", &from_seq.to_be_bytes()]),
         digest: Hex([7; 32]),
+        recent: RecentDigests::default().with(&Hex([7; 32])),
         reply: vec![1, 2, 3],
         boot_id: Uuid::from_u128(5),
         peer_ip: "192.0.2.9".into(),
@@ -215,6 +216,7 @@ async fn write(store: &dyn Store, server_id: &str, effects: Vec<Effect>) -> Resu
         effects,
         status: 200,
         body: vec![],
+        replayed: false,
     });
     let id = server_id.to_owned();
     store.exchange(id, Wants::default(), decide).await.map(drop)
@@ -228,6 +230,7 @@ async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
             effects: vec![],
             status: 200,
             body: vec![],
+            replayed: false,
         }
     });
     let wants = Wants {
@@ -270,6 +273,7 @@ async fn a_chain_moves_once_and_failures_leave_nothing(store: &dyn Store) {
     let snapshot = read(store, &id).await;
     assert_eq!(snapshot.chain.seq, 2);
     assert_eq!(snapshot.last_reply.as_deref(), Some(&[1, 2, 3][..]));
+    assert!(snapshot.chain.recent.contains(&Hex([7; 32])));
     assert_eq!(snapshot.peer_ip, "192.0.2.9");
     let known = store
         .server_by_key(identity(1).id())
@@ -295,6 +299,7 @@ async fn concurrent_exchanges_are_one_after_the_other(store: &dyn Store) {
                 effects: if mine { vec![step(0)] } else { vec![] },
                 status: 200,
                 body: vec![],
+                replayed: false,
             }
         });
         store.exchange(id.clone(), Wants::default(), decide)

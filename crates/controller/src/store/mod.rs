@@ -44,6 +44,8 @@ pub struct Decision {
     pub status: u16,
     /// See `status`.
     pub body: Vec<u8>,
+    /// Whether the request was one that was accepted long before.
+    pub replayed: bool,
 }
 
 /// What a request needs of the stored state besides the server itself.

@@ -24,6 +24,35 @@ async fn an_identical_retry_gets_the_same_bytes_and_happens_once() {
 }
 
 #[tokio::test]
+async fn a_copy_that_was_under_way_for_long_is_refused_and_makes_no_clone() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    let mut copy = host.clone();
+    let mut sent = vec![];
+    for _ in 0..5 {
+        let envelope = host.sign(host.header(&world), host.heartbeat());
+        let answer = world.post("/v1/messages", envelope.to_json()).await;
+        host.take(&world, &envelope, &answer);
+        sent.push(envelope);
+    }
+    let before = world.dump().await;
+    for envelope in &sent[..4] {
+        let (status, refusal) = host.refused(&world, envelope).await;
+        assert_eq!((status, refusal.code), (409, RefusalCode::BadRequest));
+    }
+    assert_eq!(world.dump().await, before);
+    // Recorded, but not once for each of them.
+    assert_eq!(world.events("replayed_request").await.len(), 1);
+    assert_eq!(world.events("clone_suspected").await.len(), 0);
+    host.beat(&world).await;
+    // A second holder is behind as well, with a request that nobody has seen.
+    copy.boot_id = Uuid::from_u128(0xc0);
+    let envelope = copy.sign(copy.header(&world), copy.heartbeat());
+    let (_, refusal) = copy.refused(&world, &envelope).await;
+    assert_eq!(refusal.code, RefusalCode::Quarantined);
+}
+
+#[tokio::test]
 async fn two_holders_of_one_identity_are_both_stopped() {
     let world = World::new().await;
     let mut host = Host::enrolled(&world, 1).await;

@@ -98,13 +98,14 @@ async fn advance(
     let done = sqlx::query(
         "UPDATE server_chains
          SET seq = ?, chain = ?, previous_nonce = nonce, nonce = ?, last_digest = ?,
-             last_reply = ?, boot_id = ?, peer_ip = ?
+             recent_digests = ?, last_reply = ?, boot_id = ?, peer_ip = ?
          WHERE server_id = ? AND seq = ?",
     )
     .bind(counter(step.seq))
     .bind(step.chain.to_string())
     .bind(step.nonce.to_string())
     .bind(step.digest.to_string())
+    .bind(step.recent.as_bytes())
     .bind(&step.reply)
     .bind(step.boot_id.to_string())
     .bind(&step.peer_ip)

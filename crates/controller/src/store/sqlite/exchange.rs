@@ -8,7 +8,7 @@ use vpn_node_protocol::keys::PublicKey;
 use super::directives::open_of;
 use super::map::{database, enum_of, instant_optional, number, parse, parse_optional};
 use crate::rules::Snapshot;
-use crate::rules::state::ChainState;
+use crate::rules::state::{ChainState, RecentDigests};
 use crate::store::{KnownServer, StoreError, Wants};
 
 pub(super) async fn find_server(
@@ -47,8 +47,8 @@ pub(super) async fn load(
     let row = sqlx::query(
         "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
                 s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
-                c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
-                c.peer_ip
+                c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.recent_digests,
+                c.last_reply, c.boot_id, c.peer_ip
          FROM servers s JOIN server_chains c ON c.server_id = s.server_id
          WHERE s.server_id = ?",
     )
@@ -84,6 +84,8 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
             chain: parse("server_chains.chain", row.get("chain"))?,
             nonce: parse("server_chains.nonce", row.get("nonce"))?,
             last_digest: parse_optional("server_chains.last_digest", row.get("last_digest"))?,
+            recent: RecentDigests::from_bytes(row.get("recent_digests"))
+                .ok_or(StoreError::Impossible("server_chains.recent_digests"))?,
         },
         last_reply: row.get("last_reply"),
         boot_id: parse_optional("server_chains.boot_id", row.get("boot_id"))?,
