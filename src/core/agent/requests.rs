@@ -186,6 +186,7 @@ impl Agent {
         match self.lane.answered(bytes, &mut self.trust, now) {
             Ok(answered) => self.accepted(answered, now, rng),
             Err(LaneError::Refused(refusal)) => self.refused(&refusal, now, rng),
+            Err(LaneError::Stopped(refusal)) => self.stopped(refusal, now, rng),
             Err(error) => {
                 if let LaneError::Untrusted(error) = &error {
                     self.renew_if_unknown(error);
@@ -271,11 +272,7 @@ impl Agent {
                 schedule::backoff(0, None, rng)
             }
             RefusalCode::Ahead => schedule::next_heartbeat(self.interval, rng),
-            RefusalCode::Quarantined | RefusalCode::Revoked => {
-                self.authorisation.stop(refusal.message.clone());
-                schedule::next_heartbeat(STOPPED_INTERVAL, rng)
-            }
-            RefusalCode::BadRequest => {
+            RefusalCode::Quarantined | RefusalCode::Revoked | RefusalCode::BadRequest => {
                 if was_batch {
                     self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
                 }
@@ -283,5 +280,13 @@ impl Agent {
             }
         };
         self.heartbeat_at = now.boot + wait;
+    }
+
+    /// Quarantined or revoked: the same request asks, slowly, whether that has changed.
+    fn stopped(&mut self, refusal: Refusal, now: Now, rng: &mut impl CryptoRng) {
+        self.memory.heartbeat_failed(&refusal.message, now);
+        self.authorisation.stop(refusal.message);
+        let wait = schedule::next_heartbeat(STOPPED_INTERVAL, rng);
+        self.lane.attempt_failed(now.boot + wait);
     }
 }
