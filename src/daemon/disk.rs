@@ -6,6 +6,8 @@
 //! its end is in the ledger. Both may then be recorded twice, and the controller takes twice as
 //! once; neither can be missing.
 
+mod gaps;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
@@ -19,6 +21,7 @@ use vpn_node_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};
 use vpn_node_protocol::message::{self, ConnectionBatch, SealedRecord};
 use vpn_node_protocol::sealing::{Context, Sealed};
 
+use self::gaps::{limit_gaps, wire_gap};
 use super::error::Error;
 use super::{DISK_COMMANDS_QUEUED, enrol};
 use crate::config::Settings;
@@ -27,7 +30,7 @@ use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::host::hardware::SnapshotState;
 use crate::host::state::{Enrolment, KeptSessions, StateDir};
-use crate::ledger::{GapReason, Ledger, LedgerError, Options};
+use crate::ledger::{Ledger, LedgerError, Options};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
@@ -250,13 +253,15 @@ impl DiskThread {
         let before: BTreeMap<Uuid, KnownSession> = ended.chain(after.clone()).collect();
         self.unrecorded.extend(all.starts.iter().copied());
         self.unrecorded.retain(|id| before.contains_key(id));
-        self.keep(before);
+        let kept = self.keep(before);
         if all.records.is_empty() {
+            self.error = kept.err();
             return;
         }
+        // Also when the sessions could not be kept: a record on disk is worth more.
         match self.append(&all) {
             Ok(()) => {
-                self.error = None;
+                self.error = kept.err();
                 for id in &all.starts {
                     self.unrecorded.remove(id);
                 }
@@ -266,27 +271,24 @@ impl DiskThread {
             Err(error) => {
                 tracing::error!(%error, records = all.records.len(), "connection records cannot be stored yet");
                 self.error = Some(error);
-                let too_many = all.records.len().saturating_sub(MAX_WAITING);
-                all.records.drain(..too_many);
-                self.given_up += too_many as u64;
+                self.given_up += give_up_beyond(&mut all, MAX_WAITING);
                 self.waiting = all;
             }
         }
     }
 
-    fn keep(&mut self, sessions: BTreeMap<Uuid, KnownSession>) {
+    fn keep(&mut self, sessions: BTreeMap<Uuid, KnownSession>) -> Result<(), String> {
         let kept = KeptSessions {
             version: 1,
             sessions: sessions.values().cloned().collect(),
             unrecorded: self.unrecorded.clone(),
         };
-        match self.state.store_sessions(&kept) {
-            Ok(()) => self.kept = sessions,
-            Err(error) => {
-                tracing::error!(%error, "the live sessions cannot be kept for the next start");
-                self.error = Some(error.to_string());
-            }
-        }
+        self.state.store_sessions(&kept).map_err(|error| {
+            tracing::error!(%error, "the live sessions cannot be kept for the next start");
+            error.to_string()
+        })?;
+        self.kept = sessions;
+        Ok(())
     }
 
     /// Seals each record for its place, appends all, and syncs once. An error of the disk closes
@@ -393,7 +395,7 @@ impl DiskThread {
                         }),
                     }
                 }
-                batch.gaps.sort_by_key(|gap| gap.first);
+                limit_gaps(&mut batch);
             }
             Err(error) => {
                 tracing::error!(%error, "the ledger cannot be read");
@@ -448,20 +450,6 @@ impl DiskThread {
     }
 }
 
-fn wire_gap(gap: &crate::ledger::Gap) -> message::Gap {
-    message::Gap {
-        first: gap.first,
-        last: gap.last,
-        reason: match gap.reason {
-            GapReason::Torn => message::GapReason::Torn,
-            GapReason::Damaged => message::GapReason::Damaged,
-            GapReason::Missing => message::GapReason::Missing,
-            GapReason::Dropped => message::GapReason::Dropped,
-            GapReason::Refused => message::GapReason::Refused,
-        },
-    }
-}
-
 /// Two recordings as one: the later sessions hold, all records count.
 fn join(first: &mut Recording, second: Recording) {
     first.sessions = second.sessions;
@@ -470,3 +458,19 @@ fn join(first: &mut Recording, second: Recording) {
     first.records.extend(second.records);
     first.seal_to = second.seal_to.or_else(|| first.seal_to.take());
 }
+
+/// Gives the oldest records up, and forgets the connections of which none is left; says how many.
+fn give_up_beyond(recording: &mut Recording, most: usize) -> u64 {
+    let too_many = recording.records.len().saturating_sub(most);
+    if too_many == 0 {
+        return 0;
+    }
+    recording.records.drain(..too_many);
+    let left: BTreeSet<Uuid> = recording.records.iter().map(|r| r.connection_id).collect();
+    recording.starts.retain(|id| left.contains(id));
+    recording.ends.retain(|id| left.contains(id));
+    too_many as u64
+}
+
+#[cfg(test)]
+mod tests;
