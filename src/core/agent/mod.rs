@@ -86,6 +86,8 @@ pub struct Agent {
     heartbeat_at: Duration,
     sampling: bool,
     challenge: Option<Challenge>,
+    /// The hardware is being looked at: once for all challenges that come meanwhile.
+    probing: bool,
     /// The challenge whose answer is in flight.
     answering: Option<Challenge>,
     /// Directives dealt with; the controller has not said that it knows.
@@ -160,6 +162,7 @@ impl Agent {
             heartbeat_at: now.boot,
             sampling: false,
             challenge: None,
+            probing: false,
             answering: None,
             acks: Vec::new(),
             acks_sent: 0,

@@ -114,12 +114,13 @@ impl Agent {
         now: Now,
         rng: &mut impl CryptoRng,
     ) {
+        self.probing = false;
         let Some(challenge) = self.challenge.take() else {
             return;
         };
         if !self.lane.is_idle() {
             // Probed while something else went into the lane: look again when it is free.
-            self.challenge = Some(challenge.unprobed());
+            self.challenge = Some(challenge);
             return;
         }
         let identity = PublicKey::from(&self.key).id();
@@ -149,7 +150,7 @@ impl Agent {
                     os_version: self.about.os_version.clone(),
                 };
                 self.submit(answer, now);
-                self.answering = Some(challenge.unprobed());
+                self.answering = Some(challenge);
             }
             Err(error) => self.memory.note(
                 format!("cannot answer the controller's challenge: {error}"),
