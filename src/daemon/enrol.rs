@@ -29,7 +29,7 @@ pub async fn this_host(token: &Token, settings: &Settings) -> Result<Enrolled, E
 }
 
 /// `vpn-node enroll`: the same, for a program without a runtime of its own. What may heal by
-/// itself (network, overload) is tried again, and `told` gets a line, safe to print, with why and when.
+/// itself (network, overload) is tried again; `told` gets a line, safe to print, with why and when.
 ///
 /// # Errors
 /// [`CommandError`]: its text is for the operator.
@@ -49,10 +49,9 @@ pub fn by_command(
                 done => return Ok(done?),
             };
             let wait = schedule::backoff(attempt, None, &mut UnwrapErr(SysRng));
-            told(&format!(
-                "{error}; trying again in {:.1} s",
-                wait.as_secs_f32()
-            ));
+            let why = error.to_string();
+            let wait_s = wait.as_secs_f32();
+            told(&format!("{}; trying again in {wait_s:.1} s", shown(&why)));
             tokio::time::sleep(wait).await;
         }
         Ok(this_host(&token, settings).await?)

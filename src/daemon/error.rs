@@ -7,7 +7,6 @@ use super::TOKEN_CREDENTIAL;
 use crate::host::ids::IdError;
 use crate::host::state::StateError;
 use crate::host::systemd::CredentialError;
-use crate::ledger::LedgerError;
 use crate::remote::ClientError;
 use crate::remote::enrol::EnrolError;
 use crate::status::SocketError;
@@ -21,9 +20,6 @@ pub enum Error {
     /// The certificate on disk is not the pinned root's.
     #[error("the enrolment on disk cannot be trusted: {0}")]
     Certificate(#[from] CertificateError),
-    /// The connection ledger.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
     /// Boot id.
     #[error(transparent)]
     Ids(#[from] IdError),

@@ -9,8 +9,10 @@ mod disk;
 pub mod enrol;
 mod error;
 mod event_loop;
+mod gaps;
 mod host_signals;
 mod main;
+mod records;
 mod run;
 mod watch;
 

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::token::{Token, TokenError};
 
+use super::disk::DiskThread;
 use super::error::Error;
 use super::event_loop::{EventLoop, Workers};
 use super::host_signals::{Stop, notify};
-use super::{TOKEN_CREDENTIAL, disk, enrol, watch as vpn_watch};
+use super::{TOKEN_CREDENTIAL, enrol, watch as vpn_watch};
 use crate::config::Settings;
 use crate::core::agent::{Agent, Setup};
 use crate::core::report::StatusReport;
@@ -155,7 +156,6 @@ async fn run_enrolled(
     options.server_pin = enrolment.server_pin;
     let client = Client::new(&options)?;
     let certificate = ControllerCertificate::open(&enrolment.certificate, &enrolment.root_pin, 0)?;
-    let disk = disk::open(settings, &state, &enrolment)?;
     let now = clock::now();
     let agent = Agent::new(
         Setup {
@@ -171,16 +171,15 @@ async fn run_enrolled(
             lane,
             session_key: session_key(&key),
             key,
-            sessions: kept.sessions,
-            unrecorded: kept.unrecorded,
-            ledger: disk.facts(),
+            sessions: kept.sessions.clone(),
+            unrecorded: kept.unrecorded.clone(),
         },
         now,
     );
     let workers = Workers {
         client: Arc::new(client),
         observations: vpn_watch::spawn(settings, agent.expected_backends()),
-        disk: disk.spawn(),
+        disk: DiskThread::new(settings, &state, &enrolment.server_id, kept).spawn(),
         sampler: Sampler::open(
             Path::new("/proc"),
             Path::new("/sys"),

@@ -1,6 +1,9 @@
 //! Who sees how much. The decision is pure; the group's members are looked up once, at start.
 
-use nix::unistd::{Group, User, geteuid};
+use std::fs::File;
+use std::io::Read;
+
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 /// Members of this group see the full report.
@@ -8,6 +11,9 @@ pub const GROUP: &str = "vpn-node";
 
 /// Members of the group that are remembered: operators and monitors, a handful.
 const MAX_MEMBERS: usize = 256;
+
+/// Bytes of /etc/group or /etc/passwd that are read: ten thousand users.
+const MAX_DATABASE: u64 = 1024 * 1024;
 
 /// Who is at the other end, as the kernel recorded it when it connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,21 +58,14 @@ impl Policy {
     ///
     /// The members are taken as they are now: somebody who is added to the group later is seen
     /// after a restart of the agent (as a login session sees new groups only after a new login).
-    /// A lookup per question could hang on a network directory and would let anybody cause it.
+    /// Only /etc/group and /etc/passwd count: asking a network directory could hang, and loads
+    /// libraries that a small daemon does not want.
     #[must_use]
     pub fn of_this_host() -> Self {
-        let group = Group::from_name(GROUP).ok().flatten();
-        let members = group.iter().flat_map(|group| &group.mem);
-        let uids = members
-            .take(MAX_MEMBERS)
-            .filter_map(|name| User::from_name(name).ok().flatten())
-            .map(|user| user.uid.as_raw())
-            .collect();
-        Self::new(
-            geteuid().as_raw(),
-            group.map(|group| group.gid.as_raw()),
-            uids,
-        )
+        let groups = read_database("/etc/group");
+        let users = read_database("/etc/passwd");
+        let (gid, members) = group_members(&groups, &users);
+        Self::new(geteuid().as_raw(), gid, members)
     }
 
     /// What this peer may see.
@@ -78,6 +77,36 @@ impl Policy {
             || self.members.contains(&peer.uid);
         if full { Scope::Full } else { Scope::Public }
     }
+}
+
+/// The file's text; nothing when it is missing or too large to be one.
+fn read_database(path: &str) -> String {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_DATABASE).read_to_string(&mut text));
+    if read.is_err() {
+        text.clear();
+    }
+    text
+}
+
+/// The id of [`GROUP`] and the ids of its members (group(5), passwd(5)).
+fn group_members(groups: &str, users: &str) -> (Option<u32>, Vec<u32>) {
+    let Some(line) = entry(groups, GROUP) else {
+        return (None, Vec::new());
+    };
+    let mut fields = line.split(':').skip(2);
+    let gid = fields.next().and_then(|id| id.parse().ok());
+    let names = fields.next().unwrap_or_default().split(',');
+    let uid = |name: &str| entry(users, name)?.split(':').nth(2)?.parse().ok();
+    (gid, names.take(MAX_MEMBERS).filter_map(uid).collect())
+}
+
+/// The line of `name`.
+fn entry<'a>(database: &'a str, name: &str) -> Option<&'a str> {
+    let named = |line: &&str| line.split(':').next() == Some(name);
+    database
+        .lines()
+        .find(|line| !name.is_empty() && named(line))
 }
 
 #[cfg(test)]
@@ -103,5 +132,18 @@ mod tests {
         let policy = Policy::new(990, None, Vec::new());
         let peer = Peer { uid: 1, gid: 980 };
         assert_eq!(policy.scope(peer), Scope::Public);
+    }
+
+    #[test]
+    fn the_group_and_its_members_are_found_in_the_files() {
+        let groups = "root:x:0:\nvpn-node-x:x:7:eve\nvpn-node:x:990:ann,nobody-here,bob\n";
+        let users = "root:x:0:0::/:/bin/sh\nann:x:1000:1000::/:/bin/sh\nbob:x:1001:1001::/:/x\n";
+        assert_eq!(group_members(groups, users), (Some(990), vec![1000, 1001]));
+        assert_eq!(
+            group_members("vpn-node:x:990:\n", users),
+            (Some(990), vec![])
+        );
+        assert_eq!(group_members("staff:x:50:ann\n", users), (None, vec![]));
+        assert_eq!(group_members("vpn-node:x:many\n", users), (None, vec![]));
     }
 }

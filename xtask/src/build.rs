@@ -8,6 +8,13 @@ use serde_json::Value;
 
 use crate::shell;
 
+/// Our packages: cargo's name, the folder of its Cargo.toml from the repository's top, and the
+/// profile that it is shipped in.
+pub(crate) const PACKAGES: [(&str, &str, &str); 2] = [
+    ("vpn-node", ".", "agent"),
+    ("vpn-node-controller", "crates/controller", "release"),
+];
+
 /// The programs of one build.
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
@@ -44,8 +51,10 @@ fn build(release: bool) -> Result<Programs> {
     // what a host gets, so agent and controller are built apart; a debug build shares all with
     // the tests, which is quicker.
     let messages = if release {
-        cargo_build(&["--release", "--package=vpn-node"])?
-            + &cargo_build(&["--release", "--package=vpn-node-controller"])?
+        PACKAGES
+            .iter()
+            .map(|(package, _, profile)| cargo_build(&["--package", package, "--profile", profile]))
+            .collect::<Result<String>>()?
     } else {
         cargo_build(&["--workspace"])?
     };

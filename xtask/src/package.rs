@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::build::PACKAGES;
 use crate::shell;
 
 /// A release build with link-time optimisation, from nothing, on a small machine.
@@ -26,12 +27,6 @@ enum Kind {
     Deb,
     Rpm,
 }
-
-/// Our packages: cargo's name, and the folder of its Cargo.toml from the repository's top.
-const PACKAGES: [(&str, &str); 2] = [
-    ("vpn-node", "."),
-    ("vpn-node-controller", "crates/controller"),
-];
 
 /// Builds the programs once, then each package from them.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -53,12 +48,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         );
         return Ok(ExitCode::FAILURE);
     }
-    for (package, _) in PACKAGES {
+    for (package, _, profile) in PACKAGES {
         let mut build = shell::cargo();
         build.args([
             "build",
             "--locked",
-            "--release",
+            "--profile",
+            profile,
             "--bins",
             "--package",
             package,
@@ -66,8 +62,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         must_succeed(build)?;
     }
     for kind in kinds {
-        for (package, folder) in PACKAGES {
-            must_succeed(command(kind, package, folder))?;
+        for (package, folder, profile) in PACKAGES {
+            must_succeed(command(kind, package, folder, profile))?;
         }
     }
     anstream::println!("the packages are in target/debian and target/generate-rpm");
@@ -81,13 +77,14 @@ fn tool(kind: Kind) -> &'static str {
     }
 }
 
-fn command(kind: Kind, package: &str, folder: &str) -> Command {
+fn command(kind: Kind, package: &str, folder: &str, profile: &str) -> Command {
     let mut command = shell::cargo();
     match kind {
         Kind::Deb => command.args(["deb", "--locked", "--no-build", "--package", package]),
         // It takes the folder, not the name.
         Kind::Rpm => command.args(["generate-rpm", "--package", folder]),
     };
+    command.args(["--profile", profile]);
     command
 }
 

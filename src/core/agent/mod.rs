@@ -69,8 +69,6 @@ pub struct Setup {
     pub sessions: Vec<KnownSession>,
     /// Those whose start may not have reached the ledger.
     pub unrecorded: BTreeSet<Uuid>,
-    /// The ledger as it was opened.
-    pub ledger: LedgerFacts,
 }
 
 /// The state machine.
@@ -172,7 +170,7 @@ impl Agent {
             upload: Upload::Idle,
             unrecorded: setup.unrecorded,
             keep_sessions_at: now.boot + KEEP_SESSIONS_EVERY,
-            ledger: setup.ledger,
+            ledger: LedgerFacts::default(),
             ledger_changed: false,
             ledger_epoch: None,
             clock_offset_ms: None,

@@ -234,8 +234,8 @@ impl Agent {
         for directive in reply.directives.iter().filter(|_| !restored) {
             self.directive_came(directive, reply.header.controller_time_ms, now);
         }
-        self.heartbeat_at = if !fresh {
-            // Repeated from before a restart or an outage, so it is old: say how it is now.
+        self.heartbeat_at = if restored || rtt >= self.interval {
+            // Said before a restart or an outage, so it is old: say how it is now.
             now.boot
         } else if self.heartbeat_at <= sent.boot {
             now.boot + schedule::next_heartbeat(self.interval, rng)
@@ -273,10 +273,13 @@ impl Agent {
                 schedule::backoff(0, None, rng)
             }
             RefusalCode::Ahead => schedule::next_heartbeat(self.interval, rng),
-            RefusalCode::Quarantined | RefusalCode::Revoked | RefusalCode::BadRequest => {
-                if was_batch {
-                    self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
-                }
+            RefusalCode::BadRequest if was_batch => {
+                // No heartbeat waits for a bad batch.
+                self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
+                return;
+            }
+            // The lane tells the last two apart: see `stopped`.
+            RefusalCode::BadRequest | RefusalCode::Quarantined | RefusalCode::Revoked => {
                 schedule::next_heartbeat(self.interval, rng)
             }
         };

@@ -1,32 +1,17 @@
 //! The disk thread's rules, on a real directory.
 
 use vpn_node_protocol::connection::{ConnectionEvent, ConnectionRecord, Stamp};
-use vpn_node_protocol::encoding::{Base64, Hex};
+use vpn_node_protocol::encoding::Base64;
 
 use super::*;
-use vpn_node_protocol::limits::MAX_GAPS;
 
 fn thread(dir: &std::path::Path) -> DiskThread {
     let settings = Settings {
         state_dir: dir.to_owned(),
         ..Settings::default()
     };
-    let mut thread = DiskThread {
-        state: StateDir::new(dir),
-        settings,
-        server_id: "server".into(),
-        ledger: None,
-        waiting: Recording::default(),
-        given_up: 0,
-        kept: BTreeMap::new(),
-        unrecorded: BTreeSet::new(),
-        quarantined: 0,
-        lost: 0,
-        error: None,
-        rng: UnwrapErr(SysRng),
-    };
-    thread.open_ledger().unwrap();
-    thread
+    let kept = KeptSessions::default();
+    DiskThread::new(&settings, &StateDir::new(dir), "server", kept)
 }
 
 fn start(id: u128) -> Recording {
@@ -94,25 +79,4 @@ fn what_waits_for_a_disk_is_bounded_with_everything_about_it() {
     let left: Vec<Uuid> = (6..10).map(Uuid::from_u128).collect();
     assert_eq!((&waiting.starts, &waiting.ends), (&left, &left));
     assert_eq!(waiting.records.len(), 4);
-}
-
-#[test]
-fn a_batch_has_no_more_gaps_than_the_controller_takes() {
-    let gap = |first, last| message::Gap {
-        first,
-        last,
-        reason: message::GapReason::Damaged,
-    };
-    let mut batch = ConnectionBatch {
-        ledger_epoch: Hex([0; 16]),
-        records: vec![],
-        gaps: (0..200).rev().map(|n| gap(2 * n + 1, 2 * n + 1)).collect(),
-    };
-    limit_gaps(&mut batch);
-    assert_eq!(batch.gaps.len(), MAX_GAPS);
-    assert_eq!(batch.gaps.last(), Some(&gap(127, 127)));
-    // Five hundred records in a row that nobody can send are one gap.
-    batch.gaps = (1..=500).map(|n| gap(n, n)).collect();
-    limit_gaps(&mut batch);
-    assert_eq!(batch.gaps, [gap(1, 500)]);
 }

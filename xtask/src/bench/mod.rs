@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let agent_file = programs.agent.clone();
 
     let mut lab = Lab::open()?;
-    let fleet = Fleet::new(&lab, programs, Machine::Here, INTERVAL_S)?;
+    let fleet = Fleet::new(&lab, programs, Machine::Here, INTERVAL_S, "")?;
     fleet.init_controller()?;
     fleet.start_controller(&mut lab)?;
     fleet.enroll(&fleet.create_token()?)?;

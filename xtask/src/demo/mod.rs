@@ -24,6 +24,8 @@ use crate::shell;
 
 /// Seconds between heartbeats here (30 in production): so that a short demo shows several.
 const HEARTBEAT_S: u32 = 2;
+/// WireGuard is looked at every second here (5 in production), for the same reason.
+const QUICK_POLL: &str = "[wireguard]\npoll_s = 1\n";
 /// What the product promises within seconds, on a machine that may be busy compiling.
 const SECONDS: Duration = Duration::from_secs(30);
 
@@ -69,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         None => Machine::boot(&mut lab, "vpn-host")?,
         Some(_) => Machine::Here,
     };
-    let fleet = Fleet::new(&lab, programs, machine, HEARTBEAT_S)?;
+    let fleet = Fleet::new(&lab, programs, machine, HEARTBEAT_S, QUICK_POLL)?;
     let story = Story::begin();
 
     let enrolled_in = enrol_the_host(&story, &mut lab, &fleet)?;

@@ -34,12 +34,14 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet whose host sends a heartbeat every `heartbeat_s` seconds. Nothing runs yet.
+    /// A fleet whose host sends a heartbeat every `heartbeat_s` seconds; `agent_settings` are what
+    /// its agent.toml has besides the directories. Nothing runs yet.
     pub(crate) fn new(
         lab: &Lab,
         programs: Programs,
         machine: Machine,
         heartbeat_s: u32,
+        agent_settings: &str,
     ) -> Result<Self> {
         let fleet = Self {
             programs,
@@ -49,7 +51,7 @@ impl Fleet {
             heartbeat_s,
         };
         let agent = format!(
-            "state_dir = {:?}\nruntime_dir = {:?}\n\n[wireguard]\npoll_s = 1\n",
+            "state_dir = {:?}\nruntime_dir = {:?}\n\n{agent_settings}",
             fleet.state_dir(),
             fleet.folder.join("run")
         );

@@ -75,7 +75,7 @@ impl RecentDigests {
     /// As they are stored; `None` when the length is impossible.
     #[must_use]
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
-        let whole = bytes.len() % Self::PREFIX == 0;
+        let whole = bytes.len().is_multiple_of(Self::PREFIX);
         (whole && bytes.len() <= Self::REMEMBERED * Self::PREFIX).then_some(Self(bytes))
     }
 

