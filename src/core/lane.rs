@@ -15,7 +15,9 @@ use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
 use vpn_node_protocol::limits::MAX_REPLY_BYTES;
-use vpn_node_protocol::message::{Body, DirectiveAck, Header, Message, Refusal, Reply};
+use vpn_node_protocol::message::{
+    Body, DirectiveAck, Header, Message, Refusal, RefusalCode, Reply,
+};
 
 use super::trust::Trust;
 use crate::core::Now;
@@ -119,6 +121,9 @@ pub enum LaneError {
     /// The controller signed a "no".
     #[error("the controller refused the request: {}", .0.message)]
     Refused(Refusal),
+    /// The controller signed that it takes nothing from this host, whatever it is.
+    #[error("the controller stopped this host: {}", .0.message)]
+    Stopped(Refusal),
     /// Signed by a key that is not in the certificate.
     #[error("{0}")]
     Untrusted(#[from] CertificateError),
@@ -231,7 +236,8 @@ impl Lane {
     /// # Errors
     /// [`LaneError`]. After [`LaneError::Refused`] the request is gone (the controller did not
     /// take it); after every other error it is still in flight and wants
-    /// [`Lane::attempt_failed`].
+    /// [`Lane::attempt_failed`]. So after [`LaneError::Stopped`]: the controller may have taken it
+    /// before it stopped the host, and another request of that number would look like a clone's.
     pub fn answered(
         &mut self,
         bytes: &[u8],
@@ -252,6 +258,12 @@ impl Lane {
             trust.saw_controller_time(refusal.controller_time_ms, now);
             self.state.floor_ms = trust.floor_ms();
             self.failures = 0;
+            match refusal.code {
+                RefusalCode::Quarantined | RefusalCode::Revoked => {
+                    return Err(LaneError::Stopped(refusal));
+                }
+                RefusalCode::Ahead | RefusalCode::BadRequest => {}
+            }
             self.flight = None;
             self.state.pending = None;
             return Err(LaneError::Refused(refusal));

@@ -234,9 +234,7 @@ impl DiskThread {
                 self.kept = after;
             }
             Err(()) => {
-                let too_many = all.records.len().saturating_sub(MAX_WAITING);
-                all.records.drain(..too_many);
-                self.records.give_up(too_many as u64);
+                self.records.give_up(give_up_beyond(&mut all, MAX_WAITING));
                 self.waiting = all;
             }
         }
@@ -283,3 +281,19 @@ fn join(first: &mut Recording, second: Recording) {
     first.records.extend(second.records);
     first.seal_to = second.seal_to.or_else(|| first.seal_to.take());
 }
+
+/// Gives the oldest records up, and forgets the connections of which none is left; says how many.
+fn give_up_beyond(recording: &mut Recording, most: usize) -> u64 {
+    let too_many = recording.records.len().saturating_sub(most);
+    if too_many == 0 {
+        return 0;
+    }
+    recording.records.drain(..too_many);
+    let left: BTreeSet<Uuid> = recording.records.iter().map(|r| r.connection_id).collect();
+    recording.starts.retain(|id| left.contains(id));
+    recording.ends.retain(|id| left.contains(id));
+    too_many as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
 use vpn_node_protocol::token::{Token, TokenError};
 
 use crate::config::Settings;
-use crate::core::schedule;
+use crate::core::{schedule, shown};
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
 use crate::host::state::StateDir;

@@ -9,6 +9,7 @@ mod disk;
 pub mod enrol;
 mod error;
 mod event_loop;
+mod gaps;
 mod host_signals;
 mod main;
 mod records;

@@ -14,8 +14,9 @@ use vpn_node_protocol::message::{self, ConnectionBatch, SealedRecord};
 use vpn_node_protocol::sealing::{Context, Sealed};
 use zeroize::Zeroizing;
 
+use super::gaps::{limit_gaps, wire_gap};
 use crate::core::agent::{LedgerFacts, Recording};
-use crate::ledger::{Batch, Gap, GapReason, Ledger, LedgerError, Options};
+use crate::ledger::{Batch, Gap, Ledger, LedgerError, Options};
 
 /// See the module.
 pub(super) struct Records {
@@ -132,15 +133,15 @@ impl Records {
             .seal_to
             .as_ref()
             .ok_or("the controller's certificate has no sealing key")?;
-        let given_up = std::mem::take(&mut self.given_up);
         let server_id = self.server_id.clone();
-        let ledger = self.opened().map_err(|error| error.to_string())?;
-        if given_up > 0
-            && let Err(error) = ledger.give_up(given_up)
-        {
-            self.given_up = given_up;
-            return Err(error.to_string());
+        let given_up = self.given_up;
+        if given_up > 0 {
+            let gap = self.opened().and_then(|ledger| ledger.give_up(given_up));
+            gap.map_err(|error| error.to_string())?;
+            self.lost += given_up;
+            self.given_up = 0;
         }
+        let ledger = self.opened().map_err(|error| error.to_string())?;
         let ledger_epoch = Hex(ledger.epoch());
         for record in &recording.records {
             let sequence = ledger.next_seq();
@@ -155,9 +156,7 @@ impl Records {
             let appended = ledger.append(sequence, sealed.as_bytes());
             appended.map_err(|error| error.to_string())?;
         }
-        ledger.sync().map_err(|error| error.to_string())?;
-        self.lost += given_up;
-        Ok(())
+        ledger.sync().map_err(|error| error.to_string())
     }
 
     fn try_ack(&mut self, through: u64, proof: &[u8; 32]) -> Result<(), LedgerError> {
@@ -239,20 +238,6 @@ fn wire_batch(epoch: [u8; 16], read: Batch) -> ConnectionBatch {
             }),
         }
     }
-    batch.gaps.sort_by_key(|gap| gap.first);
+    limit_gaps(&mut batch);
     batch
-}
-
-fn wire_gap(gap: &Gap) -> message::Gap {
-    message::Gap {
-        first: gap.first,
-        last: gap.last,
-        reason: match gap.reason {
-            GapReason::Torn => message::GapReason::Torn,
-            GapReason::Damaged => message::GapReason::Damaged,
-            GapReason::Missing => message::GapReason::Missing,
-            GapReason::Dropped => message::GapReason::Dropped,
-            GapReason::Refused => message::GapReason::Refused,
-        },
-    }
 }

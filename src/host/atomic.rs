@@ -207,12 +207,13 @@ pub fn remove(path: &Path) -> Result<(), AtomicError> {
     }
 }
 
-/// Opens the file that a lock is taken on (flock(2)); made with mode 0600 if it is not there.
+/// Opens the file that a lock is taken on (flock(2)); made with mode 0600 if it is not there, and
+/// the directory's owner's even when root makes it.
 ///
 /// # Errors
 /// [`AtomicError::Io`]: also for a symbolic link.
 pub fn open_lock(path: &Path) -> Result<File, AtomicError> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -220,7 +221,9 @@ pub fn open_lock(path: &Path) -> Result<File, AtomicError> {
         .mode(0o600)
         .custom_flags(OFlag::O_NOFOLLOW.bits())
         .open(path)
-        .map_err(AtomicError::io("open", path))
+        .map_err(AtomicError::io("open", path))?;
+    adopt_owner(&file, path, parent(path))?;
+    Ok(file)
 }
 
 /// Makes the names in `dir` durable (fsync(2) of the directory).

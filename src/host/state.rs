@@ -34,6 +34,7 @@ const ENROLMENT: &str = "enrollment.json";
 const LANE: &str = "chain.json";
 const SESSIONS: &str = "sessions.json";
 const LOCK: &str = "agent.lock";
+const ENROLMENT_LOCK: &str = "enrollment.lock";
 
 /// One file but `sessions.json`: a lane holds a request (512 KiB at most) and a reply in JSON.
 const MAX_FILE_BYTES: usize = 2 * 1024 * 1024;
@@ -81,6 +82,14 @@ pub enum StateError {
         "another vpn-node-agent runs with {path} already: two would look like a cloned host; stop that one first ('systemctl stop vpn-node-agent')"
     )]
     Locked {
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// Another enrolment runs here.
+    #[error(
+        "another enrolment of this host is running, with {path}: wait until it has ended, and look with 'vpn-node status' what became of it"
+    )]
+    Enrolling {
         /// The state directory.
         path: PathBuf,
     },
@@ -190,6 +199,23 @@ impl StateDir {
         match file.try_lock() {
             Ok(()) => Ok(StateLock(file)),
             Err(_) => Err(StateError::Locked {
+                path: self.0.clone(),
+            }),
+        }
+    }
+
+    /// Takes the directory for one enrolment, until the lock is dropped: of two at once, one would
+    /// replace the identity that the other is about to bind. The agent that waits for an enrolment
+    /// has [`StateDir::lock`], so this is another one.
+    ///
+    /// # Errors
+    /// [`StateError::Enrolling`], [`StateError::File`].
+    pub fn lock_enrolment(&self) -> Result<StateLock, StateError> {
+        atomic::create_dir_private(&self.0)?;
+        let file = atomic::open_lock(&self.0.join(ENROLMENT_LOCK))?;
+        match file.try_lock() {
+            Ok(()) => Ok(StateLock(file)),
+            Err(_) => Err(StateError::Enrolling {
                 path: self.0.clone(),
             }),
         }
@@ -393,4 +419,21 @@ impl StateDir {
 #[derive(Deserialize)]
 struct FormatOnly {
     version: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_enrolment_at_a_time_also_beside_a_waiting_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("state"));
+        let _agent = state.lock().unwrap();
+        let first = state.lock_enrolment().unwrap();
+        let second = state.lock_enrolment();
+        assert!(matches!(second, Err(StateError::Enrolling { .. })));
+        drop(first);
+        assert!(state.lock_enrolment().is_ok());
+    }
 }

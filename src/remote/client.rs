@@ -152,8 +152,9 @@ impl Client {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(2);
         if let Some(proxy) = &options.proxy {
+            // Without the address in the text: it may hold a password.
             let proxy = reqwest::Proxy::https(proxy)
-                .map_err(|error| ClientError::Setup(format!("proxy {proxy:?}: {error}")))?;
+                .map_err(|error| ClientError::Setup(format!("controller.proxy: {error}")))?;
             builder = builder.proxy(proxy);
         }
         let http = builder
@@ -188,12 +189,22 @@ impl Client {
         body: Option<Vec<u8>>,
         wait: Duration,
     ) -> Result<Answer, ClientError> {
-        let url = self.url().to_owned();
-        let result = self.exchange_with(&url, path, body, wait).await;
+        let used = self.current.load(Ordering::Relaxed);
+        let url = &self.urls[used % self.urls.len()];
+        let result = self.exchange_with(url, path, body, wait).await;
         if result.is_err() {
-            self.current.fetch_add(1, Ordering::Relaxed);
+            self.move_on_from(used);
         }
         result
+    }
+
+    /// Only from the address that failed: of two requests that failed there together, the second
+    /// must not move on from the next one, which nobody has tried.
+    fn move_on_from(&self, used: usize) {
+        let next = used.wrapping_add(1);
+        let _ = self
+            .current
+            .compare_exchange(used, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     async fn exchange_with(
@@ -305,5 +316,36 @@ fn causes(error: &reqwest::Error) -> String {
         true if error.is_timeout() => "no answer in time".to_owned(),
         true => error.to_string(),
         false => parts.join(": "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            urls: vec!["https://a.example".into(), "https://b.example/".into()],
+            server_pin: Some(Digest::of(&[b"pin"])),
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn two_requests_that_fail_at_one_address_move_on_once() {
+        let client = Client::new(&options()).unwrap();
+        assert_eq!(client.url(), "https://a.example");
+        client.move_on_from(0);
+        client.move_on_from(0);
+        assert_eq!(client.url(), "https://b.example");
+        client.move_on_from(1);
+        assert_eq!(client.url(), "https://a.example");
+    }
+
+    #[test]
+    fn a_proxys_password_stands_in_no_error() {
+        let proxy = Some("http://user:geheim@ bad host".to_owned());
+        let error = Client::new(&Options { proxy, ..options() }).unwrap_err();
+        assert!(!error.to_string().contains("geheim"), "{error}");
     }
 }

@@ -120,7 +120,8 @@ impl EnrolError {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Client(ClientError::Unreachable { .. }) => true,
+            Self::Client(ClientError::Unreachable { .. })
+            | Self::State(StateError::Enrolling { .. }) => true,
             Self::Client(ClientError::Status { status, .. }) => *status == 429 || *status >= 500,
             _ => false,
         }
@@ -155,12 +156,7 @@ pub async fn enrol(
     state: &StateDir,
     rng: &mut impl CryptoRng,
 ) -> Result<Enrolled, EnrolError> {
-    if let Some(enrolment) = state.enrolment()? {
-        return Err(EnrolError::AlreadyEnrolled {
-            server_id: enrolment.server_id,
-            state_dir: state.path().display().to_string(),
-        });
-    }
+    refuse_enrolled(state)?;
     if options.urls.is_empty() {
         options.urls = vec![token.url.clone()];
     }
@@ -171,7 +167,10 @@ pub async fn enrol(
     let pending = state.pending_enrolment((&registration).into())?;
     judge_token(&greeting.hello, pending.is_some(), token)?;
 
-    let pending = match pending {
+    // From here on files are written, and read again: another enrolment may have ended just now.
+    let _lock = state.lock_enrolment()?;
+    refuse_enrolled(state)?;
+    let pending = match state.pending_enrolment((&registration).into())? {
         Some(pending) => pending,
         None => state.begin_enrolment((&registration).into(), rng)?,
     };
@@ -190,6 +189,16 @@ pub async fn enrol(
         return Err(EnrolError::Answer("it answers another request".into()));
     }
     finish(reply, &greeting, &pending, token, &options, state)
+}
+
+fn refuse_enrolled(state: &StateDir) -> Result<(), EnrolError> {
+    match state.enrolment()? {
+        None => Ok(()),
+        Some(enrolment) => Err(EnrolError::AlreadyEnrolled {
+            server_id: enrolment.server_id,
+            state_dir: state.path().display().to_string(),
+        }),
+    }
 }
 
 struct Greeting {

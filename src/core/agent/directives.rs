@@ -31,21 +31,12 @@ pub(super) struct Challenge {
     pub(super) purpose: Purpose,
     /// By the boot clock, counted from its receipt.
     deadline: Duration,
-    probing: bool,
 }
 
 impl Challenge {
     /// The boot-clock instant after which no answer counts.
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
-    }
-
-    /// The same challenge, its hardware to be looked at again.
-    pub(super) fn unprobed(self) -> Self {
-        Self {
-            probing: false,
-            ..self
-        }
     }
 }
 
@@ -84,17 +75,19 @@ impl PollState {
 impl Agent {
     /// Drops a challenge that no answer can satisfy any more, whatever holds up its answer.
     pub(super) fn forget_late_challenge(&mut self, now: Now) {
-        self.challenge.take_if(|c| now.boot >= c.deadline);
+        if self.challenge.take_if(|c| now.boot >= c.deadline).is_some() {
+            // A probe that took so long may have got lost: the next challenge asks again.
+            self.probing = false;
+        }
     }
 
     /// Has the hardware looked at when a challenge waits and the lane is free for its answer.
     /// True while the lane is kept for it.
     pub(super) fn wants_hardware(&mut self) -> bool {
-        let Some(challenge) = &mut self.challenge else {
+        if self.challenge.is_none() {
             return false;
-        };
-        if !challenge.probing {
-            challenge.probing = true;
+        }
+        if !std::mem::replace(&mut self.probing, true) {
             self.commands.push_back(Command::ProbeHardware);
         }
         true
@@ -146,7 +139,6 @@ impl Agent {
                     value,
                     purpose,
                     deadline: now.boot + Duration::from_millis(left_ms),
-                    probing: false,
                 });
                 DirectiveOutcome::Applied
             }

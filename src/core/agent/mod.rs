@@ -84,6 +84,8 @@ pub struct Agent {
     heartbeat_at: Duration,
     sampling: bool,
     challenge: Option<Challenge>,
+    /// The hardware is being looked at: once for all challenges that come meanwhile.
+    probing: bool,
     /// The challenge whose answer is in flight.
     answering: Option<Challenge>,
     /// Directives dealt with; the controller has not said that it knows.
@@ -158,6 +160,7 @@ impl Agent {
             heartbeat_at: now.boot,
             sampling: false,
             challenge: None,
+            probing: false,
             answering: None,
             acks: Vec::new(),
             acks_sent: 0,

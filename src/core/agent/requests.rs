@@ -114,12 +114,13 @@ impl Agent {
         now: Now,
         rng: &mut impl CryptoRng,
     ) {
+        self.probing = false;
         let Some(challenge) = self.challenge.take() else {
             return;
         };
         if !self.lane.is_idle() {
             // Probed while something else went into the lane: look again when it is free.
-            self.challenge = Some(challenge.unprobed());
+            self.challenge = Some(challenge);
             return;
         }
         let identity = PublicKey::from(&self.key).id();
@@ -149,7 +150,7 @@ impl Agent {
                     os_version: self.about.os_version.clone(),
                 };
                 self.submit(answer, now);
-                self.answering = Some(challenge.unprobed());
+                self.answering = Some(challenge);
             }
             Err(error) => self.memory.note(
                 format!("cannot answer the controller's challenge: {error}"),
@@ -186,6 +187,7 @@ impl Agent {
         match self.lane.answered(bytes, &mut self.trust, now) {
             Ok(answered) => self.accepted(answered, now, rng),
             Err(LaneError::Refused(refusal)) => self.refused(&refusal, now, rng),
+            Err(LaneError::Stopped(refusal)) => self.stopped(refusal, now, rng),
             Err(error) => {
                 if let LaneError::Untrusted(error) = &error {
                     self.renew_if_unknown(error);
@@ -271,17 +273,24 @@ impl Agent {
                 schedule::backoff(0, None, rng)
             }
             RefusalCode::Ahead => schedule::next_heartbeat(self.interval, rng),
-            RefusalCode::Quarantined | RefusalCode::Revoked => {
-                self.authorisation.stop(refusal.message.clone());
-                schedule::next_heartbeat(STOPPED_INTERVAL, rng)
-            }
             RefusalCode::BadRequest if was_batch => {
                 // No heartbeat waits for a bad batch.
                 self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
                 return;
             }
-            RefusalCode::BadRequest => schedule::next_heartbeat(self.interval, rng),
+            // The lane tells the last two apart: see `stopped`.
+            RefusalCode::BadRequest | RefusalCode::Quarantined | RefusalCode::Revoked => {
+                schedule::next_heartbeat(self.interval, rng)
+            }
         };
         self.heartbeat_at = now.boot + wait;
+    }
+
+    /// Quarantined or revoked: the same request asks, slowly, whether that has changed.
+    fn stopped(&mut self, refusal: Refusal, now: Now, rng: &mut impl CryptoRng) {
+        self.memory.heartbeat_failed(&refusal.message, now);
+        self.authorisation.stop(refusal.message);
+        let wait = schedule::next_heartbeat(STOPPED_INTERVAL, rng);
+        self.lane.attempt_failed(now.boot + wait);
     }
 }

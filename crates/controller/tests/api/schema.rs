@@ -53,7 +53,7 @@ async fn every_table_column_and_index_is_there_by_its_own_name() {
     let ours = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&path))
         .await
         .unwrap();
-    let ours = shape(&mut *ours.acquire().await.unwrap()).await;
+    let ours = shape(&mut ours.acquire().await.unwrap()).await;
 
     let missing: Vec<&String> = known.difference(&ours).collect();
     assert!(

@@ -114,6 +114,7 @@ fn only_the_newest_challenge_is_answered() {
     let mut world = World::verified(725);
     let (good, now) = (world.controller.good_answers, world.controller_ms());
     world.probe_takes = s(5);
+    let probes = world.probes;
     world.controller.challenge(Purpose::OnDemand, now);
     world.run_for(s(3));
     let now = world.controller_ms();
@@ -121,6 +122,7 @@ fn only_the_newest_challenge_is_answered() {
     world.run_for(s(45));
     assert_eq!(world.controller.good_answers, good + 1);
     assert_eq!(world.controller.bad_answers, 0);
+    assert_eq!(world.probes, probes + 1, "one look for both");
 }
 
 #[test]

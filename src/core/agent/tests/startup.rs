@@ -139,6 +139,26 @@ fn a_quarantined_host_lapses_at_once_asks_slowly_and_comes_back() {
 }
 
 #[test]
+fn a_request_whose_answer_was_lost_before_a_quarantine_is_still_the_same_after_it() {
+    let mut world = World::verified(9);
+    world.net.loss = 0;
+    let taken = world.controller.db.seq;
+    // The controller takes the next request, and nothing that it says is understood.
+    world.tamper = Some(Box::new(|_, _| b"lost on the way".to_vec()));
+    while world.controller.db.seq == taken {
+        world.run_for(s(1));
+    }
+    world.controller.db.quarantined = true;
+    world.tamper = None;
+    world.run_for(s(200));
+    assert_eq!(world.state(), Authorisation::Lapsed);
+    world.controller.db.quarantined = false;
+    world.run_for(s(400));
+    assert_eq!(world.controller.quarantines, [] as [&str; 0]);
+    assert_eq!(world.state(), Authorisation::Verified);
+}
+
+#[test]
 fn another_verdict_after_verified_is_a_lapse_and_only_verified_ends_it() {
     for verdict in [
         Verdict::Failed,

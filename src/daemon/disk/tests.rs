@@ -1,0 +1,82 @@
+//! The disk thread's rules, on a real directory.
+
+use vpn_node_protocol::connection::{ConnectionEvent, ConnectionRecord, Stamp};
+use vpn_node_protocol::encoding::Base64;
+
+use super::*;
+
+fn thread(dir: &std::path::Path) -> DiskThread {
+    let settings = Settings {
+        state_dir: dir.to_owned(),
+        ..Settings::default()
+    };
+    let kept = KeptSessions::default();
+    DiskThread::new(&settings, &StateDir::new(dir), "server", kept)
+}
+
+fn start(id: u128) -> Recording {
+    let at = Stamp {
+        boot_id: Uuid::nil(),
+        boottime_ms: 0,
+        wall_ms: 0,
+        offset_ms: None,
+    };
+    let secret = vpn_node_protocol::sealing::SealingSecret::from_bytes(&[9; 32]);
+    Recording {
+        starts: vec![Uuid::from_u128(id)],
+        records: vec![ConnectionRecord {
+            connection_id: Uuid::from_u128(id),
+            event: ConnectionEvent::Start,
+            at,
+            started: at,
+            backend: "wireguard".into(),
+            instance: "wg0".into(),
+            identity: None,
+            client_ip: None,
+            client_port: None,
+            virtual_ips: vec![],
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }],
+        seal_to: Some(vpn_node_protocol::certificate::SealingKeyEntry {
+            id: secret.id(),
+            key: Base64(secret.public().to_vec()),
+            validity: vpn_node_protocol::certificate::Validity {
+                not_before_ms: 0,
+                not_after_ms: 1,
+            },
+        }),
+        ..Recording::default()
+    }
+}
+
+#[test]
+fn sessions_that_cannot_be_kept_are_reported_and_cost_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path());
+    // A directory in its place: the file cannot be written.
+    let blocked = dir.path().join("sessions.json");
+    std::fs::create_dir(&blocked).unwrap();
+    thread.record(start(1));
+    let facts = thread.facts();
+    assert_eq!((facts.records, facts.error.is_some()), (1, true));
+    std::fs::remove_dir(&blocked).unwrap();
+    thread.record(Recording::default());
+    let facts = thread.facts();
+    assert_eq!((facts.records, facts.error, facts.lost), (1, None, 0));
+}
+
+#[test]
+fn what_waits_for_a_disk_is_bounded_with_everything_about_it() {
+    let mut waiting = Recording::default();
+    for id in 0..10 {
+        let mut more = start(id);
+        more.ends = more.starts.clone();
+        join(&mut waiting, more);
+    }
+    assert_eq!(give_up_beyond(&mut waiting, 10), 0);
+    assert_eq!(give_up_beyond(&mut waiting, 4), 6);
+    let left: Vec<Uuid> = (6..10).map(Uuid::from_u128).collect();
+    assert_eq!((&waiting.starts, &waiting.ends), (&left, &left));
+    assert_eq!(waiting.records.len(), 4);
+}
