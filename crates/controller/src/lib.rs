@@ -6,7 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`cli`] | arguments, then text or JSON |
-//! | [`serve`] | sockets, TLS handshakes, shutdown |
+//! | [`serve`], `places` | sockets, TLS handshakes, shutdown; who may hold how many connections |
 //! | [`api`] | HTTP: size, signature, dispatch, signed answers |
 //! | [`setup`], [`registration`] | what `init` and `registration-key create` make |
 //! | [`rules`] | PURE: enrolment, chain, verification, connection records |
@@ -20,6 +20,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod keys;
+mod places;
 pub mod registration;
 pub mod rules;
 pub mod serve;

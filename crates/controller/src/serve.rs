@@ -1,7 +1,7 @@
 //! The server: sockets, TLS handshakes, connections, shutdown.
 //!
 //! Each connection is a task of its own: a handshake with a deadline, then HTTP/1.1 with bounded
-//! headers. Their number is bounded. Shutdown answers held requests, lets running ones end, and
+//! headers. Their number is bounded ([`crate::places`]). Shutdown answers held requests, lets running ones end, and
 //! then commits what is queued.
 
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -24,11 +24,10 @@ use crate::api::{self, App, Peer};
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::keys::{KeyError, Keys};
+use crate::places::{Places, Seat};
 use crate::store::{self, Store, StoreError};
 use crate::tls::{self, TlsError};
 
-/// Connections at once: every host keeps up to two, and each takes about 30 KB here.
-const MAX_CONNECTIONS: usize = 20_000;
 /// A handshake takes two round trips.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// For the headers of a request, and for the idle time before them: longer than two heartbeats.
@@ -146,11 +145,9 @@ async fn accept(
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new();
     let mut connections = JoinSet::new();
     loop {
-        // A place first: what cannot be served stays in the kernel's queue.
-        let place = Arc::clone(&places).acquire_owned().await;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = api::stopped(&mut stop) => break,
@@ -158,10 +155,18 @@ async fn accept(
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((socket, peer)) => {
+                let Some(seat) = places.take(peer.ip()) else {
+                    continue;
+                };
                 let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
-                    serve_one(socket, peer, tls, router, stop).await;
-                    drop(place);
+                    let seat = Arc::new(seat);
+                    tokio::select! {
+                        () = serve_one(socket, peer, tls, router, stop, &seat) => {}
+                        () = seat.overstayed() => {
+                            tracing::debug!(%peer, "a connection that proved nothing was ended");
+                        }
+                    }
                 });
             }
             Err(error) => {
@@ -183,6 +188,7 @@ async fn serve_one(
     tls: TlsAcceptor,
     router: Router,
     mut stop: watch::Receiver<bool>,
+    seat: &Arc<Seat>,
 ) {
     let _ = socket.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(socket));
@@ -195,8 +201,10 @@ async fn serve_one(
         () = api::stopped(&mut stop) => return,
     };
     let routes = TowerToHyperService::new(router);
+    let seat = Arc::clone(seat);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer.ip()));
+        request.extensions_mut().insert(Arc::clone(&seat));
         let answer = routes.call(request);
         async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
     });

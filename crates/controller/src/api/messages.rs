@@ -19,9 +19,10 @@ use vpn_node_protocol::message::{
 use super::body::{Takes, read};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
-use super::{App, opening, peer_of, signed};
+use super::{App, opening, peer_of, seat_of, signed};
 use crate::clock;
 use crate::keys::Keys;
+use crate::places::Seat;
 use crate::rules::challenge::{self, OpenedAnswer};
 use crate::rules::effect::Severity;
 use crate::rules::exchange::{self, Fresh, Outcome, Subject};
@@ -30,12 +31,12 @@ use crate::rules::{connections, heartbeat};
 use crate::store::{Decision, KnownServer, Wants};
 
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    let peer = peer_of(&request);
+    let (peer, seat) = (peer_of(&request), seat_of(&request));
     let body = match read(request, Takes::Envelope, MAX_REQUEST_BYTES).await {
         Ok(body) => body,
         Err(problem) => return app.unreadable(peer, problem).await.into_response(),
     };
-    match answer(&app, peer, &body).await {
+    match answer(&app, peer, seat.as_deref(), &body).await {
         Ok((status, body)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
             signed(status, body)
@@ -48,16 +49,23 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
 struct Verified<'a> {
     app: &'a Arc<App>,
     peer: IpAddr,
+    seat: Option<&'a Seat>,
     server: KnownServer,
     digest: Digest,
 }
 
-async fn answer(app: &Arc<App>, peer: IpAddr, body: &Bytes) -> Result<(u16, Vec<u8>), Problem> {
+async fn answer(
+    app: &Arc<App>,
+    peer: IpAddr,
+    seat: Option<&Seat>,
+    body: &Bytes,
+) -> Result<(u16, Vec<u8>), Problem> {
     let (server, envelope) = identify(app, peer, body, MAX_REQUEST_BYTES).await?;
     let kind = envelope.payload_type().to_owned();
     let verified = Verified {
         app,
         peer,
+        seat,
         server,
         digest: envelope.digest(),
     };
@@ -203,6 +211,9 @@ impl Verified<'_> {
             }
             Err(error) => return Err(self.unverified(&error, is_heartbeat).await),
         };
+        if let Some(seat) = self.seat {
+            seat.prove(&self.server.server_id);
+        }
         let header = &message.header;
         if header.server_id != self.server.server_id || header.epoch != self.server.epoch {
             self.app

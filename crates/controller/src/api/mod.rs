@@ -26,6 +26,7 @@ use vpn_node_protocol::envelope::{CONTENT_TYPE, Envelope};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::keys::Keys;
+use crate::places::Seat;
 use crate::rules::state::Policy;
 use crate::store::Store;
 
@@ -111,6 +112,11 @@ fn peer_of(request: &Request) -> IpAddr {
     let Peer(address) = *request.extensions().get::<Peer>().unwrap_or(&unknown);
     // An IPv4 host on a dual-stack socket is shown as what it is.
     address.to_canonical()
+}
+
+/// The place of the connection that a request came on.
+fn seat_of(request: &Request) -> Option<Arc<Seat>> {
+    request.extensions().get().cloned()
 }
 
 /// Waits until the controller stops; also when whoever would say so is gone.

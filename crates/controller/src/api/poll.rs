@@ -22,7 +22,8 @@ use super::body::{Takes, read};
 use super::messages::{identify, refusal};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
-use super::{App, peer_of, signed, stopped};
+use super::{App, peer_of, seat_of, signed, stopped};
+use crate::places::Seat;
 use crate::rules::effect::Severity;
 use crate::rules::heartbeat::to_wire;
 use crate::rules::state::ServerStatus;
@@ -111,12 +112,12 @@ pub async fn watch_directives(app: Arc<App>) {
 }
 
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
-    let peer = peer_of(&request);
+    let (peer, seat) = (peer_of(&request), seat_of(&request));
     let body = match read(request, Takes::Envelope, MAX_POLL_BYTES).await {
         Ok(body) => body,
         Err(problem) => return app.unreadable(peer, problem).await.into_response(),
     };
-    match answer(&app, peer, &body).await {
+    match answer(&app, peer, seat.as_deref(), &body).await {
         Ok((status, body)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
             signed(status, body)
@@ -125,12 +126,20 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
     }
 }
 
-async fn answer(app: &App, peer: IpAddr, body: &[u8]) -> Result<(u16, Vec<u8>), Problem> {
+async fn answer(
+    app: &App,
+    peer: IpAddr,
+    seat: Option<&Seat>,
+    body: &[u8],
+) -> Result<(u16, Vec<u8>), Problem> {
     let (server, envelope) = identify(app, peer, body, MAX_POLL_BYTES).await?;
     let poll: Poll = match envelope.open(&server.identity) {
         Ok(poll) => poll,
         Err(error) => return Err(unverified(app, peer, &server, &error).await),
     };
+    if let Some(seat) = seat {
+        seat.prove(&server.server_id);
+    }
     let digest = envelope.digest();
     let no = |code, why| Ok(refusal(&app.keys, digest, app.now_ms(), code, why));
     match server.status {

@@ -119,3 +119,20 @@ async fn serves_over_tls_and_stops() {
     running.stop().await;
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
 }
+
+#[tokio::test]
+async fn one_silent_source_does_not_take_every_place() {
+    let world = World::with(|config| config.listen = "127.0.0.1:0".parse().unwrap()).await;
+    world.store.close().await.unwrap();
+    let running = serve::start(world.config.clone()).await.unwrap();
+    let mut silent = vec![];
+    for _ in 0..257 {
+        silent.push(tokio::net::TcpStream::connect(running.addr).await.unwrap());
+    }
+    // The last one has no place: it ends at once, and not when its handshake takes too long.
+    let mut last = silent.pop().unwrap();
+    let mut byte = [0];
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(5), last.read(&mut byte));
+    assert!(matches!(ended.await, Ok(Ok(0) | Err(_))));
+    running.stop().await;
+}
