@@ -187,6 +187,7 @@ async fn batch_came(
         })?;
     let wants = Wants {
         ledger_epoch: Some(opened.ledger_epoch),
+        seq: None,
     };
     verified
         .exchange(message.header, Subject::Batch(opened), wants)
@@ -285,6 +286,7 @@ impl Verified<'_> {
             .and_then(|envelope| app.keys.open_own::<Reply>(envelope))
             .map(|reply| reply.header)
             .filter(|reply| reply.server_id == header.server_id && reply.epoch == header.epoch);
+        let seq = header.seq;
         let request = exchange::Request {
             header,
             subject,
@@ -305,8 +307,24 @@ impl Verified<'_> {
             let outcome = exchange::decide(snapshot, &request);
             decision(&keys, &request, outcome)
         });
+        let wants = Wants {
+            seq: Some(seq),
+            ..wants
+        };
         let id = self.server.server_id;
-        let decided = app.store.exchange(id, wants, decide).await?;
+        let decided = app.store.exchange(id.clone(), wants, decide).await?;
+        if decided.old {
+            app.reject(Rejected {
+                peer: self.peer,
+                about: Some(&id),
+                event_type: "replayed_request",
+                severity: Severity::Medium,
+                description: format!(
+                    "the old request {seq} came again: recorded traffic, or a restored snapshot"
+                ),
+            })
+            .await;
+        }
         Ok((decided.status, decided.body))
     }
 }
@@ -318,17 +336,20 @@ fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decis
             effects: vec![],
             status: 200,
             body,
+            old: false,
         },
         Outcome::Refuse {
             code,
             message,
             effects,
+            old,
         } => {
             let (status, body) = refusal(keys, request.digest, request.now_ms, code, &message);
             Decision {
                 effects,
                 status,
                 body,
+                old,
             }
         }
         Outcome::Accept(mut accepted) => {
@@ -338,6 +359,7 @@ fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decis
                 effects: accepted.into_effects(body.clone()),
                 status: 200,
                 body,
+                old: false,
             }
         }
     }

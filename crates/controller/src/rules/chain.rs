@@ -20,6 +20,8 @@ pub struct Place<'a> {
     /// The header of a reply that it shows, when one of our own keys signed that reply for this
     /// server and epoch.
     pub proof: Option<&'a ReplyHeader>,
+    /// Digest of what was accepted under its number before, as far as that is remembered.
+    pub earlier: Option<Digest>,
 }
 
 /// What follows from it.
@@ -34,6 +36,10 @@ pub enum Judgement {
     AheadProven,
     /// Further than we remember, without proof: nothing changes, and the proof is asked for.
     Ahead,
+    /// An old request once more, to the byte: anybody may have recorded it. Nothing changes.
+    Replayed,
+    /// Older than we remember, so a replay or a copy: it gets nothing, and nothing changes.
+    Forgotten,
     /// Two histories: both holders are stopped.
     Diverged(&'static str),
 }
@@ -62,9 +68,12 @@ pub fn judge(stored: &ChainState, place: &Place<'_>) -> Judgement {
         return Judgement::Repeat;
     }
     if place.seq == stored.seq {
-        Judgement::Diverged("another request of that number was accepted before")
-    } else {
-        Judgement::Diverged("it is behind")
+        return Judgement::Diverged("another request of that number was accepted before");
+    }
+    match place.earlier {
+        Some(digest) if digest == place.digest => Judgement::Replayed,
+        Some(_) => Judgement::Diverged("it is behind"),
+        None => Judgement::Forgotten,
     }
 }
 
@@ -112,6 +121,7 @@ mod tests {
             nonce: state.nonce,
             digest: digest((state.seq + 1) * 1000 + history),
             proof: None,
+            earlier: Some(digest((state.seq + 1) * 1000)),
         }
     }
 
@@ -163,7 +173,11 @@ mod tests {
                 std::cmp::Ordering::Greater => prop_assert_eq!(judged, Judgement::AheadProven),
                 std::cmp::Ordering::Less if agent + 1 == stored =>
                     prop_assert_eq!(judged, Judgement::Repeat),
-                std::cmp::Ordering::Less => prop_assert_eq!(judged, Judgement::Diverged("it is behind")),
+                std::cmp::Ordering::Less => {
+                    prop_assert_eq!(judged, Judgement::Replayed);
+                    request.earlier = None;
+                    prop_assert_eq!(judge(&state, &request), Judgement::Forgotten);
+                }
             }
         }
 

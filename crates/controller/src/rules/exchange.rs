@@ -76,6 +76,8 @@ pub enum Outcome {
         message: String,
         /// What is written nevertheless.
         effects: Vec<Effect>,
+        /// It is old: anybody may send it again and again, so its event must be rate-limited.
+        old: bool,
     },
     /// Accepted.
     Accept(Box<Accepted>),
@@ -136,6 +138,7 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
         nonce: header.nonce,
         digest: request.digest,
         proof: request.proof.as_ref(),
+        earlier: snapshot.earlier,
     };
     match (judge(&snapshot.chain, &place), &snapshot.last_reply) {
         (Judgement::Repeat, Some(reply)) => Outcome::Repeat(reply.clone()),
@@ -145,6 +148,8 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
             accept(snapshot, request, vec![Effect::Event(event)])
         }
         (Judgement::Ahead, _) => refuse(RefusalCode::Ahead, AHEAD, vec![]),
+        (Judgement::Replayed, _) => old(RefusalCode::BadRequest, REPLAYED),
+        (Judgement::Forgotten, _) => old(RefusalCode::Quarantined, FORGOTTEN),
         (Judgement::Diverged(how), _) => quarantine(snapshot, request, how),
         (Judgement::Repeat, None) => quarantine(snapshot, request, "its reply is not stored"),
     }
@@ -152,6 +157,8 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
 
 const REVOKED: &str = "this server was revoked; to use the host again, enrol it with a new token";
 const QUARANTINED: &str = "two holders of this server's identity were seen (a copied disk, or a restored snapshot): both are stopped until an operator resolves it or the host is enrolled again";
+const REPLAYED: &str = "this request was accepted before, and others after it";
+const FORGOTTEN: &str = "this request is far behind: it was recorded and sent again, or this host was restored from an old snapshot; if so, enrol it again";
 const AHEAD: &str = "the controller does not remember that far: send the last reply as proof";
 
 fn refuse(code: RefusalCode, message: &str, effects: Vec<Effect>) -> Outcome {
@@ -159,6 +166,16 @@ fn refuse(code: RefusalCode, message: &str, effects: Vec<Effect>) -> Outcome {
         code,
         message: message.to_owned(),
         effects,
+        old: false,
+    }
+}
+
+fn old(code: RefusalCode, message: &str) -> Outcome {
+    Outcome::Refuse {
+        code,
+        message: message.to_owned(),
+        effects: vec![],
+        old: true,
     }
 }
 

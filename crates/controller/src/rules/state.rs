@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub status: ServerStatus,
     /// Where its request chain stands.
     pub chain: ChainState,
+    /// Digest of what was accepted under the number of the request, when that is an old one.
+    pub earlier: Option<Digest>,
     /// The signed reply to the last request.
     pub last_reply: Option<Vec<u8>>,
     /// Boot id of the last accepted request.

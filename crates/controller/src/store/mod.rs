@@ -44,6 +44,8 @@ pub struct Decision {
     pub status: u16,
     /// See `status`.
     pub body: Vec<u8>,
+    /// The request is an old one, sent again.
+    pub old: bool,
 }
 
 /// What a request needs of the stored state besides the server itself.
@@ -51,6 +53,8 @@ pub struct Decision {
 pub struct Wants {
     /// How far this ledger is stored.
     pub ledger_epoch: Option<Hex<16>>,
+    /// What was accepted under this number, if it is an old one.
+    pub seq: Option<u64>,
 }
 
 /// Whose key this is: enough to verify a request before any transaction.

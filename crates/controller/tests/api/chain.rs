@@ -56,6 +56,35 @@ async fn two_holders_of_one_identity_are_both_stopped() {
 }
 
 #[tokio::test]
+async fn recorded_traffic_that_is_sent_again_stops_nobody() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    let mut recorded = vec![];
+    for _ in 0..3 {
+        let envelope = host.sign(host.header(&world), host.heartbeat());
+        let answer = world.post("/v1/messages", envelope.to_json()).await;
+        host.take(&world, &envelope, &answer);
+        recorded.push(envelope);
+    }
+    let before = world.dump().await;
+    for envelope in recorded.iter().take(2).cycle().take(20) {
+        let (status, refusal) = host.refused(&world, envelope).await;
+        assert_eq!((status, refusal.code), (400, RefusalCode::BadRequest));
+    }
+    assert_eq!(world.dump().await, before);
+    // Older than what is remembered.
+    world
+        .query("DELETE FROM request_digests WHERE seq = 1 RETURNING digest")
+        .await;
+    let before = world.dump().await;
+    let (status, refusal) = host.refused(&world, &recorded[0]).await;
+    assert_eq!((status, refusal.code), (409, RefusalCode::Quarantined));
+    assert_eq!(world.dump().await, before);
+    assert_eq!(world.events("replayed_request").await.len(), 1);
+    host.beat(&world).await;
+}
+
+#[tokio::test]
 async fn a_restored_controller_quarantines_nobody() {
     let world = World::new().await;
     let mut hosts = vec![];

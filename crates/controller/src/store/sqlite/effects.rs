@@ -13,6 +13,9 @@ use crate::rules::effect::{
 use crate::rules::state::word;
 use crate::store::StoreError;
 
+/// Requests of a server whose digests are kept: more than a day of heartbeats, in some 400 KB.
+const REMEMBERED: u64 = 4096;
+
 pub(super) async fn apply(
     conn: &mut SqliteConnection,
     server_id: &str,
@@ -110,13 +113,35 @@ async fn advance(
     .bind(&step.peer_ip)
     .bind(server_id)
     .bind(counter(step.from_seq))
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .map_err(database)?;
-    match done.rows_affected() {
-        1 => Ok(()),
-        _ => Err(StoreError::Conflict),
+    if done.rows_affected() != 1 {
+        return Err(StoreError::Conflict);
     }
+    remember(conn, server_id, step).await
+}
+
+/// The digest of an accepted request, for as long as [`REMEMBERED`] says.
+async fn remember(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    step: &ChainStep,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT OR REPLACE INTO request_digests (server_id, seq, digest) VALUES (?, ?, ?)")
+        .bind(server_id)
+        .bind(counter(step.seq))
+        .bind(step.digest.to_string())
+        .execute(&mut *conn)
+        .await
+        .map_err(database)?;
+    sqlx::query("DELETE FROM request_digests WHERE server_id = ? AND seq <= ?")
+        .bind(server_id)
+        .bind(counter(step.seq.saturating_sub(REMEMBERED)))
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(database)
 }
 
 async fn heartbeat(

@@ -6,7 +6,7 @@ use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::keys::PublicKey;
 
 use super::directives::open_of;
-use super::map::{database, enum_of, instant_optional, number, parse, parse_optional};
+use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
 use crate::rules::Snapshot;
 use crate::rules::state::ChainState;
 use crate::store::{KnownServer, StoreError, Wants};
@@ -59,6 +59,17 @@ pub(super) async fn load(
     .ok_or(StoreError::Conflict)?;
     let mut snapshot = snapshot(server_id, &row)?;
     snapshot.directives = open_of(conn, server_id).await?;
+    if let Some(seq) = wants.seq.filter(|&seq| seq < snapshot.chain.seq) {
+        let digest: Option<String> = sqlx::query_scalar(
+            "SELECT digest FROM request_digests WHERE server_id = ? AND seq = ?",
+        )
+        .bind(server_id)
+        .bind(counter(seq))
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(database)?;
+        snapshot.earlier = parse_optional("request_digests.digest", digest.as_deref())?;
+    }
     if let Some(epoch) = wants.ledger_epoch {
         let acked: Option<i64> = sqlx::query_scalar(
             "SELECT acked_through FROM connection_ledgers
@@ -85,6 +96,7 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
             nonce: parse("server_chains.nonce", row.get("nonce"))?,
             last_digest: parse_optional("server_chains.last_digest", row.get("last_digest"))?,
         },
+        earlier: None,
         last_reply: row.get("last_reply"),
         boot_id: parse_optional("server_chains.boot_id", row.get("boot_id"))?,
         peer_ip: row.get("peer_ip"),
