@@ -4,7 +4,7 @@
 //! [`LOOK_EVERY`] whether something waits for anybody, with a single indexed query, because the
 //! operator's commands are other processes; what it finds wakes the held requests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use uuid::Uuid;
 use vpn_node_protocol::envelope::EnvelopeError;
 use vpn_node_protocol::limits::MAX_POLL_WAIT_S;
 use vpn_node_protocol::message::{Poll, PollReply, RefusalCode};
@@ -34,9 +35,16 @@ const MAX_POLL_BYTES: usize = 16 * 1024;
 /// How soon a directive of another process is noticed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Held requests by server. The connection limit bounds them.
+/// Polls of one server whose ids are remembered: as many as an agent sends while the nonces of two
+/// heartbeats are good.
+const REMEMBERED: usize = 32;
+
+/// Held requests by server, which the connection limit bounds, and the ids of the newest polls.
 #[derive(Default)]
-pub(super) struct Polls(Mutex<HashMap<String, Arc<Notify>>>);
+pub(super) struct Polls {
+    held: Mutex<HashMap<String, Arc<Notify>>>,
+    seen: Mutex<HashMap<String, VecDeque<Uuid>>>,
+}
 
 /// A place in [`Polls`], given up when the request ends in whatever way.
 struct Held<'a> {
@@ -47,7 +55,21 @@ struct Held<'a> {
 
 impl Polls {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Notify>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a poll is new, and not a recorded one that is sent again.
+    fn is_new(&self, server_id: &str, request_id: Uuid) -> bool {
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = all.entry(server_id.to_owned()).or_default();
+        if seen.contains(&request_id) {
+            return false;
+        }
+        if seen.len() >= REMEMBERED {
+            seen.pop_front();
+        }
+        seen.push_back(request_id);
+        true
     }
 
     /// Holds a request; an older one of the same server is answered at once.
@@ -168,6 +190,21 @@ async fn answer(
             StatusCode::CONFLICT,
             "stale_nonce",
             "the poll repeats neither of the last two nonces: poll again after the next reply",
+        ));
+    }
+    if !app.polls.is_new(&server.server_id, poll.request_id) {
+        app.reject(Rejected {
+            peer,
+            about: Some(&server.server_id),
+            event_type: "replayed_poll",
+            severity: Severity::Medium,
+            description: "a poll came a second time: recorded traffic".to_owned(),
+        })
+        .await;
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "replayed",
+            "this poll was answered before: every poll has an id of its own",
         ));
     }
     let wait = Duration::from_secs(poll.wait_s.min(MAX_POLL_WAIT_S).into());

@@ -91,6 +91,32 @@ async fn a_newer_poll_ends_the_older_one() {
 }
 
 #[tokio::test]
+async fn a_recorded_poll_takes_no_directive_away() {
+    let world = Arc::new(World::new().await);
+    tokio::spawn(api::watch_directives(Arc::clone(&world.app)));
+    let host = Host::enrolled(&world, 1).await;
+    let recorded = poll(&host, 0);
+    assert_eq!(ask(&world, &recorded).await.status, 200);
+    let held = {
+        let (world, envelope) = (world.clone(), poll(&host, 50));
+        tokio::spawn(async move { ask(&world, &envelope).await })
+    };
+    for _ in 0..20 {
+        let answer = ask(&world, &recorded).await;
+        assert!(!answer.signed && answer.status == 409);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.events("replayed_poll").await.len(), 1);
+    world
+        .store
+        .queue_challenge(&host.server_id, on_demand(&world))
+        .await
+        .unwrap();
+    let reply: PollReply = world.open_own(&held.await.unwrap());
+    assert_eq!(reply.directives.len(), 1);
+}
+
+#[tokio::test]
 async fn only_the_last_two_nonces_and_ones_own_key_poll() {
     let world = World::new().await;
     let mut host = Host::enrolled(&world, 1).await;
