@@ -57,10 +57,16 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
 /// The server that an operator means.
 pub(super) async fn find(store: &dyn Store, name: &str) -> anyhow::Result<ServerRow> {
     let servers = store.list_servers().await?;
-    let exact: Vec<_> = servers
-        .iter()
-        .filter(|s| s.server_id == name || s.hostname == name)
-        .collect();
+    pick(&servers, name).cloned()
+}
+
+/// An id is the controller's word and comes first: a host chooses its own name, and may choose
+/// another one's id.
+fn pick<'a>(servers: &'a [ServerRow], name: &str) -> anyhow::Result<&'a ServerRow> {
+    if let Some(server) = servers.iter().find(|s| s.server_id == name) {
+        return Ok(server);
+    }
+    let exact: Vec<_> = servers.iter().filter(|s| s.hostname == name).collect();
     let found = if exact.is_empty() && !name.is_empty() {
         servers
             .iter()
@@ -70,7 +76,7 @@ pub(super) async fn find(store: &dyn Store, name: &str) -> anyhow::Result<Server
         exact
     };
     match found.as_slice() {
-        [one] => Ok((*one).clone()),
+        [one] => Ok(one),
         [] => bail!("no server is called {name:?}, and no server id begins so: see 'server list'"),
         several => {
             let ids: Vec<&str> = several.iter().map(|s| s.server_id.as_str()).collect();
@@ -230,5 +236,47 @@ fn sentence(server: &ServerRow, row: &VerificationRow) -> String {
             "{host} has not answered within 10 seconds. The challenge goes out with its next heartbeat (the last one came at {}); see 'server show'. Is 'vpn-node-controller serve' running?",
             show::instant(server.last_heartbeat.as_deref())
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(server_id: &str, hostname: &str) -> ServerRow {
+        ServerRow {
+            server_id: server_id.into(),
+            hostname: hostname.into(),
+            public_ip: String::new(),
+            public_key: String::new(),
+            version: String::new(),
+            location: None,
+            registration_date: String::new(),
+            last_heartbeat: None,
+            status: "active".into(),
+            available: true,
+            registered_with_key: None,
+            verification_hash: String::new(),
+            os_version: None,
+            verdict: "verified".into(),
+            verdict_reason: None,
+            authorisation: "verified".into(),
+            hardware_verification_status: "verified".into(),
+            last_hardware_verification_at: None,
+            grace_period_enabled: false,
+            grace_period_expires_at: None,
+            grace_period_usage_count: 0,
+            active_connections: 0,
+        }
+    }
+
+    #[test]
+    fn a_host_that_calls_itself_by_anothers_id_is_not_taken_for_it() {
+        let servers = [server("0199-a", "honest"), server("0199-b", "0199-a")];
+        assert_eq!(pick(&servers, "0199-a").unwrap().hostname, "honest");
+        assert_eq!(pick(&servers, "0199-b").unwrap().server_id, "0199-b");
+        assert_eq!(pick(&servers, "honest").unwrap().server_id, "0199-a");
+        assert!(pick(&servers, "0199").is_err());
+        assert!(pick(&servers, "").is_err());
     }
 }
