@@ -22,6 +22,7 @@ pub(super) async fn apply(
     effects: Vec<Effect>,
 ) -> Result<(), StoreError> {
     let now_ms = crate::clock::now_ms();
+    let mut foreign: Option<(u64, ConnectionWrite)> = None;
     for effect in effects {
         match effect {
             Effect::Advance(step) => advance(conn, server_id, &step).await?,
@@ -48,7 +49,11 @@ pub(super) async fn apply(
                 hardware_log(conn, server_id, &row).await?;
                 hardware(conn, server_id, &row).await?;
             }
-            Effect::Connection(row) => connection(conn, server_id, &row).await?,
+            Effect::Connection(row) => {
+                if !connection(conn, server_id, &row).await? {
+                    foreign.get_or_insert((0, *row)).0 += 1;
+                }
+            }
             Effect::Lost {
                 ledger_epoch,
                 range,
@@ -88,6 +93,21 @@ pub(super) async fn apply(
             }
             Effect::Event(new) => event(conn, &new).await?,
         }
+    }
+    // One for the whole batch, and by our clock: the host names the connections and their times.
+    if let Some((count, first)) = foreign {
+        let id = first.id();
+        let new = NewEvent {
+            event_type: "connection_of_another_server",
+            severity: Severity::Medium,
+            component: "connections",
+            source_id: Some(server_id.to_owned()),
+            description: format!(
+                "the host reports {count} records of connections that belong to another server, first of {id}"
+            ),
+            at_ms: now_ms,
+        };
+        event(conn, &new).await?;
     }
     Ok(())
 }
@@ -268,12 +288,13 @@ async fn hardware(
 }
 
 /// Applies a ledger record: once by its place in the ledger, and only to a connection of the
-/// same server. An end or an update without its start makes the row.
+/// same server: false says that it is another one's. An end or an update without its start makes
+/// the row.
 async fn connection(
     conn: &mut SqliteConnection,
     server_id: &str,
     row: &ConnectionWrite,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let id = row.id().to_string();
     let at = to_text(row.at_ms);
     let new = sqlx::query(
@@ -292,7 +313,7 @@ async fn connection(
     .await
     .map_err(database)?;
     if new.rows_affected() == 0 {
-        return Ok(());
+        return Ok(true);
     }
     let record = &row.record;
     let end = row.end();
@@ -354,18 +375,7 @@ async fn connection(
     .execute(&mut *conn)
     .await
     .map_err(database)?;
-    if done.rows_affected() == 1 {
-        return Ok(());
-    }
-    let foreign = NewEvent {
-        event_type: "connection_of_another_server",
-        severity: Severity::Medium,
-        component: "connections",
-        source_id: Some(server_id.to_owned()),
-        description: format!("the host reports connection {id}, which belongs to another server"),
-        at_ms: row.at_ms,
-    };
-    event(conn, &foreign).await
+    Ok(done.rows_affected() == 1)
 }
 
 pub(super) async fn event(conn: &mut SqliteConnection, event: &NewEvent) -> Result<(), StoreError> {
