@@ -50,7 +50,8 @@ pub fn by_command(
             };
             let wait = schedule::backoff(attempt, None, &mut UnwrapErr(SysRng));
             told(&format!(
-                "{error}; trying again in {:.1} s",
+                "{}; trying again in {:.1} s",
+                shown(&error.to_string()),
                 wait.as_secs_f32()
             ));
             tokio::time::sleep(wait).await;
