@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::api::source_of;
-
 /// Connections at once: every host keeps up to two, and each takes about 30 KB here.
 const MAX_CONNECTIONS: usize = 20_000;
 /// File descriptors for everything else: database, log, signals.
@@ -166,6 +164,17 @@ impl Drop for Seat {
     }
 }
 
+/// The part of an address that one party holds: an IPv4 address, or an IPv6 /64.
+pub(crate) fn source_of(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
 /// As many file descriptors as this process may give itself (setrlimit(2)); returns their number.
 fn raise_file_limit() -> u64 {
     match getrlimit(Resource::RLIMIT_NOFILE) {
@@ -235,5 +244,12 @@ mod tests {
         let taken = places.lock();
         assert_eq!((taken.hosts, taken.newcomers), (0, 0));
         assert!(taken.by_host.is_empty() && taken.by_source.is_empty());
+    }
+
+    #[test]
+    fn a_whole_ipv6_network_is_one_source() {
+        let of = |text: &str| source_of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
     }
 }

@@ -8,7 +8,7 @@ use vpn_node_protocol::directive::{Action, Directive};
 use vpn_node_protocol::encoding::Nonce;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::limits::{
-    CHALLENGE_DEADLINE_S, MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES,
+    CHALLENGE_DEADLINE_S, MAX_DIRECTIVE_ACKS, MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES,
 };
 use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Poll, PollReply, Purpose};
 
@@ -18,6 +18,10 @@ use crate::core::Now;
 /// Directive ids remembered to apply each at most once. Their deadlines, checked against the
 /// controller's clock, refuse what is older than this memory.
 const REMEMBERED: usize = 256;
+
+/// Acknowledgements that may wait. A directive beyond them is not looked at; the controller sends
+/// it again until it is acknowledged.
+const MAX_WAITING_ACKS: usize = 4 * MAX_DIRECTIVE_ACKS;
 
 /// From one directive request to the next at least: a controller (or a proxy) that answers at
 /// once, for example with directives that wait for their acknowledgement, is no reason to hurry.
@@ -110,7 +114,7 @@ impl Agent {
             let text = "a directive for another server or key was refused".to_owned();
             return self.memory.note(text, now);
         }
-        if self.seen_directives.contains(&directive.id) {
+        if self.seen_directives.contains(&directive.id) || self.acks.len() >= MAX_WAITING_ACKS {
             return;
         }
         if self.seen_directives.len() >= REMEMBERED {

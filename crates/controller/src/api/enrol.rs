@@ -16,11 +16,11 @@ use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::limits::MAX_ENROLMENT_BYTES;
 
 use super::body::{Takes, read};
-use super::limiter::source_of;
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
 use super::{App, opening, peer_of, signed_envelope};
 use crate::clock;
+use crate::places::source_of;
 use crate::rules::effect::Severity;
 use crate::rules::enrolment::{self, EnrolEnd, Enrolment, Refused, bad, key_status};
 use crate::rules::state::{ServerStatus, word};

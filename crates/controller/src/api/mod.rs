@@ -30,7 +30,6 @@ use crate::places::Seat;
 use crate::rules::state::Policy;
 use crate::store::Store;
 
-pub(crate) use limiter::source_of;
 use limiter::{EventLimiter, RateLimiter};
 use poll::Polls;
 pub use poll::watch_directives;

@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use vpn_node_protocol::envelope::EnvelopeError;
 
 use super::App;
-use super::limiter::source_of;
 use super::problem::Problem;
+use crate::places::source_of;
 use crate::rules::effect::{NewEvent, Severity};
 
 /// A request that was rejected before anything was believed of it.

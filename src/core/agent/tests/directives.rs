@@ -147,6 +147,23 @@ fn an_acknowledgement_outlives_a_refused_request() {
 }
 
 #[test]
+fn a_controller_that_never_stops_issuing_does_not_fill_the_memory() {
+    let mut world = World::verified(729);
+    for n in 0..2_000 {
+        let now = world.controller_ms();
+        let id = Uuid::from_u128(20_000 + n);
+        let unknown = world.controller.directive(id, Action::Unknown, now);
+        world.controller.issue(&unknown);
+        let (_, envelope) = world.controller.db.unacked.pop().unwrap();
+        let at = world.now();
+        let agent = world.agent();
+        agent.directive_came(&envelope, now, at);
+        assert!(agent.acks.len() <= 4 * MAX_DIRECTIVE_ACKS);
+    }
+    assert_eq!(world.agent().acks.len(), 4 * MAX_DIRECTIVE_ACKS);
+}
+
+#[test]
 fn a_hundred_directives_are_each_acknowledged_once() {
     let mut world = World::verified(728);
     for n in 0..100 {
