@@ -22,7 +22,7 @@ use vpn_node_protocol::message::{
 use super::trust::Trust;
 use crate::core::Now;
 
-/// What is on disk of the lane (`chain.json`).
+/// What is on disk of the lane (`chain.slots`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneState {
     /// Format of this file; 1.

@@ -20,7 +20,7 @@ use crate::core::agent::{Event, LedgerFacts, Recording};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::host::hardware::SnapshotState;
-use crate::host::state::{KeptSessions, StateDir};
+use crate::host::state::{KeptSessions, LaneFile, StateDir};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
@@ -134,13 +134,13 @@ impl DiskThread {
     }
 
     /// Starts the thread.
-    pub(super) fn spawn(mut self) -> Disk {
+    pub(super) fn spawn(mut self, mut lane_file: LaneFile) -> Disk {
         let (commands, receiver) = mpsc::channel(DISK_COMMANDS_QUEUED);
         let (to_events, events) = mpsc::channel(4);
         let (to_facts, facts) = watch::channel(self.facts());
         let thread = thread::Builder::new()
             .name("disk".into())
-            .spawn(move || self.work(receiver, &to_events, &to_facts))
+            .spawn(move || self.work(&mut lane_file, receiver, &to_events, &to_facts))
             .expect("a thread can be started when the daemon starts");
         Disk {
             commands,
@@ -152,6 +152,7 @@ impl DiskThread {
 
     fn work(
         &mut self,
+        lane_file: &mut LaneFile,
         mut commands: mpsc::Receiver<DiskCommand>,
         events: &mpsc::Sender<Event>,
         facts: &watch::Sender<LedgerFacts>,
@@ -173,10 +174,7 @@ impl DiskThread {
                     self.record(*recording);
                 }
                 DiskCommand::StoreLane(lane, written) => {
-                    let result = self
-                        .state
-                        .store_lane(&lane)
-                        .map_err(|error| error.to_string());
+                    let result = lane_file.store(&lane).map_err(|error| error.to_string());
                     let _ = written.send(result);
                 }
                 DiskCommand::StoreCertificate(certificate) => {

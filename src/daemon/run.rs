@@ -147,7 +147,7 @@ async fn run_enrolled(
     stop: &mut Stop,
 ) -> Result<(), Error> {
     let key = state.identity(&enrolment)?;
-    let lane = state.lane(&enrolment)?;
+    let (lane, lane_file) = state.lane(&enrolment)?;
     let kept = state.sessions()?;
     let mut options = enrol::options(settings);
     if options.urls.is_empty() {
@@ -179,7 +179,7 @@ async fn run_enrolled(
     let workers = Workers {
         client: Arc::new(client),
         observations: vpn_watch::spawn(settings, agent.expected_backends()),
-        disk: DiskThread::new(settings, &state, &enrolment.server_id, kept).spawn(),
+        disk: DiskThread::new(settings, &state, &enrolment.server_id, kept).spawn(lane_file),
         sampler: Sampler::open(
             Path::new("/proc"),
             Path::new("/sys"),

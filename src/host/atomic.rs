@@ -110,14 +110,8 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AtomicError> {
 /// A symbolic link or special file, a file that group or others may read or write (the text has the
 /// command that mends it), more than `max` bytes, or what the system said.
 pub fn read_private(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, AtomicError> {
-    let (mut file, meta_mode, size) = open_regular(path)?;
-    if meta_mode & 0o077 != 0 {
-        return Err(AtomicError::TooOpen {
-            path: path.to_owned(),
-            mode: meta_mode,
-            wanted: 0o600,
-        });
-    }
+    let (mut file, meta_mode, size) = open_regular(path, false)?;
+    refuse_open_mode(path, meta_mode)?;
     // Filled in place, so that no reallocation leaves a copy of the secret behind.
     // One byte more than its size shows a file that grows meanwhile.
     let room = usize::try_from(size)
@@ -133,12 +127,22 @@ pub fn read_private(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Atomi
     Ok(buffer)
 }
 
+/// Opens a secret for reading and writing in place.
+///
+/// # Errors
+/// As [`read_private`].
+pub fn open_private(path: &Path) -> Result<File, AtomicError> {
+    let (file, meta_mode, _) = open_regular(path, true)?;
+    refuse_open_mode(path, meta_mode)?;
+    Ok(file)
+}
+
 /// Reads a file that is no secret, at most `max` bytes. Refuses symbolic links and special files.
 ///
 /// # Errors
 /// As [`read_private`], without the check of the permissions.
 pub fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, AtomicError> {
-    let (file, ..) = open_regular(path)?;
+    let (file, ..) = open_regular(path, false)?;
     let mut bytes = Vec::new();
     file.take(u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1))
         .read_to_end(&mut bytes)
@@ -282,10 +286,11 @@ fn adopt_owner(file: &File, path: &Path, dir: &Path) -> Result<(), AtomicError> 
 }
 
 /// The open file, its permission bits, its size.
-fn open_regular(path: &Path) -> Result<(File, u32, u64), AtomicError> {
+fn open_regular(path: &Path, write: bool) -> Result<(File, u32, u64), AtomicError> {
     // O_NONBLOCK: a pipe in the file's place must not make us wait for a writer.
     let file = OpenOptions::new()
         .read(true)
+        .write(write)
         .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
         .open(path)
         .map_err(|source| match source.raw_os_error() {
@@ -301,6 +306,17 @@ fn open_regular(path: &Path) -> Result<(File, u32, u64), AtomicError> {
         });
     }
     Ok((file, meta.mode() & 0o7777, meta.len()))
+}
+
+fn refuse_open_mode(path: &Path, mode: u32) -> Result<(), AtomicError> {
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(AtomicError::TooOpen {
+        path: path.to_owned(),
+        mode,
+        wanted: 0o600,
+    })
 }
 
 fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {

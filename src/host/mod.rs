@@ -7,5 +7,6 @@ pub mod hardware;
 pub mod ids;
 pub mod logging;
 pub mod metrics;
+pub mod slots;
 pub mod state;
 pub mod systemd;

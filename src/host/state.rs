@@ -5,10 +5,11 @@
 //! | `identity.json` | the identity key: the one secret |
 //! | `enrollment.pending.json` | an enrolment that was begun: which token, which idempotency id |
 //! | `enrollment.json` | who this host is and whom it believes; its presence says "enrolled" |
-//! | `chain.json` | the lane: sequence, chain, nonce, the request in flight |
+//! | `chain.slots` | the lane: sequence, chain, nonce, the request in flight |
 //! | `sessions.json` | live connections by keyed hash |
 //!
-//! Each is written whole, by temporary file and rename; one that cannot be read stops the agent.
+//! Each is written whole, by temporary file and rename, or as one of two copies (`chain.slots`);
+//! one that cannot be read stops the agent.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,13 +26,14 @@ use vpn_node_protocol::keys::PublicKey;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::atomic::{self, AtomicError};
+use super::slots::{Slots, SlotsError};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 
 const IDENTITY: &str = "identity.json";
 const PENDING: &str = "enrollment.pending.json";
 const ENROLMENT: &str = "enrollment.json";
-const LANE: &str = "chain.json";
+const LANE: &str = "chain.slots";
 const SESSIONS: &str = "sessions.json";
 const LOCK: &str = "agent.lock";
 const ENROLMENT_LOCK: &str = "enrollment.lock";
@@ -49,6 +51,9 @@ pub enum StateError {
     /// The file system.
     #[error(transparent)]
     File(#[from] AtomicError),
+    /// The file system, or a value that is too large.
+    #[error(transparent)]
+    Slots(#[from] SlotsError),
     /// Not what it should hold.
     #[error(
         "{path} cannot be understood ({why}): restore it from a backup, or enrol this host anew with a token for the same server"
@@ -127,6 +132,20 @@ pub struct PendingEnrolment {
     pub key: SigningKey,
     /// Names this enrolment to the controller.
     pub idempotency_id: Uuid,
+}
+
+/// The open file of the lane.
+#[derive(Debug)]
+pub struct LaneFile(Slots);
+
+impl LaneFile {
+    /// Makes the lane durable.
+    ///
+    /// # Errors
+    /// [`StateError`]; the state before it stays.
+    pub fn store(&mut self, lane: &LaneState) -> Result<(), StateError> {
+        Ok(self.0.write(&json(lane))?)
+    }
 }
 
 /// Live connections of a former process of the agent.
@@ -246,31 +265,36 @@ impl StateDir {
         Ok(key)
     }
 
-    /// The lane of this enrolment.
+    /// The lane of this enrolment, and the file to write it to from now on.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn lane(&self, enrolment: &Enrolment) -> Result<LaneState, StateError> {
-        let lane: LaneState =
-            self.read(LANE, MAX_FILE_BYTES)?
-                .ok_or_else(|| StateError::Damaged {
-                    path: self.0.join(LANE),
-                    why: "the file is missing".into(),
-                })?;
+    pub fn lane(&self, enrolment: &Enrolment) -> Result<(LaneState, LaneFile), StateError> {
+        let path = self.0.join(LANE);
+        let damaged = |why: String| StateError::Damaged {
+            path: path.clone(),
+            why,
+        };
+        let (slots, bytes) = Slots::open(&path).map_err(|error| match error {
+            SlotsError::File(error) if error.is_not_found() => {
+                damaged("the file is missing".into())
+            }
+            SlotsError::File(error) => StateError::File(error),
+            other => damaged(other.to_string()),
+        })?;
+        let lane: LaneState = parse(&path, &bytes)?;
         if lane.server_id != enrolment.server_id || lane.epoch != enrolment.epoch {
-            return Err(StateError::Mixed {
-                path: self.0.join(LANE),
-            });
+            return Err(StateError::Mixed { path });
         }
-        Ok(lane)
+        Ok((lane, LaneFile(slots)))
     }
 
-    /// Makes the lane durable.
+    /// Makes the first state of a lane durable.
     ///
     /// # Errors
-    /// [`StateError::File`].
-    pub fn store_lane(&self, lane: &LaneState) -> Result<(), StateError> {
-        self.write(LANE, lane)
+    /// [`StateError`].
+    pub fn create_lane(&self, lane: &LaneState) -> Result<(), StateError> {
+        Ok(Slots::create(&self.0.join(LANE), &json(lane))?)
     }
 
     /// The live connections of a former process; none when there was none.
@@ -396,24 +420,31 @@ impl StateDir {
             Err(error) if error.is_not_found() => return Ok(None),
             read => read?,
         };
-        let damaged = |why: serde_json::Error| StateError::Damaged {
-            path: path.clone(),
-            why: why.to_string(),
-        };
-        let format: FormatOnly = serde_json::from_slice(&bytes).map_err(damaged)?;
-        if format.version != 1 {
-            return Err(StateError::Format {
-                path,
-                found: format.version,
-            });
-        }
-        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        parse(&path, &bytes).map(Some)
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let bytes = Zeroizing::new(serde_json::to_vec(value).expect("state types serialise"));
-        Ok(atomic::write(&self.0.join(name), &bytes, MODE)?)
+        Ok(atomic::write(&self.0.join(name), &json(value), MODE)?)
     }
+}
+
+fn json<T: Serialize>(value: &T) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(serde_json::to_vec(value).expect("state types serialise"))
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, StateError> {
+    let damaged = |why: serde_json::Error| StateError::Damaged {
+        path: path.to_owned(),
+        why: why.to_string(),
+    };
+    let format: FormatOnly = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format.version != 1 {
+        return Err(StateError::Format {
+            path: path.to_owned(),
+            found: format.version,
+        });
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
 }
 
 #[derive(Deserialize)]

@@ -331,7 +331,7 @@ fn finish(
     };
     let identity = PublicKey::from(&pending.key);
     let start = chain::start(&server_id, epoch, &identity);
-    state.store_lane(&LaneState::enrolled(
+    state.create_lane(&LaneState::enrolled(
         &server_id,
         epoch,
         start,

@@ -158,9 +158,12 @@ fn a_controller_that_never_stops_issuing_does_not_fill_the_memory() {
         let at = world.now();
         let agent = world.agent();
         agent.directive_came(&envelope, now, at);
-        assert!(agent.acks.len() <= 4 * MAX_DIRECTIVE_ACKS);
+        assert!(agent.acks.len() <= 4 * vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS);
     }
-    assert_eq!(world.agent().acks.len(), 4 * MAX_DIRECTIVE_ACKS);
+    assert_eq!(
+        world.agent().acks.len(),
+        4 * vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS
+    );
 }
 
 #[test]
