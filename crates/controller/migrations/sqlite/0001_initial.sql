@@ -77,6 +77,8 @@ CREATE TABLE server_chains (
     -- The signed reply to the last request, for an identical retry.
     last_reply BLOB,
     boot_id TEXT,
+    -- When that boot began, by our clock: dates the host's records.
+    booted TEXT,
     peer_ip TEXT NOT NULL
 );
 

@@ -5,6 +5,7 @@ use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
 use vpn_node_protocol::hardware::HardwareStatus;
 use vpn_node_protocol::message::{Authorisation, Purpose, Verdict};
 
+use crate::rules::boot::Boot;
 use crate::rules::connections::{ConnectionWrite, LostRange};
 
 /// One change of the stored state of the server that the decision is about.
@@ -78,7 +79,7 @@ pub struct ChainStep {
     /// The signed reply, byte for byte.
     pub reply: Vec<u8>,
     /// Boot of the host.
-    pub boot_id: Uuid,
+    pub boot: Boot,
     /// Where the request came from.
     pub peer_ip: String,
 }

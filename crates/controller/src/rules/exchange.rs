@@ -10,6 +10,7 @@ use vpn_node_protocol::message::{
     ConnectionsAck, Header, Heartbeat, RefusalCode, Reply, ReplyHeader, Verdict,
 };
 
+use crate::rules::boot::Boot;
 use crate::rules::chain::{Judgement, Place, judge};
 use crate::rules::challenge::{self, OpenedAnswer};
 use crate::rules::connections::{self, OpenedBatch};
@@ -222,7 +223,7 @@ fn accept(snapshot: &Snapshot, request: &Request, mut effects: Vec<Effect>) -> O
         nonce: request.fresh.nonce,
         digest: request.digest,
         reply: vec![],
-        boot_id: header.boot_id,
+        boot: boot_of(snapshot, request),
         peer_ip: request.peer_ip.clone(),
     };
     let reply = Reply {
@@ -254,6 +255,11 @@ fn accept(snapshot: &Snapshot, request: &Request, mut effects: Vec<Effect>) -> O
     }))
 }
 
+fn boot_of(snapshot: &Snapshot, request: &Request) -> Boot {
+    let last_ms = snapshot.last_heartbeat_ms;
+    Boot::after(snapshot.boot, &request.header, last_ms, request.now_ms)
+}
+
 fn store_batch(
     snapshot: &Snapshot,
     request: &Request,
@@ -264,7 +270,7 @@ fn store_batch(
     let header = &request.header;
     let host_now = Stamp {
         boot_id: header.boot_id,
-        boottime_ms: header.boottime_ms,
+        boottime_ms: boot_of(snapshot, request).up_ms(request.now_ms),
         wall_ms: header.agent_time_ms,
         offset_ms: None,
     };
@@ -336,7 +342,7 @@ fn quarantine(snapshot: &Snapshot, request: &Request, how: &str) -> Outcome {
             boot(Some(request.header.boot_id)),
             snapshot.chain.seq,
             snapshot.peer_ip,
-            boot(snapshot.boot_id),
+            boot(snapshot.boot.map(|boot| boot.id)),
         ),
         at_ms: request.now_ms,
     };

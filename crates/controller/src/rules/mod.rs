@@ -2,6 +2,7 @@
 //! what is to be written comes back as [`Effect`]s, which the store carries out in the same
 //! transaction that read the state.
 
+pub mod boot;
 pub mod chain;
 pub mod challenge;
 pub mod connections;

@@ -7,6 +7,8 @@ use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::hardware::HardwareStatus;
 use vpn_node_protocol::message::{Authorisation, Purpose, Standing, Verdict};
 
+use crate::rules::boot::Boot;
+
 /// One server as the transaction found it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -20,8 +22,8 @@ pub struct Snapshot {
     pub earlier: Option<Digest>,
     /// The signed reply to the last request.
     pub last_reply: Option<Vec<u8>>,
-    /// Boot id of the last accepted request.
-    pub boot_id: Option<Uuid>,
+    /// The boot of the last accepted request.
+    pub boot: Option<Boot>,
     /// Address of the last accepted request.
     pub peer_ip: String,
     /// The controller's word.

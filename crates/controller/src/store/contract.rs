@@ -18,6 +18,7 @@ use vpn_node_protocol::message::Purpose;
 use vpn_node_protocol::sealing::{Context, Sealed, SealingSecret};
 
 use crate::rules::Effect;
+use crate::rules::boot::Boot;
 use crate::rules::connections::{ConnectionWrite, LostRange};
 use crate::rules::effect::{ChainStep, NewChallenge, NewEvent, Severity, VerificationEnd};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, key_status};
@@ -205,7 +206,10 @@ fn step(from_seq: u64) -> Effect {
         nonce: Digest::of(&[b"nonce", &from_seq.to_be_bytes()]),
         digest: Hex([7; 32]),
         reply: vec![1, 2, 3],
-        boot_id: Uuid::from_u128(5),
+        boot: Boot {
+            id: Uuid::from_u128(5),
+            at_ms: NOW,
+        },
         peer_ip: "192.0.2.9".into(),
     }))
 }

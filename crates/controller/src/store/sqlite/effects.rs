@@ -121,7 +121,7 @@ async fn advance(
     let done = sqlx::query(
         "UPDATE server_chains
          SET seq = ?, chain = ?, previous_nonce = nonce, nonce = ?, last_digest = ?,
-             last_reply = ?, boot_id = ?, peer_ip = ?
+             last_reply = ?, boot_id = ?, booted = ?, peer_ip = ?
          WHERE server_id = ? AND seq = ?",
     )
     .bind(counter(step.seq))
@@ -129,7 +129,8 @@ async fn advance(
     .bind(step.nonce.to_string())
     .bind(step.digest.to_string())
     .bind(&step.reply)
-    .bind(step.boot_id.to_string())
+    .bind(step.boot.id.to_string())
+    .bind(to_text(step.boot.at_ms))
     .bind(&step.peer_ip)
     .bind(server_id)
     .bind(counter(step.from_seq))

@@ -8,6 +8,7 @@ use vpn_node_protocol::keys::PublicKey;
 use super::directives::open_of;
 use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
 use crate::rules::Snapshot;
+use crate::rules::boot::Boot;
 use crate::rules::state::ChainState;
 use crate::store::{KnownServer, StoreError, Wants};
 
@@ -48,7 +49,7 @@ pub(super) async fn load(
         "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
                 s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
                 c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
-                c.peer_ip
+                c.booted, c.peer_ip
          FROM servers s JOIN server_chains c ON c.server_id = s.server_id
          WHERE s.server_id = ?",
     )
@@ -85,6 +86,12 @@ pub(super) async fn load(
     Ok(snapshot)
 }
 
+fn boot(row: &SqliteRow) -> Result<Option<Boot>, StoreError> {
+    let id = parse_optional("server_chains.boot_id", row.get("boot_id"))?;
+    let at_ms = instant_optional("server_chains.booted", row.get("booted"))?;
+    Ok(id.zip(at_ms).map(|(id, at_ms)| Boot { id, at_ms }))
+}
+
 fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
     Ok(Snapshot {
         server_id: server_id.to_owned(),
@@ -98,7 +105,7 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
         },
         earlier: None,
         last_reply: row.get("last_reply"),
-        boot_id: parse_optional("server_chains.boot_id", row.get("boot_id"))?,
+        boot: boot(row)?,
         peer_ip: row.get("peer_ip"),
         verdict: enum_of("servers.verdict", row.get("verdict"))?,
         verdict_reason: row.get("verdict_reason"),
