@@ -262,9 +262,11 @@ impl DiskThread {
             tracing::debug!(%note, "hardware probe");
         }
         if probe.snapshot != SnapshotState::Read {
+            // The first note says why.
+            let why = probe.notes.first().map_or("", String::as_str);
             tracing::warn!(
-                "root's hardware snapshot is missing in {}: restart the unit, or run 'vpn-node-agent --probe-hardware' as root",
-                self.settings.runtime_dir.display()
+                why,
+                "the hardware is looked at without what only root can read"
             );
         }
         Event::Hardware(Box::new(probe.components))

@@ -13,7 +13,7 @@ use vpn_node_protocol::limits::{
 use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Poll, PollReply, Purpose};
 
 use super::{Agent, Command, SendFailure};
-use crate::core::Now;
+use crate::core::{Now, schedule};
 
 /// Directive ids remembered to apply each at most once. Their deadlines, checked against the
 /// controller's clock, refuse what is older than this memory.
@@ -210,15 +210,11 @@ impl Agent {
                     failures: 0,
                 };
             }
-            Ok(_) => self.poll_later(
-                "the controller's answer is not to this directive request",
-                None,
-                now,
-                rng,
-            ),
+            // The answer to another request.
+            Ok(_) => self.poll_later(None, now, rng),
             Err(error) => {
                 self.renew_if_unknown(&error);
-                self.poll_later(&error.to_string(), None, now, rng);
+                self.poll_later(None, now, rng);
             }
         }
     }
@@ -229,28 +225,17 @@ impl Agent {
         now: Now,
         rng: &mut impl CryptoRng,
     ) {
-        self.poll_later(&failure.message, failure.retry_after, now, rng);
+        self.poll_later(failure.retry_after, now, rng);
     }
 
     /// Not noted as an error: heartbeats carry the same directives, and tell when all is silent.
-    fn poll_later(
-        &mut self,
-        message: &str,
-        retry_after: Option<Duration>,
-        now: Now,
-        rng: &mut impl CryptoRng,
-    ) {
+    fn poll_later(&mut self, retry_after: Option<Duration>, now: Now, rng: &mut impl CryptoRng) {
         let failures = self.poll.failures().saturating_add(1);
-        let failure = SendFailure {
-            message: message.to_owned(),
-            retry_after,
-        };
-        let wait = self.retry_in(failures, &failure, rng);
+        let wait = schedule::backoff(failures, retry_after, rng);
         self.poll = PollState::Due {
             at: now.boot + wait,
             failures,
         };
-        self.memory.last_poll_error = Some(failure.message);
     }
 }
 

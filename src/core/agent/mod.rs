@@ -24,7 +24,7 @@ use self::directives::{Challenge, PollState};
 use self::report::Memory;
 use super::authorisation::Authorisation;
 use super::lane::{Lane, LaneState};
-use super::schedule::{self, DEFAULT_INTERVAL};
+use super::schedule::DEFAULT_INTERVAL;
 use super::sessions::{KnownSession, Reducer};
 use super::trust::{self, Trust};
 use crate::core::Now;
@@ -287,10 +287,6 @@ impl Agent {
     /// After this long without an accepted request the controller counts as silent.
     fn silent_after(&self) -> Duration {
         self.interval * 2 + Duration::from_secs(15)
-    }
-
-    fn retry_in(&self, failures: u32, failure: &SendFailure, rng: &mut impl CryptoRng) -> Duration {
-        schedule::backoff(failures, failure.retry_after, rng)
     }
 }
 

@@ -19,7 +19,6 @@ pub(super) struct Memory {
     last_accepted: Option<Now>,
     last_answer_was_good: Option<bool>,
     last_error: Option<String>,
-    pub(super) last_poll_error: Option<String>,
     errors: std::collections::VecDeque<ErrorNote>,
     state: Option<(State, Duration)>,
 }
@@ -35,15 +34,16 @@ impl Memory {
     /// A chained request was refused, or did not get through.
     pub(super) fn heartbeat_failed(&mut self, message: &str, now: Now) {
         self.last_answer_was_good = Some(false);
-        if self.last_error.as_deref() != Some(message) {
-            self.note(message.to_owned(), now);
+        let message = bounded(message);
+        if self.last_error.as_ref() != Some(&message) {
+            self.note(message.clone(), now);
         }
-        self.last_error = Some(message.to_owned());
+        self.last_error = Some(message);
     }
 
     /// Something an operator may want to read.
-    pub(super) fn note(&mut self, mut text: String, now: Now) {
-        text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT));
+    pub(super) fn note(&mut self, text: impl AsRef<str>, now: Now) {
+        let text = bounded(text.as_ref());
         if self.errors.back().is_some_and(|last| last.text == text) {
             return;
         }
@@ -55,6 +55,11 @@ impl Memory {
             text,
         });
     }
+}
+
+/// As much of a text from outside as is kept.
+pub(super) fn bounded(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_ERROR_TEXT)].to_owned()
 }
 
 impl Agent {

@@ -13,6 +13,7 @@ use vpn_node_protocol::metrics::SystemMetrics;
 use vpn_node_protocol::sealing::{Context, Sealed};
 use vpn_node_protocol::{hardware::Components, keys::PublicKey, limits::MAX_BACKENDS};
 
+use super::report::bounded;
 use super::{Agent, BAD_BATCH_PAUSE, Command, STOPPED_INTERVAL, SendFailure, Upload};
 use crate::core::lane::{Answered, LaneError, Voice};
 use crate::core::{Now, schedule};
@@ -178,7 +179,7 @@ impl Agent {
         now: Now,
         rng: &mut impl CryptoRng,
     ) {
-        let wait = self.retry_in(self.lane.failures(), failure, rng);
+        let wait = schedule::backoff(self.lane.failures(), failure.retry_after, rng);
         self.lane.attempt_failed(now.boot + wait);
         self.memory.heartbeat_failed(&failure.message, now);
     }
@@ -289,7 +290,7 @@ impl Agent {
     /// Quarantined or revoked: the same request asks, slowly, whether that has changed.
     fn stopped(&mut self, refusal: Refusal, now: Now, rng: &mut impl CryptoRng) {
         self.memory.heartbeat_failed(&refusal.message, now);
-        self.authorisation.stop(refusal.message);
+        self.authorisation.stop(bounded(&refusal.message));
         let wait = schedule::next_heartbeat(STOPPED_INTERVAL, rng);
         self.lane.attempt_failed(now.boot + wait);
     }
