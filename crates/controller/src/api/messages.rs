@@ -23,9 +23,10 @@ use super::{App, opening, peer_of, seat_of, signed};
 use crate::clock;
 use crate::keys::Keys;
 use crate::places::Seat;
-use crate::rules::challenge::{self, OpenedAnswer};
+use crate::rules::challenge;
 use crate::rules::effect::Severity;
-use crate::rules::exchange::{self, Fresh, Outcome, Subject};
+use crate::rules::exchange::{self, Outcome};
+use crate::rules::request::{self, Fresh, OpenedAnswer, Subject};
 use crate::rules::state::ServerStatus;
 use crate::rules::{connections, heartbeat};
 use crate::store::{Decision, KnownServer, Wants};
@@ -287,7 +288,7 @@ impl Verified<'_> {
             .map(|reply| reply.header)
             .filter(|reply| reply.server_id == header.server_id && reply.epoch == header.epoch);
         let seq = header.seq;
-        let request = exchange::Request {
+        let request = request::Request {
             header,
             subject,
             digest: self.digest,
@@ -330,7 +331,7 @@ impl Verified<'_> {
 }
 
 /// Signs what was decided.
-fn decision(keys: &Keys, request: &exchange::Request, outcome: Outcome) -> Decision {
+fn decision(keys: &Keys, request: &request::Request, outcome: Outcome) -> Decision {
     match outcome {
         Outcome::Repeat(body) => Decision {
             effects: vec![],

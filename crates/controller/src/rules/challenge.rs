@@ -7,17 +7,8 @@ use vpn_node_protocol::message::{ChallengeAnswer, Verdict};
 use crate::rules::effect::{
     Effect, HardwareWrite, NewEvent, Severity, StandingWrite, VerificationEnd,
 };
-use crate::rules::exchange::Request;
+use crate::rules::request::{OpenedAnswer, Request};
 use crate::rules::state::{OpenDirective, ServerStatus, Snapshot};
-
-/// An answer whose sealed hardware was opened, or could not be.
-#[derive(Clone, Debug)]
-pub struct OpenedAnswer {
-    /// What came.
-    pub answer: ChallengeAnswer,
-    /// The components, or a sentence on why there are none.
-    pub components: Result<Components, String>,
-}
 
 /// Checks what an answer must hold.
 ///

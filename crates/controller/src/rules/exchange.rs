@@ -4,65 +4,19 @@ use uuid::Uuid;
 use vpn_node_protocol::chain as chain_value;
 use vpn_node_protocol::connection::Stamp;
 use vpn_node_protocol::directive::Directive;
-use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS;
 use vpn_node_protocol::message::{
-    ConnectionsAck, Header, Heartbeat, RefusalCode, Reply, ReplyHeader, Verdict,
+    ConnectionsAck, Header, RefusalCode, Reply, ReplyHeader, Verdict,
 };
 
 use crate::rules::boot::Boot;
 use crate::rules::chain::{Judgement, Place, judge};
-use crate::rules::challenge::{self, OpenedAnswer};
+use crate::rules::challenge;
 use crate::rules::connections::{self, OpenedBatch};
 use crate::rules::effect::{ChainStep, Effect, NewEvent, Severity, StandingWrite};
 use crate::rules::heartbeat;
-use crate::rules::state::{Policy, ServerStatus, Snapshot, standing};
-
-/// A verified, parsed and bounded request.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Who and where in the chain.
-    pub header: Header,
-    /// What.
-    pub subject: Subject,
-    /// Its digest.
-    pub digest: Digest,
-    /// The header of the reply in [`Header::proof`], when one of our own keys signed it for this
-    /// server and epoch.
-    pub proof: Option<ReplyHeader>,
-    /// Where it came from.
-    pub peer_ip: String,
-    /// The controller's clock.
-    pub now_ms: i64,
-    /// What the operator set.
-    pub policy: Policy,
-    /// Random values for what may be made.
-    pub fresh: Fresh,
-}
-
-/// What a request is about.
-#[derive(Clone, Debug)]
-pub enum Subject {
-    /// A heartbeat.
-    Heartbeat(Box<Heartbeat>),
-    /// The answer to a challenge.
-    Answer(Box<OpenedAnswer>),
-    /// A piece of a connection ledger.
-    Batch(OpenedBatch),
-}
-
-/// Randomness, drawn before the transaction.
-#[derive(Clone, Debug)]
-pub struct Fresh {
-    /// For the next request.
-    pub nonce: Nonce,
-    /// Id of a challenge.
-    pub challenge_id: Uuid,
-    /// Value of a challenge.
-    pub challenge_value: Nonce,
-    /// Id of a row of the hardware verification log.
-    pub log_id: Uuid,
-}
+use crate::rules::request::{Request, Subject};
+use crate::rules::state::{ServerStatus, Snapshot, standing};
 
 /// What becomes of a request.
 #[derive(Debug)]

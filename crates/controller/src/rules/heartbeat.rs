@@ -8,7 +8,7 @@ use vpn_node_protocol::message::{Authorisation, DirectiveOutcome, Heartbeat, Pur
 use vpn_node_protocol::metrics::MAX_DISKS;
 
 use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, StandingWrite, VerificationEnd};
-use crate::rules::exchange::Request;
+use crate::rules::request::Request;
 use crate::rules::state::{OpenDirective, Policy, ServerStatus, Snapshot};
 
 /// One challenge may be lost to an outage; the second one in a row is an answer.

@@ -10,6 +10,7 @@ pub mod effect;
 pub mod enrolment;
 pub mod exchange;
 pub mod heartbeat;
+pub mod request;
 pub mod state;
 
 pub use effect::Effect;
