@@ -1,4 +1,4 @@
-//! `server list|show|verify`.
+//! `server list|show|approve|verify`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,6 +35,14 @@ pub(super) enum ServerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Let a host in that waits for it (with auto_approve = false); compare its key first
+    Approve {
+        /// Host name, server id, or the beginning of an id
+        server: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Challenge a host now, and wait for its answer
     Verify {
         /// Host name, server id, or the beginning of an id
@@ -50,6 +58,7 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
     match command {
         ServerCommand::List { json } => list(&*store, json).await,
         ServerCommand::Show { server, json } => one(&*store, &server, json).await,
+        ServerCommand::Approve { server, json } => approve(&*store, &server, json).await,
         ServerCommand::Verify { server, json } => verify(&*store, &server, json).await,
     }
 }
@@ -182,6 +191,40 @@ fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
         ("Public key", show::escaped(&server.public_key)),
         ("Fingerprint", show::escaped(&server.verification_hash)),
     ]
+}
+
+async fn approve(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+    let server_id = find(store, name).await?.server_id;
+    let approved = store.approve_server(&server_id).await?;
+    let server = find(store, &server_id).await?;
+    store.close().await?;
+    let host = show::escaped(&server.hostname);
+    if !approved {
+        bail!(
+            "{host} ({server_id}) is {}: {}",
+            show::escaped(&server.status),
+            no_approval(&server.status)
+        );
+    }
+    if as_json {
+        show::json("servers", &[server])?;
+    } else {
+        show::line(format_args!(
+            "Approved {host} ({server_id}). It is verified with its next heartbeats; see 'server show'."
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a server that is not pending is not approved.
+fn no_approval(status: &str) -> &'static str {
+    match status {
+        "active" => "there is nothing to approve",
+        "quarantined" => {
+            "two holders of its identity were seen, and approval does not tell which is the right one; enrol the host again with a new token"
+        }
+        _ => "only a pending server can be approved; enrol the host again with a new token",
+    }
 }
 
 async fn verify(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {

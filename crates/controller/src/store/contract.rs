@@ -1,5 +1,7 @@
 //! What every store must do, whatever database stands behind it.
 
+mod approval;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,6 +37,7 @@ pub(crate) async fn all(store: &dyn Store) {
     concurrent_exchanges_are_one_after_the_other(store).await;
     records_are_applied_once_and_only_to_ones_own(store).await;
     a_challenge_is_queued_taken_and_closed_once(store).await;
+    approval::only_a_waiting_server_is_approved_and_once(store).await;
 }
 
 /// What a later process finds.

@@ -125,6 +125,8 @@ pub trait Store: Send + Sync {
     fn revoke_registration_key<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
     /// Spends the token and binds the server, or finds the server that it was spent on.
     fn enrol(&self, enrolment: Enrolment) -> Answer<'_, EnrolEnd>;
+    /// Makes a pending server active; `false` when there is no pending server of this id.
+    fn approve_server<'a>(&'a self, server_id: &'a str) -> Answer<'a, bool>;
 
     /// Whose identity key has this id.
     fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>>;

@@ -121,6 +121,11 @@ impl Store for SqliteStore {
         Box::pin(self.write(move |conn| Box::pin(enrol::enrol(conn, enrolment))))
     }
 
+    fn approve_server<'a>(&'a self, server_id: &'a str) -> Answer<'a, bool> {
+        let server_id = server_id.to_owned();
+        Box::pin(self.write(move |conn| Box::pin(enrol::approve(conn, server_id))))
+    }
+
     fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>> {
         Box::pin(exchange::find_server(&self.readers, key_id))
     }
