@@ -93,18 +93,19 @@ async fn create(
         });
         return show::line(serde_json::to_string_pretty(&object)?);
     }
-    show::line(format_args!(
-        "{token}
-
+    // The token alone on standard output, so that it can be redirected.
+    show::line(&*made.text)?;
+    show::note(format_args!(
+        "
 Good for one host until {until} UTC; key {key}.
-On the host, run this, then paste the token above and press Enter:
+On the host, run this, then paste the token and press Enter:
 
   {COMMAND}
 ",
-        token = *made.text,
         until = show::instant(Some(&expires)),
         key = short(&made.registration_key),
-    ))
+    ));
+    Ok(())
 }
 
 async fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
