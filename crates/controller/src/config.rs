@@ -15,6 +15,9 @@ pub const DEFAULT_CONFIG: &str = "/etc/vpn-node/controller.toml";
 /// The configuration's name inside a data directory.
 pub const FILE_NAME: &str = "controller.toml";
 
+/// The port of a URL that names none (RFC 9110, section 4.2.2).
+const HTTPS_PORT: u16 = 443;
+
 /// The controller's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -204,15 +207,23 @@ pub fn check_url(url: &str) -> Result<(), ConfigError> {
     if host_of(rest).is_empty() {
         return refuse("it names no host");
     }
-    let authority = rest.split('/').next().unwrap_or_default();
-    let after_host = authority
-        .rsplit_once(']')
-        .map_or(authority, |(_, after)| after);
-    let port = after_host.split_once(':').map(|(_, port)| port);
-    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port != 0)) {
+    if port_of(rest).is_none() {
         return refuse("its port must be a number from 1 to 65535");
     }
     Ok(())
+}
+
+/// The port of `HOST[:PORT][/...]`, 443 when there is none; `None` for an impossible one.
+#[must_use]
+pub fn port_of(authority: &str) -> Option<u16> {
+    let authority = authority.split('/').next().unwrap_or_default();
+    let after_host = authority
+        .rsplit_once(']')
+        .map_or(authority, |(_, after)| after);
+    match after_host.split_once(':') {
+        None => Some(HTTPS_PORT),
+        Some((_, port)) => port.parse().ok().filter(|port| *port != 0),
+    }
 }
 
 /// The host of `HOST[:PORT][/...]`, IPv6 without its brackets.
@@ -285,5 +296,8 @@ mod tests {
         assert_eq!(host_of("vpn.example.org:8443/x"), "vpn.example.org");
         assert_eq!(host_of("[::1]:8443"), "::1");
         assert_eq!(host_of("10.0.0.1"), "10.0.0.1");
+        assert_eq!(port_of("vpn.example.org:8443/x:1"), Some(8443));
+        assert_eq!((port_of("[::1]:9"), port_of("[::1]")), (Some(9), Some(443)));
+        assert_eq!((port_of("c:0"), port_of("c:")), (None, None));
     }
 }
