@@ -68,7 +68,7 @@ pub enum ConfigError {
     )]
     Missing(PathBuf),
     /// The file cannot be read.
-    #[error("{path:?} cannot be read: {source}")]
+    #[error("{path:?} cannot be read: {source}{}", advice(source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -93,7 +93,27 @@ pub enum ConfigError {
         /// What must hold.
         rule: &'static str,
     },
+    /// The same in a file.
+    #[error("{path:?}: {source}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<ConfigError>,
+    },
 }
+
+/// What to do about a refusal of the file system, to follow its sentence.
+pub(crate) fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => RUN_AS_OWNER,
+        _ => "",
+    }
+}
+
+/// Keys and database belong to one user, and so does whoever works with them.
+pub(crate) const RUN_AS_OWNER: &str =
+    "; run as the user that owns it (sudo -u vpn-node-controller vpn-node-controller ...)";
 
 impl Config {
     /// Settings with every default, as `init` writes them.
@@ -114,7 +134,7 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// [`ConfigError`], which names the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
@@ -127,7 +147,10 @@ impl Config {
             path: path.to_owned(),
             reason: error.to_string().trim_end().to_owned(),
         })?;
-        config.check()?;
+        config.check().map_err(|source| ConfigError::InFile {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
         Ok(config)
     }
 
@@ -270,6 +293,7 @@ mod tests {
         ] {
             let error = parse(&format!("{good}{extra}")).unwrap_err();
             assert!(error.contains(word), "{error}");
+            assert!(error.contains(FILE_NAME), "{error}");
         }
         assert!(parse("data_dir='/x'\nurl='http://c'").is_err());
         for url in [

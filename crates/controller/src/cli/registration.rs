@@ -160,11 +160,19 @@ async fn revoke(config: &Config, id: &str, as_json: bool) -> anyhow::Result<()> 
         bail!("several registration keys begin with {id:?}: give more of it");
     }
     if !store.revoke_registration_key(&key.registration_key).await? {
-        bail!(
-            "registration key {} is {} already: an unused token is revoked, a used one has enrolled its host",
-            short(&key.registration_key),
-            show::escaped(&key.status)
-        );
+        let id = short(&key.registration_key);
+        // What it is now: a host may have used it since the list was read.
+        let keys = store.list_registration_keys().await?;
+        let now = keys
+            .iter()
+            .find(|row| row.registration_key == key.registration_key);
+        match now.and_then(|row| row.used_by_server_id.as_deref()) {
+            Some(server) => bail!(
+                "registration key {id} is used already: it has enrolled server {}, and can enrol no other",
+                show::escaped(server)
+            ),
+            None => bail!("registration key {id} is revoked already: it can enrol nobody"),
+        }
     }
     store.close().await?;
     if as_json {
