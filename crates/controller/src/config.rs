@@ -316,6 +316,24 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_key_and_its_default() {
+        let page = include_str!("../../../docs/controller.md");
+        let mut config = Config::new("/x".into(), "https://c".into());
+        let defaults = toml::Table::try_from(&config).unwrap();
+        config.tls_cert = Some("/cert".into());
+        config.tls_key = Some("/key".into());
+        for key in toml::Table::try_from(&config).unwrap().keys() {
+            let default = match (key.as_str(), defaults.get(key)) {
+                ("data_dir" | "url", _) => "required".to_owned(),
+                (_, Some(default)) => format!("`{default}`"),
+                (_, None) => "not set".to_owned(),
+            };
+            let row = format!("| `{key}` | {default} | ");
+            assert!(page.contains(&row), "docs/controller.md lacks {row}");
+        }
+    }
+
+    #[test]
     fn the_host_of_a_url_is_found() {
         assert_eq!(host_of("vpn.example.org:8443/x"), "vpn.example.org");
         assert_eq!(host_of("[::1]:8443"), "::1");

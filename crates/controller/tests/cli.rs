@@ -116,3 +116,35 @@ fn a_second_revocation_says_that_it_is_done() {
     let error = controller.fails(&revoke);
     assert!(error.contains("is revoked already"), "{error}");
 }
+
+#[test]
+fn the_documentation_has_every_security_event() {
+    let page = include_str!("../../../docs/controller.md");
+    let mut found = 0;
+    for folder in ["api", "rules", "store/sqlite"] {
+        let folder = format!("{}/src/{folder}", env!("CARGO_MANIFEST_DIR"));
+        for file in fs::read_dir(folder).unwrap() {
+            let code = fs::read_to_string(file.unwrap().path()).unwrap();
+            let code = code.split("#[cfg(test)]").next().unwrap();
+            for event in event_types(code) {
+                assert!(page.contains(&format!("`{event}`")), "{event}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 17, "{found}");
+}
+
+/// The string literals that stand before a severity, or in a field `event_type`.
+fn event_types(code: &str) -> Vec<&str> {
+    let pieces: Vec<&str> = code.split('"').collect();
+    let is_event = |around: &[&str]| {
+        let after = around[2].trim_start_matches(',').trim_start();
+        around[0].ends_with("event_type: ") || after.starts_with("Severity::")
+    };
+    pieces
+        .windows(3)
+        .filter(|around| is_event(around))
+        .map(|around| around[1])
+        .collect()
+}
