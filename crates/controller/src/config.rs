@@ -15,6 +15,9 @@ pub const DEFAULT_CONFIG: &str = "/etc/vpn-node/controller.toml";
 /// The configuration's name inside a data directory.
 pub const FILE_NAME: &str = "controller.toml";
 
+/// The port of a URL that names none (RFC 9110, section 4.2.2).
+const HTTPS_PORT: u16 = 443;
+
 /// The controller's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,7 +68,7 @@ pub enum ConfigError {
     )]
     Missing(PathBuf),
     /// The file cannot be read.
-    #[error("{path:?} cannot be read: {source}")]
+    #[error("{path:?} cannot be read: {source}{}", advice(source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -90,7 +93,27 @@ pub enum ConfigError {
         /// What must hold.
         rule: &'static str,
     },
+    /// The same in a file.
+    #[error("{path:?}: {source}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<ConfigError>,
+    },
 }
+
+/// What to do about a refusal of the file system, to follow its sentence.
+pub(crate) fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => RUN_AS_OWNER,
+        _ => "",
+    }
+}
+
+/// Keys and database belong to one user, and so does whoever works with them.
+pub(crate) const RUN_AS_OWNER: &str =
+    "; run as the user that owns it (sudo -u vpn-node-controller vpn-node-controller ...)";
 
 impl Config {
     /// Settings with every default, as `init` writes them.
@@ -111,7 +134,7 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// [`ConfigError`], which names the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
@@ -124,7 +147,10 @@ impl Config {
             path: path.to_owned(),
             reason: error.to_string().trim_end().to_owned(),
         })?;
-        config.check()?;
+        config.check().map_err(|source| ConfigError::InFile {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
         Ok(config)
     }
 
@@ -204,15 +230,23 @@ pub fn check_url(url: &str) -> Result<(), ConfigError> {
     if host_of(rest).is_empty() {
         return refuse("it names no host");
     }
-    let authority = rest.split('/').next().unwrap_or_default();
-    let after_host = authority
-        .rsplit_once(']')
-        .map_or(authority, |(_, after)| after);
-    let port = after_host.split_once(':').map(|(_, port)| port);
-    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port != 0)) {
+    if port_of(rest).is_none() {
         return refuse("its port must be a number from 1 to 65535");
     }
     Ok(())
+}
+
+/// The port of `HOST[:PORT][/...]`, 443 when there is none; `None` for an impossible one.
+#[must_use]
+pub fn port_of(authority: &str) -> Option<u16> {
+    let authority = authority.split('/').next().unwrap_or_default();
+    let after_host = authority
+        .rsplit_once(']')
+        .map_or(authority, |(_, after)| after);
+    match after_host.split_once(':') {
+        None => Some(HTTPS_PORT),
+        Some((_, port)) => port.parse().ok().filter(|port| *port != 0),
+    }
 }
 
 /// The host of `HOST[:PORT][/...]`, IPv6 without its brackets.
@@ -259,6 +293,7 @@ mod tests {
         ] {
             let error = parse(&format!("{good}{extra}")).unwrap_err();
             assert!(error.contains(word), "{error}");
+            assert!(error.contains(FILE_NAME), "{error}");
         }
         assert!(parse("data_dir='/x'\nurl='http://c'").is_err());
         for url in [
@@ -281,9 +316,30 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_key_and_its_default() {
+        let page = include_str!("../../../docs/controller.md");
+        let mut config = Config::new("/x".into(), "https://c".into());
+        let defaults = toml::Table::try_from(&config).unwrap();
+        config.tls_cert = Some("/cert".into());
+        config.tls_key = Some("/key".into());
+        for key in toml::Table::try_from(&config).unwrap().keys() {
+            let default = match (key.as_str(), defaults.get(key)) {
+                ("data_dir" | "url", _) => "required".to_owned(),
+                (_, Some(default)) => format!("`{default}`"),
+                (_, None) => "not set".to_owned(),
+            };
+            let row = format!("| `{key}` | {default} | ");
+            assert!(page.contains(&row), "docs/controller.md lacks {row}");
+        }
+    }
+
+    #[test]
     fn the_host_of_a_url_is_found() {
         assert_eq!(host_of("vpn.example.org:8443/x"), "vpn.example.org");
         assert_eq!(host_of("[::1]:8443"), "::1");
         assert_eq!(host_of("10.0.0.1"), "10.0.0.1");
+        assert_eq!(port_of("vpn.example.org:8443/x:1"), Some(8443));
+        assert_eq!((port_of("[::1]:9"), port_of("[::1]")), (Some(9), Some(443)));
+        assert_eq!((port_of("c:0"), port_of("c:")), (None, None));
     }
 }

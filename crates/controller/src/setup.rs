@@ -21,7 +21,7 @@ pub enum SetupError {
     )]
     Exists(PathBuf),
     /// The file system refused.
-    #[error("{path:?} cannot be created: {source}")]
+    #[error("{path:?} cannot be created: {source}{}", config::advice(source))]
     Directory {
         /// The directory.
         path: PathBuf,

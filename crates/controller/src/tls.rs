@@ -15,7 +15,7 @@ use vpn_node_protocol::encoding::Digest;
 use zeroize::Zeroizing;
 
 use crate::config::Config;
-use crate::keys::{KeyError, create_private, read_private};
+use crate::keys::{KeyError, create_private, read_own, read_private};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ pub fn server_pin(config: &Config) -> Result<Option<Digest>, TlsError> {
     if !self_signed {
         return Ok(None);
     }
-    let pem = read_private(&key_path)?;
+    let pem = read_own(&key_path)?;
     let key = std::str::from_utf8(&pem)
         .map_err(|error| error.to_string())
         .and_then(|pem| KeyPair::from_pem(pem).map_err(|error| error.to_string()))
@@ -90,9 +90,15 @@ pub fn server_pin(config: &Config) -> Result<Option<Digest>, TlsError> {
 /// # Errors
 /// [`TlsError`].
 pub fn server_config(config: &Config) -> Result<Arc<ServerConfig>, TlsError> {
-    let (cert_path, key_path, _) = config.tls_files();
+    let (cert_path, key_path, self_signed) = config.tls_files();
+    if self_signed && !cert_path.exists() {
+        return Err(KeyError::Missing(cert_path).into());
+    }
     let chain = read_chain(&cert_path)?;
-    let pem = read_private(&key_path)?;
+    let pem = match self_signed {
+        true => read_own(&key_path)?,
+        false => read_private(&key_path)?,
+    };
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| TlsError::PrivateKey {
         path: key_path,
         reason: error.to_string(),

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::{
     EnrolOutcome, EnrolRefusal, EnrolReply, EnrolRequest, Hello, HelloRequest, HelloResponse,
+    KeyStatus,
 };
 use vpn_node_protocol::envelope::{Envelope, Payload as _};
 use vpn_node_protocol::keys::PublicKey;
@@ -48,18 +49,55 @@ async fn greet(app: &App, peer: IpAddr, request: Request) -> Result<HelloRespons
         .registration_key(&hex(&asked.registration_key))
         .await?;
     let now_ms = app.now_ms();
+    let key_status = key_status(stored.as_ref(), now_ms);
+    presented(app, peer, &asked.registration_key, &key_status).await;
     // Stateless: our own signature on it is what the next request is checked by.
     let hello = Hello {
         registration_key: asked.registration_key,
         client_nonce: asked.client_nonce,
         server_nonce: clock::nonce(),
         controller_time_ms: now_ms,
-        key_status: key_status(stored.as_ref(), now_ms),
+        key_status,
     };
     Ok(HelloResponse {
         certificate: app.keys.certificate_envelope().clone(),
         hello: app.keys.sign(&hello),
     })
+}
+
+/// Hexadecimal digits that name a registration key in an event: enough to find it in the list.
+const SHOWN_DIGITS: usize = 8;
+
+/// Records that a key came which can enrol nobody any more. A host stops at this greeting, so
+/// nothing else would tell that somebody holds a spent token.
+async fn presented(app: &App, peer: IpAddr, key: &PublicKey, status: &KeyStatus) {
+    let (event_type, severity, description) = match status {
+        KeyStatus::Active | KeyStatus::Unknown => return,
+        KeyStatus::Used { .. } => (
+            "registration_key_presented_again",
+            Severity::Low,
+            "a used registration key was presented again: this is nothing if the same host just repeated its enrolment, else somebody holds a copy of its token",
+        ),
+        KeyStatus::Expired { .. } => (
+            "registration_key_presented_expired",
+            Severity::Medium,
+            "an expired registration key was presented: somebody kept its token beyond its time; a host that is yours needs a new one",
+        ),
+        KeyStatus::Revoked => (
+            "registration_key_presented_revoked",
+            Severity::Medium,
+            "a revoked registration key was presented: somebody still holds the token that an operator took back",
+        ),
+    };
+    let key = hex(key);
+    app.reject(Rejected {
+        peer,
+        about: Some(&format!("{peer} key {}", &key[..SHOWN_DIGITS])),
+        event_type,
+        severity,
+        description: description.to_owned(),
+    })
+    .await;
 }
 
 pub(super) async fn complete(State(app): State<Arc<App>>, request: Request) -> Response {

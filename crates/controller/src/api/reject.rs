@@ -15,6 +15,7 @@ pub(super) struct Rejected<'a> {
     /// Where it came from.
     pub(super) peer: IpAddr,
     /// Whom it is about, for `security_events.source_id`: a server's id, a registration key.
+    /// The address alone when `None`.
     pub(super) about: Option<&'a str>,
     /// A stable word.
     pub(super) event_type: &'static str,

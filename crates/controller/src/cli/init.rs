@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::config::{Config, DEFAULT_DATA_DIR};
+use crate::config::{Config, DEFAULT_DATA_DIR, port_of};
 use crate::{clock, setup};
 
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ pub(super) async fn run(
   settings   {settings}
   root pin   {pin}
              (SHA-256 of the root key: every token carries it)
-
+{ports}
 Next:
   1. Start it:        vpn-node-controller{place} serve
   2. Make a token:    vpn-node-controller{place} registration-key create
@@ -67,7 +67,42 @@ Back the data directory up: without the keys in it no host can be answered.",
         data = config.data_dir.display(),
         settings = made.config_file.display(),
         pin = made.root_pin,
+        ports = other_port(&config).unwrap_or_default(),
         root = made.root_file.display(),
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A note when the URL leads to another port than the one that the server listens on.
+fn other_port(config: &Config) -> Option<String> {
+    let url_port = port_of(config.url.strip_prefix("https://")?)?;
+    let port = config.listen.port();
+    (url_port != port).then(|| {
+        format!(
+            "
+Note: hosts call port {url_port} of {url:?}, and the server listens on {listen}.
+A proxy or a port forward must lead there, or set url or listen in the settings.
+",
+            url = config.url,
+            listen = config.listen,
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_port_in_the_url_is_noted() {
+        let noted = |url: &str| other_port(&Config::new("/x".into(), url.into()));
+        assert_eq!(noted("https://c.example:8443/path"), None);
+        assert_eq!(noted("https://[2001:db8::1]:8443"), None);
+        let note = noted("https://c.example").unwrap();
+        assert!(
+            note.contains("port 443") && note.contains("0.0.0.0:8443"),
+            "{note}"
+        );
+        assert!(noted("https://c.example:9443").unwrap().contains("9443"));
+    }
 }

@@ -47,7 +47,7 @@ enum Command {
     /// Make, list and revoke the tokens that enrol hosts
     #[command(subcommand)]
     RegistrationKey(registration::RegistrationCommand),
-    /// List, show and verify the hosts of the fleet
+    /// List, show, approve and verify the hosts of the fleet
     #[command(subcommand)]
     Server(servers::ServerCommand),
     /// Who is and was connected
@@ -168,6 +168,7 @@ mod tests {
             "registration-key revoke abcd --json",
             "server list --json",
             "server show host-1 --json",
+            "server approve host-1 --json",
             "server verify host-1 --json",
             "connections list --server host-1 --active --limit 5 --json",
             "heartbeats list --server host-1 --limit 5 --json",

@@ -10,6 +10,7 @@ use super::{open, show};
 use crate::clock;
 use crate::config::Config;
 use crate::registration;
+use crate::store::RegistrationKeyRow;
 
 /// A token is pasted within the hour, usually.
 const DEFAULT_LIFETIME: &str = "24h";
@@ -93,37 +94,36 @@ async fn create(
         });
         return show::line(serde_json::to_string_pretty(&object)?);
     }
-    show::line(format_args!(
-        "{token}
-
+    // The token alone on standard output, so that it can be redirected.
+    show::line(&*made.text)?;
+    show::note(format_args!(
+        "
 Good for one host until {until} UTC; key {key}.
-On the host, run this, then paste the token above and press Enter:
+On the host, run this, then paste the token and press Enter:
 
   {COMMAND}
 ",
-        token = *made.text,
         until = show::instant(Some(&expires)),
         key = short(&made.registration_key),
-    ))
+    ));
+    Ok(())
 }
 
 async fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
-    let keys = open(config).await?.list_registration_keys().await?;
+    let mut keys = open(config).await?.list_registration_keys().await?;
+    let now = clock::to_text(clock::now_ms());
+    for key in &mut keys {
+        key.status = status_at(key, &now).to_owned();
+    }
     if as_json {
         return show::json("registration_keys", &keys);
     }
-    let now = clock::to_text(clock::now_ms());
     let rows = keys
         .iter()
         .map(|key| {
-            let over = key.expiration_date.as_ref().is_some_and(|end| *end <= now);
-            let status = match key.status.as_str() {
-                "active" if over => "expired",
-                status => status,
-            };
             vec![
                 short(&key.registration_key).to_owned(),
-                show::escaped(status),
+                show::escaped(&key.status),
                 show::instant(Some(&key.creation_date)),
                 show::instant(key.expiration_date.as_deref()),
                 show::optional(key.used_by_server_id.as_deref()),
@@ -136,6 +136,15 @@ async fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
         rows,
         "There are no registration keys: run 'vpn-node-controller registration-key create'.",
     )
+}
+
+/// The key's status as an operator means it: the database knows of no end that merely came.
+fn status_at<'a>(key: &'a RegistrationKeyRow, now: &str) -> &'a str {
+    let over = key.expiration_date.as_deref().is_some_and(|end| end <= now);
+    match key.status.as_str() {
+        "active" if over => "expired",
+        status => status,
+    }
 }
 
 async fn revoke(config: &Config, id: &str, as_json: bool) -> anyhow::Result<()> {
@@ -151,11 +160,19 @@ async fn revoke(config: &Config, id: &str, as_json: bool) -> anyhow::Result<()> 
         bail!("several registration keys begin with {id:?}: give more of it");
     }
     if !store.revoke_registration_key(&key.registration_key).await? {
-        bail!(
-            "registration key {} is {} already: an unused token is revoked, a used one has enrolled its host",
-            short(&key.registration_key),
-            show::escaped(&key.status)
-        );
+        let id = short(&key.registration_key);
+        // What it is now: a host may have used it since the list was read.
+        let keys = store.list_registration_keys().await?;
+        let now = keys
+            .iter()
+            .find(|row| row.registration_key == key.registration_key);
+        match now.and_then(|row| row.used_by_server_id.as_deref()) {
+            Some(server) => bail!(
+                "registration key {id} is used already: it has enrolled server {}, and can enrol no other",
+                show::escaped(server)
+            ),
+            None => bail!("registration key {id} is revoked already: it can enrol nobody"),
+        }
     }
     store.close().await?;
     if as_json {
@@ -199,6 +216,30 @@ fn lifetime_ms(text: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_active_key_expires_and_a_used_one_stays_used() {
+        let key = |status: &str, end: Option<i64>| RegistrationKeyRow {
+            registration_key: String::new(),
+            creation_date: String::new(),
+            expiration_date: end.map(clock::to_text),
+            used: false,
+            used_by_server_id: None,
+            used_date: None,
+            notes: None,
+            status: status.into(),
+        };
+        let now = clock::to_text(1_795_000_000_000);
+        for (status, end, shown) in [
+            ("active", None, "active"),
+            ("active", Some(1_795_000_000_001), "active"),
+            ("active", Some(1_795_000_000_000), "expired"),
+            ("used", Some(0), "used"),
+            ("revoked", Some(0), "revoked"),
+        ] {
+            assert_eq!(status_at(&key(status, end), &now), shown);
+        }
+    }
 
     #[test]
     fn lifetimes_are_read_and_bounded() {

@@ -1,4 +1,4 @@
-//! `server list|show|verify`.
+//! `server list|show|approve|verify`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,6 +35,14 @@ pub(super) enum ServerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Let a host in that waits for it (with auto_approve = false); compare its key first
+    Approve {
+        /// Host name, server id, or the beginning of an id
+        server: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Challenge a host now, and wait for its answer
     Verify {
         /// Host name, server id, or the beginning of an id
@@ -50,6 +58,7 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
     match command {
         ServerCommand::List { json } => list(&*store, json).await,
         ServerCommand::Show { server, json } => one(&*store, &server, json).await,
+        ServerCommand::Approve { server, json } => approve(&*store, &server, json).await,
         ServerCommand::Verify { server, json } => verify(&*store, &server, json).await,
     }
 }
@@ -135,48 +144,87 @@ async fn one(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<Exi
         show::json("servers", &[server])?;
         return Ok(ExitCode::SUCCESS);
     }
-    let fields = [
-        ("host", show::escaped(&server.hostname)),
-        ("id", server.server_id),
-        ("status", show::escaped(&server.status)),
-        ("verdict", show::escaped(&server.verdict)),
-        ("reason", show::optional(server.verdict_reason.as_deref())),
-        ("available", show::yes_no(server.available).to_owned()),
-        ("says of itself", show::escaped(&server.authorisation)),
-        (
-            "hardware",
-            show::escaped(&server.hardware_verification_status),
-        ),
-        (
-            "hardware verified",
-            show::instant(server.last_hardware_verification_at.as_deref()),
-        ),
-        ("connections", server.active_connections.to_string()),
-        ("address", show::escaped(&server.public_ip)),
-        ("location", show::optional(server.location.as_deref())),
-        ("version", show::escaped(&server.version)),
-        (
-            "operating system",
-            show::optional(server.os_version.as_deref()),
-        ),
-        ("enrolled", show::instant(Some(&server.registration_date))),
-        (
-            "last heartbeat",
-            show::instant(server.last_heartbeat.as_deref()),
-        ),
-        (
-            "grace periods used",
-            server.grace_period_usage_count.to_string(),
-        ),
-        ("identity key", show::escaped(&server.public_key)),
-        ("fingerprint", show::escaped(&server.verification_hash)),
-    ];
-    let lines: Vec<String> = fields
+    let lines: Vec<String> = fields(&server)
         .iter()
         .map(|(name, value)| format!("{name:<20} {value}"))
         .collect();
     show::line(lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
+    vec![
+        ("Host", show::escaped(&server.hostname)),
+        ("Server", server.server_id.clone()),
+        // What `vpn-node enroll` and `vpn-node status` show on the host: to be compared.
+        ("Key", show::escaped(&server.identity_key_id)),
+        ("Status", show::escaped(&server.status)),
+        ("Verdict", show::escaped(&server.verdict)),
+        ("Reason", show::optional(server.verdict_reason.as_deref())),
+        ("Available", show::yes_no(server.available).to_owned()),
+        ("Says of itself", show::escaped(&server.authorisation)),
+        (
+            "Hardware",
+            show::escaped(&server.hardware_verification_status),
+        ),
+        (
+            "Hardware verified",
+            show::instant(server.last_hardware_verification_at.as_deref()),
+        ),
+        ("Connections", server.active_connections.to_string()),
+        ("Address", show::escaped(&server.public_ip)),
+        ("Location", show::optional(server.location.as_deref())),
+        ("Version", show::escaped(&server.version)),
+        (
+            "Operating system",
+            show::optional(server.os_version.as_deref()),
+        ),
+        ("Enrolled", show::instant(Some(&server.registration_date))),
+        (
+            "Last heartbeat",
+            show::instant(server.last_heartbeat.as_deref()),
+        ),
+        (
+            "Grace periods used",
+            server.grace_period_usage_count.to_string(),
+        ),
+        ("Public key", show::escaped(&server.public_key)),
+        ("Fingerprint", show::escaped(&server.verification_hash)),
+    ]
+}
+
+async fn approve(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+    let server_id = find(store, name).await?.server_id;
+    let approved = store.approve_server(&server_id).await?;
+    let server = find(store, &server_id).await?;
+    store.close().await?;
+    let host = show::escaped(&server.hostname);
+    if !approved {
+        bail!(
+            "{host} ({server_id}) is {}: {}",
+            show::escaped(&server.status),
+            no_approval(&server.status)
+        );
+    }
+    if as_json {
+        show::json("servers", &[server])?;
+    } else {
+        show::line(format_args!(
+            "Approved {host} ({server_id}). It is verified with its next heartbeats; see 'server show'."
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a server that is not pending is not approved.
+fn no_approval(status: &str) -> &'static str {
+    match status {
+        "active" => "there is nothing to approve",
+        "quarantined" => {
+            "two holders of its identity were seen, and approval does not tell which is the right one; enrol the host again with a new token"
+        }
+        _ => "only a pending server can be approved; enrol the host again with a new token",
+    }
 }
 
 async fn verify(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -268,6 +316,7 @@ mod tests {
             available: true,
             registered_with_key: None,
             verification_hash: String::new(),
+            identity_key_id: "6b86b273".into(),
             os_version: None,
             verdict: "verified".into(),
             verdict_reason: None,
@@ -279,6 +328,14 @@ mod tests {
             grace_period_usage_count: 0,
             active_connections: 0,
         }
+    }
+
+    #[test]
+    fn the_key_that_the_host_shows_is_shown_here_too() {
+        let server = server("0199-a", "honest");
+        assert!(fields(&server).contains(&("Key", "6b86b273".to_owned())));
+        let json = serde_json::to_value(&server).unwrap();
+        assert_eq!(json["identity_key_id"], "6b86b273");
     }
 
     #[test]

@@ -50,6 +50,12 @@ pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
+/// Says something to a person, on standard error: standard output may be redirected.
+pub(super) fn note(text: impl Display) {
+    // Nobody may be there to read it; what was done is done.
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
 /// Prints rows as a table, or says that there are none.
 pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> anyhow::Result<()> {
     if rows.is_empty() {

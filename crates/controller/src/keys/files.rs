@@ -1,7 +1,7 @@
 //! Private files: created 0600 and durable, never overwritten, refused when others can read them.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -65,13 +65,23 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     Ok(bytes)
 }
 
+/// Reads a private file that `init` made, for which there is only the backup.
+pub(crate) fn read_own(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    read_private(path).map_err(|error| match error {
+        KeyError::File { path, source, .. } if source.kind() == ErrorKind::NotFound => {
+            KeyError::Missing(path)
+        }
+        other => other,
+    })
+}
+
 pub(super) fn write_key(path: &Path, secret: &[u8; 32]) -> Result<(), KeyError> {
     let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(STANDARD.encode(secret))));
     create_private(path, text.as_bytes())
 }
 
 pub(super) fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-    let text = read_private(path)?;
+    let text = read_own(path)?;
     let bytes = STANDARD
         .decode(text.trim_ascii())
         .map(Zeroizing::new)

@@ -19,9 +19,11 @@ use vpn_node_protocol::limits::MAX_REPLY_BYTES;
 use vpn_node_protocol::sealing::{Context, SealError, Sealed, SealingSecret};
 use zeroize::Zeroizing;
 
+pub(crate) use files::read_own;
 pub use files::{create_private, read_private};
 
 use crate::clock;
+use crate::config::advice;
 
 /// How long the first online keys are valid: until they are rotated, in practice. Ten years, so
 /// that no fleet stops on a day that nobody wrote down.
@@ -33,7 +35,7 @@ const BACKDATE_MS: i64 = 24 * 3600 * 1000;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file system refused.
-    #[error("{path:?} cannot be {action}: {source}")]
+    #[error("{path:?} cannot be {action}: {source}{}", advice(source))]
     File {
         /// The file.
         path: PathBuf,
@@ -42,6 +44,11 @@ pub enum KeyError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// What `init` made once is not there any more.
+    #[error(
+        "{0:?} is missing: restore it from the backup of the data directory; nothing else can replace it"
+    )]
+    Missing(PathBuf),
     /// Others can read a private key.
     #[error(
         "{path:?} can be read by others (mode {mode:04o}): run 'chmod 600 {}', and consider the key known if this machine has other users",
@@ -135,7 +142,7 @@ pub fn certificate(data_dir: &Path) -> Result<(ControllerCertificate, Envelope),
         path: path.clone(),
         reason,
     };
-    let json = read_private(&path)?;
+    let json = read_own(&path)?;
     let envelope =
         Envelope::parse(&json, MAX_REPLY_BYTES).map_err(|error| damaged(error.to_string()))?;
     let root = envelope
@@ -250,6 +257,28 @@ mod tests {
             text.contains("chmod 600") && text.contains("0644"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_lost_key_is_restored_and_another_users_key_is_read_as_that_user() {
+        let dir = tempfile::tempdir().unwrap();
+        create(dir.path(), 0).unwrap();
+        fs::remove_file(dir.path().join("keys/signing.key")).unwrap();
+        let Err(error) = Keys::load(dir.path()) else {
+            panic!("loaded without its signing key");
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("signing.key") && text.contains("backup"),
+            "{text}"
+        );
+        let denied = KeyError::File {
+            path: dir.path().to_owned(),
+            action: "read",
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        };
+        let text = denied.to_string();
+        assert!(text.contains("sudo -u vpn-node-controller"), "{text}");
     }
 
     #[test]

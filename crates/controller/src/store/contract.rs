@@ -1,5 +1,7 @@
 //! What every store must do, whatever database stands behind it.
 
+mod approval;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -36,6 +38,7 @@ pub(crate) async fn all(store: &dyn Store) {
     concurrent_exchanges_are_one_after_the_other(store).await;
     records_are_applied_once_and_only_to_ones_own(store).await;
     a_challenge_is_queued_taken_and_closed_once(store).await;
+    approval::only_a_waiting_server_is_approved_and_once(store).await;
 }
 
 /// What a later process finds.
@@ -195,7 +198,15 @@ async fn a_token_binds_one_identity(store: &dyn Store) {
     assert_eq!(key_status(stored.as_ref(), NOW), KeyStatus::Active);
     let second = store.enrol(enrolment("second", 2)).await.unwrap();
     assert_ne!(enrolled(second), enrolled(first));
-    assert_eq!(store.list_servers().await.unwrap().len(), 2);
+    let servers = store.list_servers().await.unwrap();
+    let shown: Vec<_> = servers
+        .iter()
+        .map(|row| row.identity_key_id.as_str())
+        .collect();
+    assert_eq!(
+        shown,
+        [identity(1).id().to_string(), identity(2).id().to_string()]
+    );
 }
 
 fn step(from_seq: u64) -> Effect {

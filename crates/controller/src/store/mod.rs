@@ -20,7 +20,7 @@ use uuid::Uuid;
 use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
 use vpn_node_protocol::keys::PublicKey;
 
-use crate::config::Config;
+use crate::config::{Config, RUN_AS_OWNER};
 use crate::rules::effect::{NewChallenge, NewEvent};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
 use crate::rules::state::{OpenDirective, ServerStatus};
@@ -92,12 +92,25 @@ pub struct NewRegistrationKey {
 pub enum StoreError {
     /// The database is not there.
     #[error(
-        "there is no database at {0:?}: run 'vpn-node-controller init --url https://HOST:PORT' first"
+        "there is no database at {0:?}: restore it from the backup of the data directory, or run 'vpn-node-controller init --url https://HOST:PORT' first if this is a new controller"
     )]
     Missing(PathBuf),
     /// The database exists, and `init` was to make it.
     #[error("{0:?} exists already")]
     Exists(PathBuf),
+    /// Another user owns the database.
+    #[error("the database {0:?} cannot be opened: permission denied{RUN_AS_OWNER}")]
+    Denied(PathBuf),
+    /// The file is no database, or a broken one.
+    #[error(
+        "the database {path:?} is damaged ({reason}): stop the controller, restore it from the backup of the data directory, and remove its -wal and -shm files"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The database's reason.
+        reason: String,
+    },
     /// The database refused.
     #[error("the database failed: {0}")]
     Database(String),
@@ -125,6 +138,8 @@ pub trait Store: Send + Sync {
     fn revoke_registration_key<'a>(&'a self, key: &'a str) -> Answer<'a, bool>;
     /// Spends the token and binds the server, or finds the server that it was spent on.
     fn enrol(&self, enrolment: Enrolment) -> Answer<'_, EnrolEnd>;
+    /// Makes a pending server active; `false` when there is no pending server of this id.
+    fn approve_server<'a>(&'a self, server_id: &'a str) -> Answer<'a, bool>;
 
     /// Whose identity key has this id.
     fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>>;

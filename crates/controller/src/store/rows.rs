@@ -32,6 +32,7 @@ pub struct ServerRow {
     pub available: bool,
     pub registered_with_key: Option<String>,
     pub verification_hash: String,
+    pub identity_key_id: String,
     pub os_version: Option<String>,
     pub verdict: String,
     pub verdict_reason: Option<String>,

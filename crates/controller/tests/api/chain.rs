@@ -215,12 +215,17 @@ async fn a_message_for_another_server_or_of_another_kind_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_host_that_waits_for_approval_is_told_so_and_not_challenged() {
+async fn a_host_that_waits_for_approval_is_told_so_and_challenged_once_let_in() {
     let world = World::with(|config| config.auto_approve = false).await;
     let mut host = Host::enrolled(&world, 1).await;
     let reply = host.beat(&world).await;
     assert_eq!(reply.standing.verdict, Verdict::Pending);
     assert_eq!((reply.standing.lease_s, reply.directives.len()), (0, 0));
+    // Once approved, it is challenged like any other.
+    assert!(world.store.approve_server(&host.server_id).await.unwrap());
+    let reply = host.beat(&world).await;
+    assert_eq!(reply.standing.verdict, Verdict::Unverified);
+    assert_eq!(host.directives(&world, &reply.directives).len(), 1);
 }
 
 #[tokio::test]

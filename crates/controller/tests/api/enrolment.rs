@@ -93,6 +93,58 @@ async fn a_token_that_is_over_revoked_or_unknown_enrols_nobody() {
 }
 
 #[tokio::test]
+async fn a_spent_token_leaves_an_event_at_the_greeting() {
+    let world = World::new().await;
+    let (token, late) = (world.token().await, world.token().await);
+    let host = Host::new(&token, 1);
+    host.enrol(&world).await;
+    assert_eq!(world.count("security_events").await, 0);
+    let revoked = Host::new(&world.token().await, 2);
+    let key = hex_of(&revoked);
+    assert!(world.store.revoke_registration_key(&key).await.unwrap());
+    let over = Host::new(&late, 3);
+    world.pass(25 * 3600 * 1000);
+    for (host, event_type, severity, word) in [
+        (&host, "registration_key_presented_again", "low", "nothing"),
+        (
+            &over,
+            "registration_key_presented_expired",
+            "medium",
+            "expired",
+        ),
+        (
+            &revoked,
+            "registration_key_presented_revoked",
+            "medium",
+            "took back",
+        ),
+    ] {
+        for _ in 0..3 {
+            host.hello(&world).await;
+        }
+        let events = world.events(event_type).await;
+        assert_eq!(events.len(), 1, "{event_type}: one a minute");
+        assert_eq!(events[0].severity, severity);
+        assert!(
+            events[0].description.contains(word),
+            "{}",
+            events[0].description
+        );
+        let source = format!("192.0.2.1 key {}", &hex_of(host)[..8]);
+        assert_eq!(events[0].source_id.as_ref(), Some(&source));
+        world.pass(60_000);
+        host.hello(&world).await;
+        let next = &world.events(event_type).await[0];
+        assert!(next.description.contains("2 more"), "{}", next.description);
+    }
+}
+
+fn hex_of(host: &Host) -> String {
+    let key = vpn_node_protocol::keys::PublicKey::from(&host.registration);
+    vpn_node_protocol::encoding::Hex(*key.as_bytes()).to_string()
+}
+
+#[tokio::test]
 async fn what_does_not_hold_together_is_refused_and_spends_nothing() {
     let world = World::new().await;
     let host = Host::new(&world.token().await, 1);

@@ -1,4 +1,5 @@
-//! Registration keys, and the one transaction that spends a token and binds a server.
+//! Registration keys, the one transaction that spends a token and binds a server, and the
+//! operator's approval of it.
 
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
@@ -220,6 +221,20 @@ async fn bind_server(
         nonce: enrolment.nonce,
         status: enrolment.status,
     })
+}
+
+pub(super) async fn approve(
+    conn: &mut SqliteConnection,
+    server_id: String,
+) -> Result<bool, StoreError> {
+    sqlx::query("UPDATE servers SET status = ? WHERE server_id = ? AND status = ?")
+        .bind(word(&ServerStatus::Active))
+        .bind(server_id)
+        .bind(word(&ServerStatus::Pending))
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected() == 1)
+        .map_err(database)
 }
 
 /// Nothing was spent: says why.

@@ -15,6 +15,9 @@ mod writer;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
@@ -33,6 +36,10 @@ use crate::store::{
 use map::database;
 use writer::Writer;
 
+/// "Database disk image is malformed" (sqlite.org/rescode.html).
+const SQLITE_CORRUPT: &str = "11";
+/// "File is not a database".
+const SQLITE_NOTADB: &str = "26";
 /// How long a process waits for another one's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Readers at once: look-ups by key, and lists.
@@ -64,10 +71,14 @@ impl SqliteStore {
     /// Opens a database and brings its schema up to date.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], [`StoreError::Database`].
+    /// [`StoreError::Missing`], [`StoreError::Denied`], [`StoreError::Damaged`],
+    /// [`StoreError::Database`].
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        if !path.exists() {
-            return Err(StoreError::Missing(path.to_owned()));
+        // Asked beforehand, because SQLite says only that it cannot open the file.
+        match access(path, AccessFlags::R_OK | AccessFlags::W_OK) {
+            Err(Errno::ENOENT) => return Err(StoreError::Missing(path.to_owned())),
+            Err(Errno::EACCES) => return Err(StoreError::Denied(path.to_owned())),
+            _ => {}
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -82,11 +93,14 @@ impl SqliteStore {
             .connect_lazy_with(options.clone());
         let mut connection = sqlx::ConnectOptions::connect(&options)
             .await
-            .map_err(database)?;
+            .map_err(|error| opening(path, error))?;
         MIGRATIONS
             .run(&mut connection)
             .await
-            .map_err(|error| StoreError::Database(error.to_string()))?;
+            .map_err(|error| match error {
+                MigrateError::Execute(error) => opening(path, error),
+                other => StoreError::Database(other.to_string()),
+            })?;
         Ok(Self {
             readers,
             writer: Writer::start(connection),
@@ -100,6 +114,18 @@ impl SqliteStore {
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> Answer<'c, T> + Send + 'static,
     {
         self.writer.write(run).await
+    }
+}
+
+/// An error of the first access, which finds a file that is no database.
+fn opening(path: &Path, error: sqlx::Error) -> StoreError {
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => StoreError::Damaged {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
+        _ => database(error),
     }
 }
 
@@ -119,6 +145,11 @@ impl Store for SqliteStore {
 
     fn enrol(&self, enrolment: Enrolment) -> Answer<'_, EnrolEnd> {
         Box::pin(self.write(move |conn| Box::pin(enrol::enrol(conn, enrolment))))
+    }
+
+    fn approve_server<'a>(&'a self, server_id: &'a str) -> Answer<'a, bool> {
+        let server_id = server_id.to_owned();
+        Box::pin(self.write(move |conn| Box::pin(enrol::approve(conn, server_id))))
     }
 
     fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>> {
