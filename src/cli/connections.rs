@@ -21,7 +21,7 @@ pub(super) fn run(global: &Global, json: bool, console: &mut Console<'_>) -> Exi
     };
     if json {
         let value = json!({ "schema": SCHEMA, "connections": rows });
-        console.out(&format!("{value:#}\n"));
+        console.json(&value);
     } else {
         console.out(&table(&rows, clock::now().wall_ms));
     }

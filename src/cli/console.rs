@@ -6,6 +6,8 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
+use vpn_node_protocol::encoding::json_for_terminals;
+
 use super::Exit;
 
 /// Standard output and standard error.
@@ -31,6 +33,11 @@ impl<'a> Console<'a> {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => self.lost = true,
             _ => {}
         }
+    }
+
+    /// Writes an object of JSON; names from outside in it cannot steer the terminal.
+    pub(super) fn json(&mut self, value: &serde_json::Value) {
+        self.out(&json_for_terminals(&format!("{value:#}\n")));
     }
 
     /// Writes remarks and errors. There is nobody to tell if that fails.

@@ -120,7 +120,7 @@ fn say(code: &str, message: &str, enrolled: Option<bool>, json: bool, console: &
             "error": { "code": code, "message": message },
             "enrolled": enrolled,
         });
-        console.out(&format!("{value:#}\n"));
+        console.json(&value);
     } else {
         console.error(message);
     }

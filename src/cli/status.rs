@@ -30,17 +30,17 @@ pub(super) fn run(global: &Global, json: bool, console: &mut Console<'_>) -> Exi
     let (text, value, enrolled) = match &status {
         Status::Full(report) => (
             screen(report, clock::now().wall_ms),
-            serde_json::to_string_pretty(report),
+            serde_json::to_value(report),
             report.enrolled,
         ),
         Status::Public(summary) => (
             short_screen(summary),
-            serde_json::to_string_pretty(summary),
+            serde_json::to_value(summary),
             summary.enrolled,
         ),
     };
     match value {
-        Ok(value) if json => console.out(&format!("{value}\n")),
+        Ok(value) if json => console.json(&value),
         Err(error) if json => {
             console.error(error);
             return Exit::Failed;

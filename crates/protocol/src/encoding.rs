@@ -144,6 +144,24 @@ pub fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// The same JSON, safe for a terminal too: what serde_json leaves as it is, but no terminal shows
+/// (C1 controls, direction marks and the like, which stand in strings only), becomes `\uXXXX`.
+#[must_use]
+pub fn json_for_terminals(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        let shown = c.is_ascii() && c != '\u{7f}' || c.escape_debug().len() == 1;
+        if shown {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            out.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,5 +194,20 @@ mod tests {
             length_prefixed(&[b"ab", b"c"]),
             length_prefixed(&[b"a", b"bc"])
         );
+    }
+
+    #[test]
+    fn json_means_the_same_and_holds_nothing_that_steers_a_terminal() {
+        let hostile = "büro\u{9b}2J\u{202e}x\u{7f}\u{e0001}\u{1b}\n\"";
+        let json = serde_json::to_string_pretty(&[hostile]).unwrap();
+        let plain = json_for_terminals(&json);
+        assert!(plain.contains("büro\\u009b2J\\u202ex\\u007f"), "{plain}");
+        assert!(
+            !plain
+                .chars()
+                .any(|c| c != '\n' && c.escape_debug().len() > 2)
+        );
+        let back: Vec<String> = serde_json::from_str(&plain).unwrap();
+        assert_eq!(back, [hostile]);
     }
 }
