@@ -101,6 +101,12 @@ fn a_host_is_enrolled_verified_and_its_connection_outlives_a_killed_agent() {
         "active",
         "a crash is no clone"
     );
+    let log = fs::read(host.log()).unwrap();
+    assert!(holds(&log, b"this host is enrolled"), "the log is read");
+    assert!(
+        !holds(&log, CLIENT_IP.as_bytes()),
+        "a client's address stands in the log"
+    );
 }
 
 #[test]

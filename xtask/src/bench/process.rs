@@ -49,11 +49,16 @@ impl Cpu {
         })
     }
 
-    /// The time spent since `earlier`. Both readings err downwards only (one rounds down, the
-    /// other forgets threads that ended), so the larger is the better one.
+    /// The time spent since `earlier`: by the scheduler's nanoseconds where there are any. The
+    /// coarse times are two numbers that are each rounded down to 10 ms, so a difference of them
+    /// is off by up to 20 ms either way: too much for a program that spends 20 ms a minute. (The
+    /// fine sum forgets threads that end; neither program ends any in the window, and a sum that
+    /// went back shows it.)
     pub(crate) fn since(self, earlier: Self) -> Duration {
-        let coarse = self.coarse.saturating_sub(earlier.coarse);
-        coarse.max(self.fine.saturating_sub(earlier.fine))
+        match self.fine.checked_sub(earlier.fine) {
+            Some(fine) if !fine.is_zero() => fine,
+            _ => self.coarse.saturating_sub(earlier.coarse),
+        }
     }
 
     fn coarse(stat: &str) -> Option<Duration> {
