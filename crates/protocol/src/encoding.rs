@@ -145,7 +145,7 @@ pub fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The same JSON, safe for a terminal too: what serde_json leaves as it is, but no terminal shows
-/// (C1 controls, direction marks and the like, which stand in strings only), becomes `\uXXXX`.
+/// (C1 controls, direction marks and the like, which stand in strings only), becomes a `\u` escape.
 #[must_use]
 pub fn json_for_terminals(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
