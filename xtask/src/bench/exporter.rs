@@ -13,7 +13,7 @@ use crate::apt::{self, need};
 use crate::lab::{Lab, fleet};
 use crate::shell;
 
-const PROGRAM: &str = "prometheus-node-exporter";
+pub(super) const PROGRAM: &str = "prometheus-node-exporter";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// A page of the exporter has about 60 KB.
 const LARGEST_PAGE: u64 = 4 << 20;
@@ -41,14 +41,14 @@ impl Exporter {
         Ok(Self { file })
     }
 
-    pub(crate) fn start(self, lab: &mut Lab) -> Result<Scraped> {
+    pub(crate) fn start(&self, lab: &mut Lab) -> Result<Scraped> {
         let address = fleet::free_address()?;
         let mut command = Command::new(&self.file);
         command.arg(format!("--web.listen-address={address}"));
         let begin = Instant::now();
         let pid = lab.start(PROGRAM, command)?;
         let mut scraped = Scraped {
-            file: self.file,
+            file: self.file.clone(),
             pid,
             start: Duration::ZERO,
             address,
