@@ -214,7 +214,7 @@ impl Records {
         if self.error.as_deref() != Some(error) {
             tracing::error!(
                 error,
-                "the connection ledger cannot be {what}; records wait in memory"
+                "the connection ledger cannot be {what}; it will be tried again"
             );
         }
         self.error = Some(error.to_owned());

@@ -10,6 +10,7 @@ use vpn_node_protocol::envelope::CONTENT_TYPE;
 use vpn_node_protocol::limits::MAX_REPLY_BYTES;
 
 use super::tls::{self, TlsError};
+use crate::core::shown;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -254,7 +255,7 @@ impl Client {
         Err(ClientError::Status {
             url: url.to_owned(),
             status: status.as_u16(),
-            text: shown(&bytes),
+            text: said(&bytes),
             retry_after,
         })
     }
@@ -289,16 +290,14 @@ fn tls_error(error: &reqwest::Error) -> Option<String> {
 }
 
 /// An unsigned error's message: `error.message` of our JSON, else its beginning; escaped.
-fn shown(body: &[u8]) -> String {
+fn said(body: &[u8]) -> String {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let message = json
         .as_ref()
         .and_then(|json| json["error"]["message"].as_str());
     let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
-    text.chars()
-        .take(MAX_ERROR_TEXT)
-        .flat_map(char::escape_debug)
-        .collect()
+    let start: String = text.chars().take(MAX_ERROR_TEXT).collect();
+    shown(&start).to_string()
 }
 
 /// An error with its causes, outermost first; reqwest's own texts say only "error sending".

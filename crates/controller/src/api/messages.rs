@@ -19,7 +19,7 @@ use vpn_node_protocol::message::{
 use super::body::{Takes, read};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
-use super::{App, opening, peer_of, seat_of, signed};
+use super::{App, opening, peer_of, respond, seat_of};
 use crate::clock;
 use crate::keys::Keys;
 use crate::places::Seat;
@@ -37,13 +37,7 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
         Ok(body) => body,
         Err(problem) => return app.unreadable(peer, problem).await.into_response(),
     };
-    match answer(&app, peer, seat.as_deref(), &body).await {
-        Ok((status, body)) => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-            signed(status, body)
-        }
-        Err(problem) => problem.into_response(),
-    }
+    respond(answer(&app, peer, seat.as_deref(), &body).await)
 }
 
 /// A verified request: who sent it, and its digest.

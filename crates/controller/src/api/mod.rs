@@ -23,6 +23,7 @@ use axum::routing::{get, post};
 use tokio::sync::watch;
 use vpn_node_protocol::envelope::{CONTENT_TYPE, Envelope};
 
+use self::problem::Problem;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::keys::Keys;
@@ -101,6 +102,17 @@ async fn certificate(State(app): State<Arc<App>>) -> Response {
 /// A signed answer.
 fn signed(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response()
+}
+
+/// What a handler of signed requests came to: a signed answer with its status, or a problem.
+fn respond(answer: Result<(u16, Vec<u8>), Problem>) -> Response {
+    match answer {
+        Ok((status, body)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+            signed(status, body)
+        }
+        Err(problem) => problem.into_response(),
+    }
 }
 
 fn signed_envelope(status: StatusCode, envelope: &Envelope) -> Response {

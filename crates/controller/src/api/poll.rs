@@ -23,7 +23,7 @@ use super::body::{Takes, read};
 use super::messages::{identify, refusal};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
-use super::{App, peer_of, seat_of, signed, stopped};
+use super::{App, peer_of, respond, seat_of, stopped};
 use crate::places::Seat;
 use crate::rules::effect::Severity;
 use crate::rules::heartbeat::to_wire;
@@ -139,13 +139,7 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
         Ok(body) => body,
         Err(problem) => return app.unreadable(peer, problem).await.into_response(),
     };
-    match answer(&app, peer, seat.as_deref(), &body).await {
-        Ok((status, body)) => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-            signed(status, body)
-        }
-        Err(problem) => problem.into_response(),
-    }
+    respond(answer(&app, peer, seat.as_deref(), &body).await)
 }
 
 async fn answer(
