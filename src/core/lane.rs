@@ -259,7 +259,10 @@ impl Lane {
             self.state.floor_ms = trust.floor_ms();
             self.failures = 0;
             match refusal.code {
-                RefusalCode::Quarantined | RefusalCode::Revoked => {
+                RefusalCode::Quarantined
+                | RefusalCode::Behind
+                | RefusalCode::RetiredKey
+                | RefusalCode::Revoked => {
                     return Err(LaneError::Stopped(refusal));
                 }
                 RefusalCode::Ahead | RefusalCode::BadRequest => {}

@@ -38,6 +38,8 @@ pub enum Action {
         /// Why.
         purpose: Purpose,
     },
+    /// Make a new identity key ([`crate::identity::Rotate`]).
+    Rotate,
     /// A kind from a newer controller.
     #[serde(other)]
     Unknown,

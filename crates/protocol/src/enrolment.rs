@@ -47,6 +47,10 @@ pub struct Hello {
     /// What the controller holds of the key, so that a useless token ends here and the host
     /// keeps nothing of it.
     pub key_status: KeyStatus,
+    /// The server that the key gives a new identity to; absent for a key that enrols a new one. A
+    /// host that is enrolled already takes no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_id: Option<String>,
 }
 
 /// What a registration key is good for, by the controller's clock.

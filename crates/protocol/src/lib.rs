@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`token`] (the one pasted string), [`envelope`] (how everything is signed),
 //! [`certificate`] (whom the agent believes), [`enrolment`], [`chain`] and [`message`] (what
-//! goes to and fro afterwards), [`directive`], [`sealing`] and [`connection`] (what proxies and
+//! goes to and fro afterwards), [`directive`], [`identity`] (new keys, copies), [`sealing`] and [`connection`] (what proxies and
 //! disks must not read), [`hardware`], [`metrics`].
 
 pub mod certificate;
@@ -16,6 +16,7 @@ pub mod encoding;
 pub mod enrolment;
 pub mod envelope;
 pub mod hardware;
+pub mod identity;
 pub mod keys;
 pub mod limits;
 pub mod message;

@@ -54,6 +54,13 @@ pub const CHALLENGE_DEADLINE_S: u32 = 60;
 /// The longest lease: how long a verdict stands without a word from the controller, in seconds.
 pub const MAX_LEASE_S: u32 = 30 * 60;
 
+/// How long the controller honours its own refusal in a [`crate::identity::Witness`], in
+/// milliseconds: the agent answers at once.
+pub const WITNESS_LIFETIME_MS: i64 = 60 * 1000;
+
+/// Rotations of one [`crate::identity::Introduction`]: years of them, in some 80 KB.
+pub const MAX_ROTATIONS: usize = 16;
+
 /// How long the controller honours its own enrolment greeting, in milliseconds.
 pub const HELLO_LIFETIME_MS: i64 = 10 * 60 * 1000;
 

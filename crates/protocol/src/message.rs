@@ -349,6 +349,11 @@ pub enum RefusalCode {
     Ahead,
     /// Two holders of one identity, or a restored snapshot: an operator must resolve it.
     Quarantined,
+    /// The request is older than the controller remembers, so it may be recorded traffic: a host
+    /// that lives proves it with a [`crate::identity::Witness`].
+    Behind,
+    /// The key that signed was replaced: by a rotation, or by a new enrolment of the server.
+    RetiredKey,
     /// The server was revoked, for ever.
     Revoked,
     /// The body does not hold what its kind must: the same request will never be accepted.

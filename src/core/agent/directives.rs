@@ -146,7 +146,7 @@ impl Agent {
                 });
                 DirectiveOutcome::Applied
             }
-            Action::Unknown => DirectiveOutcome::Unsupported,
+            Action::Rotate | Action::Unknown => DirectiveOutcome::Unsupported,
         }
     }
 

@@ -279,10 +279,12 @@ impl Agent {
                 self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
                 return;
             }
-            // The lane tells the last two apart: see `stopped`.
-            RefusalCode::BadRequest | RefusalCode::Quarantined | RefusalCode::Revoked => {
-                schedule::next_heartbeat(self.interval, rng)
-            }
+            // The lane tells the others apart: see `stopped`.
+            RefusalCode::BadRequest
+            | RefusalCode::Quarantined
+            | RefusalCode::Behind
+            | RefusalCode::RetiredKey
+            | RefusalCode::Revoked => schedule::next_heartbeat(self.interval, rng),
         };
         self.heartbeat_at = now.boot + wait;
     }

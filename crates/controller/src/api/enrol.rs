@@ -58,6 +58,7 @@ async fn greet(app: &App, peer: IpAddr, request: Request) -> Result<HelloRespons
         server_nonce: clock::nonce(),
         controller_time_ms: now_ms,
         key_status,
+        server_id: None,
     };
     Ok(HelloResponse {
         certificate: app.keys.certificate_envelope().clone(),

@@ -369,8 +369,8 @@ pub(super) fn refusal(
     message: &str,
 ) -> (u16, Vec<u8>) {
     let status = match code {
-        RefusalCode::Ahead | RefusalCode::Quarantined => 409,
-        RefusalCode::Revoked => 403,
+        RefusalCode::Ahead | RefusalCode::Behind | RefusalCode::Quarantined => 409,
+        RefusalCode::RetiredKey | RefusalCode::Revoked => 403,
         RefusalCode::BadRequest => 400,
     };
     let refusal = Refusal {

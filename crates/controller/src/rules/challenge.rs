@@ -8,7 +8,7 @@ use crate::rules::effect::{
     Effect, HardwareWrite, NewEvent, Severity, StandingWrite, VerificationEnd,
 };
 use crate::rules::request::{OpenedAnswer, Request};
-use crate::rules::state::{OpenDirective, ServerStatus, Snapshot};
+use crate::rules::state::{OpenDirective, ServerStatus, Snapshot, Want};
 
 /// Checks what an answer must hold.
 ///
@@ -50,7 +50,8 @@ pub(super) fn judge(
         detail: None,
         at_ms: request.now_ms,
     };
-    let Some(challenge) = open.iter().find(|d| d.id == answer.challenge_id) else {
+    let ours = |d: &&OpenDirective| d.is_challenge() && d.id == answer.challenge_id;
+    let Some(challenge) = open.iter().find(ours) else {
         // Answered before, expired, or from before a restored backup: it proves nothing, and
         // takes nothing away from a host that is verified.
         end.failure = Some("unknown_challenge");
@@ -124,7 +125,8 @@ fn judge_open(
     if challenge.is_over(request.now_ms) {
         return failed("late", None, None);
     }
-    if answer.value != challenge.value || answer.purpose != challenge.purpose {
+    let (value, purpose) = (answer.value, answer.purpose);
+    if challenge.want != (Want::Challenge { value, purpose }) {
         return failed("value_mismatch", None, None);
     }
     let components = match &opened.components {

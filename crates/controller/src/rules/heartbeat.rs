@@ -9,7 +9,7 @@ use vpn_node_protocol::metrics::MAX_DISKS;
 
 use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, StandingWrite, VerificationEnd};
 use crate::rules::request::Request;
-use crate::rules::state::{OpenDirective, Policy, ServerStatus, Snapshot};
+use crate::rules::state::{OpenDirective, Policy, ServerStatus, Snapshot, Want};
 
 /// One challenge may be lost to an outage; the second one in a row is an answer.
 const MISSED_BEFORE_FAILED: u32 = 2;
@@ -98,7 +98,9 @@ pub(super) fn judge(
         let waits = restarted && standing.verdict == Verdict::Unverified;
         (waits || standing.challenges_missed > 0).then_some(Purpose::Start)
     });
-    if let Some(purpose) = wanted.filter(|_| active && open.is_empty()) {
+    if let Some(purpose) =
+        wanted.filter(|_| active && !open.iter().any(OpenDirective::is_challenge))
+    {
         let challenge = NewChallenge {
             id: request.fresh.challenge_id,
             value: request.fresh.challenge_value,
@@ -109,8 +111,10 @@ pub(super) fn judge(
         };
         open.push(OpenDirective {
             id: challenge.id,
-            value: challenge.value,
-            purpose,
+            want: Want::Challenge {
+                value: challenge.value,
+                purpose,
+            },
             issued_ms: now_ms,
             deadline_s: CHALLENGE_DEADLINE_S,
             delivered: true,
@@ -148,14 +152,15 @@ pub fn to_wire(directive: &OpenDirective, server_id: &str, epoch: u32) -> Direct
         epoch,
         issued_ms: directive.issued_ms,
         deadline_s: directive.deadline_s,
-        action: Action::Challenge {
-            value: directive.value,
-            purpose: directive.purpose,
+        action: match directive.want {
+            Want::Challenge { value, purpose } => Action::Challenge { value, purpose },
+            Want::Rotate => Action::Rotate,
         },
     }
 }
 
-/// A challenge ends without an answer. What never reached the host says nothing about it.
+/// A challenge ends without an answer. What never reached the host says nothing about it. Other
+/// directives that end so leave only their own status.
 fn close_missed(
     directive: &OpenDirective,
     failure: &'static str,
@@ -163,6 +168,9 @@ fn close_missed(
     standing: &mut StandingWrite,
     effects: &mut Vec<Effect>,
 ) {
+    if !directive.is_challenge() {
+        return;
+    }
     let failure = if directive.delivered {
         failure
     } else {

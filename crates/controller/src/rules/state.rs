@@ -75,18 +75,30 @@ pub enum ServerStatus {
     Revoked,
 }
 
-/// A challenge that may still be answered.
+/// What a directive wants of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// An answer to a challenge.
+    Challenge {
+        /// 32 random bytes.
+        value: Nonce,
+        /// Why.
+        purpose: Purpose,
+    },
+    /// A new identity key.
+    Rotate,
+}
+
+/// A directive that the host has not dealt with, or a challenge that may still be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenDirective {
     /// Its id.
     pub id: Uuid,
-    /// Its random value.
-    pub value: Nonce,
-    /// Why.
-    pub purpose: Purpose,
+    /// What it wants.
+    pub want: Want,
     /// When it was made.
     pub issued_ms: i64,
-    /// For how long after that it may be answered, in seconds.
+    /// For how long after that it may be dealt with, in seconds.
     pub deadline_s: u32,
     /// Whether it was handed out.
     pub delivered: bool,
@@ -95,6 +107,12 @@ pub struct OpenDirective {
 }
 
 impl OpenDirective {
+    /// Whether it is a challenge.
+    #[must_use]
+    pub fn is_challenge(&self) -> bool {
+        matches!(self.want, Want::Challenge { .. })
+    }
+
     /// Whether its time is over.
     #[must_use]
     pub fn is_over(&self, now_ms: i64) -> bool {

@@ -97,6 +97,7 @@ fn enrolment(key: &str, n: u8) -> Enrolment {
         server_nonce: Hex([0; 32]),
         controller_time_ms: NOW,
         key_status: KeyStatus::Active,
+        server_id: None,
     };
     Enrolment {
         registration_key: key.to_owned(),

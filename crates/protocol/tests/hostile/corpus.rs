@@ -7,6 +7,7 @@ use vpn_node_protocol::directive::Directive;
 use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::enrolment::{EnrolReply, EnrolRequest, Hello};
 use vpn_node_protocol::envelope::{Envelope, EnvelopeError, Payload};
+use vpn_node_protocol::identity::{Introduction, IntroductionReply, Rotate, Witness};
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::limits::MAX_REQUEST_BYTES;
 use vpn_node_protocol::message::{
@@ -52,7 +53,7 @@ pub(crate) fn examples() -> Vec<Example> {
         .iter()
         .map(example)
         .collect();
-    assert!(examples.len() >= 12);
+    assert!(examples.len() >= 16);
     examples
 }
 
@@ -79,7 +80,7 @@ fn opened(kind: &str, envelope: &Envelope, key: &PublicKey) -> Result<String, En
         Ok(serde_json::to_string(&envelope.open::<P>(key)?).unwrap())
     }
     type Opener = fn(&Envelope, &PublicKey) -> Result<String, EnvelopeError>;
-    let openers: [(&str, Opener); 12] = [
+    let openers: [(&str, Opener); 16] = [
         (ControllerCertificate::TYPE, of::<ControllerCertificate>),
         (Hello::TYPE, of::<Hello>),
         (EnrolRequest::TYPE, of::<EnrolRequest>),
@@ -101,6 +102,10 @@ fn opened(kind: &str, envelope: &Envelope, key: &PublicKey) -> Result<String, En
         (Directive::TYPE, of::<Directive>),
         (Poll::TYPE, of::<Poll>),
         (PollReply::TYPE, of::<PollReply>),
+        (<Message<Rotate> as Payload>::TYPE, of::<Message<Rotate>>),
+        (Introduction::TYPE, of::<Introduction>),
+        (IntroductionReply::TYPE, of::<IntroductionReply>),
+        (Witness::TYPE, of::<Witness>),
     ];
     let (_, open) = openers
         .iter()

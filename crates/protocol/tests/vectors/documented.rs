@@ -37,6 +37,8 @@ fn the_limits_table_says_what_the_code_does() {
         ("MAX_VIRTUAL_IPS", bytes(limits::MAX_VIRTUAL_IPS)),
         ("CHALLENGE_DEADLINE_S", limits::CHALLENGE_DEADLINE_S.into()),
         ("MAX_LEASE_S", limits::MAX_LEASE_S.into()),
+        ("WITNESS_LIFETIME_MS", limits::WITNESS_LIFETIME_MS),
+        ("MAX_ROTATIONS", bytes(limits::MAX_ROTATIONS)),
         ("HELLO_LIFETIME_MS", limits::HELLO_LIFETIME_MS),
         ("MAX_POLL_WAIT_S", limits::MAX_POLL_WAIT_S.into()),
         ("MAX_DISKS", bytes(metrics::MAX_DISKS)),

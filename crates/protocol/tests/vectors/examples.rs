@@ -14,6 +14,7 @@ use vpn_node_protocol::enrolment::{
 };
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::hardware::{Component, Components, HardwareStatus};
+use vpn_node_protocol::identity::{Introduction, IntroductionReply, Rotate, Rotation, Witness};
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{
     Authorisation, BackendReport, BacklogReport, ChallengeAnswer, ConnectionBatch, ConnectionsAck,
@@ -23,7 +24,9 @@ use vpn_node_protocol::message::{
 use vpn_node_protocol::metrics::{Disk, Load, Memory, Network, OpenFiles, SystemMetrics};
 use vpn_node_protocol::sealing::{Context, Sealed};
 
-use crate::support::{EPHEMERAL_IKM, Fixed, identity, online, registration, root, sealing};
+use crate::support::{
+    EPHEMERAL_IKM, Fixed, identity, next_identity, online, registration, root, sealing,
+};
 
 /// The controller's clock in the examples.
 pub(crate) const NOW: i64 = 1_790_000_000_000;
@@ -104,6 +107,15 @@ pub(crate) fn hello() -> Hello {
         server_nonce: Hex([0x22; 32]),
         controller_time_ms: NOW,
         key_status: KeyStatus::Active,
+        server_id: None,
+    }
+}
+
+/// The greeting to a token that gives an enrolled server a new identity.
+pub(crate) fn hello_again() -> Hello {
+    Hello {
+        server_id: Some(SERVER.into()),
+        ..hello()
     }
 }
 
@@ -369,5 +381,68 @@ pub(crate) fn poll_reply() -> PollReply {
         request_digest: Envelope::sign(&poll(), &[&identity()]).digest(),
         controller_time_ms: NOW + 300,
         directives: vec![Envelope::sign(&directive(), &[&online()])],
+    }
+}
+
+pub(crate) fn rotate_directive() -> Directive {
+    Directive {
+        id: Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0005),
+        action: Action::Rotate,
+        ..directive()
+    }
+}
+
+pub(crate) fn rotate() -> Message<Rotate> {
+    Message {
+        header: header(2),
+        body: Rotate {
+            new_key: (&next_identity()).into(),
+        },
+    }
+}
+
+pub(crate) fn introduction() -> Introduction {
+    let request = Envelope::sign(&rotate(), &[&identity(), &next_identity()]);
+    let answered = Reply {
+        header: ReplyHeader {
+            request_digest: request.digest(),
+            seq: 2,
+            chain: chain::next(&rotate().header.chain, &request.digest()),
+            ..reply().header
+        },
+        directives: Vec::new(),
+        ..reply()
+    };
+    Introduction {
+        server_id: SERVER.into(),
+        epoch: 2,
+        rotations: vec![Rotation {
+            request,
+            reply: Envelope::sign(&answered, &[&online()]),
+        }],
+    }
+}
+
+pub(crate) fn introduction_reply() -> IntroductionReply {
+    IntroductionReply {
+        request_digest: Envelope::sign(&introduction(), &[&next_identity()]).digest(),
+        controller_time_ms: NOW + 400,
+        known: true,
+    }
+}
+
+pub(crate) fn witness() -> Witness {
+    let refusal = Refusal {
+        code: RefusalCode::Behind,
+        message: "request 1 is older than this controller remembers".into(),
+        ..refusal()
+    };
+    Witness {
+        server_id: SERVER.into(),
+        epoch: 1,
+        refusal: Envelope::sign(&refusal, &[&online()]),
+        seq: 1,
+        boot_id: boot_id(),
+        boottime_ms: 90_000,
     }
 }

@@ -9,6 +9,7 @@ use vpn_node_protocol::directive::{Action, Directive};
 use vpn_node_protocol::encoding::{Base64, Digest};
 use vpn_node_protocol::enrolment::{EnrolReply, EnrolRequest, Hello};
 use vpn_node_protocol::envelope::{Envelope, EnvelopeError, Payload, pae};
+use vpn_node_protocol::identity::{Introduction, IntroductionReply, Rotate, Witness};
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::limits;
 use vpn_node_protocol::message::{
@@ -19,14 +20,16 @@ use vpn_node_protocol::sealing::{OVERHEAD_BYTES, Sealed};
 
 use crate::examples;
 use crate::support::{
-    as_json, cases, envelope, held, identity, keys, online, public, registration, root, text,
+    as_json, cases, envelope, held, identity, keys, next_identity, online, public, registration,
+    root, text,
 };
 
 fn example<P: Payload>(name: &str, payload: &P, signed_by: &[&str]) -> Value {
-    let all: [(&str, SigningKey); 4] = [
+    let all: [(&str, SigningKey); 5] = [
         ("root", root()),
         ("online", online()),
         ("identity", identity()),
+        ("next_identity", next_identity()),
         ("registration", registration()),
     ];
     let key = |name: &&str| &all.iter().find(|(known, _)| known == name).unwrap().1;
@@ -43,11 +46,13 @@ fn example<P: Payload>(name: &str, payload: &P, signed_by: &[&str]) -> Value {
 
 fn built() -> Value {
     let both = ["registration", "identity"];
+    let rotates = ["identity", "next_identity"];
     json!({
         "keys": keys(),
         "messages": [
             example("certificate", &examples::certificate(), &["root"]),
             example("enrol-hello", &examples::hello(), &["online"]),
+            example("enrol-hello, for an enrolled server", &examples::hello_again(), &["online"]),
             example("enrol-request", &examples::enrol_request(), &both),
             example("enrol-reply", &examples::enrol_reply(), &["online"]),
             example("enrol-reply, refused", &examples::enrol_refusal(), &["online"]),
@@ -60,6 +65,11 @@ fn built() -> Value {
             example("directive", &examples::directive(), &["online"]),
             example("poll", &examples::poll(), &["identity"]),
             example("poll-reply", &examples::poll_reply(), &["online"]),
+            example("directive, rotate", &examples::rotate_directive(), &["online"]),
+            example("rotate", &examples::rotate(), &rotates),
+            example("introduction", &examples::introduction(), &["next_identity"]),
+            example("introduction-reply", &examples::introduction_reply(), &["online"]),
+            example("witness", &examples::witness(), &["identity"]),
         ],
     })
 }
@@ -90,6 +100,10 @@ fn reopened(
         Directive::TYPE => as_kind::<Directive>(envelope, key),
         Poll::TYPE => as_kind::<Poll>(envelope, key),
         PollReply::TYPE => as_kind::<PollReply>(envelope, key),
+        <Message<Rotate> as Payload>::TYPE => as_kind::<Message<Rotate>>(envelope, key),
+        Introduction::TYPE => as_kind::<Introduction>(envelope, key),
+        IntroductionReply::TYPE => as_kind::<IntroductionReply>(envelope, key),
+        Witness::TYPE => as_kind::<Witness>(envelope, key),
         other => panic!("no kind {other}"),
     }
 }
@@ -111,7 +125,7 @@ fn messages_json() {
             assert_eq!(reopened(payload_type, &envelope, &key).unwrap(), payload);
         }
     }
-    assert_eq!(kinds.len(), 12, "one example of each kind: {kinds:#?}");
+    assert_eq!(kinds.len(), 16, "one example of each kind: {kinds:#?}");
 }
 
 #[test]
@@ -183,4 +197,20 @@ fn the_largest_enrolment_fits_its_limit() {
         .to_json()
         .len();
     assert!(size <= limits::MAX_ENROLMENT_BYTES / 2, "{size} bytes");
+}
+
+#[test]
+fn the_longest_introduction_fits_the_request_limit() {
+    let mut longest = examples::introduction();
+    let one = &mut longest.rotations[0];
+    let mut reply: Reply = one.reply.open(&(&online()).into()).unwrap();
+    let directive = Envelope::sign(&examples::directive(), &[&online()]);
+    reply.directives = vec![directive; 2];
+    reply.standing.reason = Some("r".repeat(512));
+    one.reply = Envelope::sign(&reply, &[&online()]);
+    longest.rotations = vec![one.clone(); limits::MAX_ROTATIONS];
+    let size = Envelope::sign(&longest, &[&next_identity()])
+        .to_json()
+        .len();
+    assert!(size <= limits::MAX_REQUEST_BYTES, "{size} bytes");
 }

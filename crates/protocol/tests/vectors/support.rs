@@ -29,6 +29,11 @@ pub(crate) fn identity() -> SigningKey {
     SigningKey::from_bytes(&[3; 32])
 }
 
+/// The identity after a rotation.
+pub(crate) fn next_identity() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
 pub(crate) fn registration() -> SigningKey {
     registration_key(&TOKEN_SECRET)
 }
@@ -75,6 +80,7 @@ pub(crate) fn keys() -> Value {
         "root": pair(&root()),
         "online": pair(&online()),
         "identity": pair(&identity()),
+        "next_identity": pair(&next_identity()),
         "registration": pair(&registration()),
     })
 }

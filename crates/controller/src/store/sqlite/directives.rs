@@ -8,7 +8,7 @@ use vpn_node_protocol::limits::MAX_DIRECTIVES;
 use super::map::{database, enum_of, instant, number, parse};
 use crate::clock::to_text;
 use crate::rules::effect::{NewChallenge, VerificationEnd};
-use crate::rules::state::OpenDirective;
+use crate::rules::state::{OpenDirective, Want};
 use crate::store::{StoreError, VerificationRow};
 
 /// `server_verifications.verification_method` of the only method there is.
@@ -23,7 +23,10 @@ pub(super) async fn queue(
     challenge: NewChallenge,
 ) -> Result<Uuid, StoreError> {
     let open_now = open_of(conn, &server_id).await?;
-    if let Some(other) = open_now.iter().find(|d| !d.is_over(challenge.issued_ms)) {
+    if let Some(other) = open_now
+        .iter()
+        .find(|d| d.is_challenge() && !d.is_over(challenge.issued_ms))
+    {
         return Ok(other.id);
     }
     open(conn, &server_id, &challenge).await?;
@@ -233,11 +236,21 @@ pub(super) async fn verification(
 fn directive(row: &SqliteRow) -> Result<OpenDirective, StoreError> {
     Ok(OpenDirective {
         id: parse("directives.directive_id", row.get("directive_id"))?,
-        value: parse("directives.challenge_value", row.get("challenge_value"))?,
-        purpose: enum_of("directives.purpose", row.get("purpose"))?,
+        want: want(row)?,
         issued_ms: instant("directives.issued_at", row.get("issued_at"))?,
         deadline_s: number("directives.deadline_s", row.get("deadline_s"))?,
         delivered: row.get::<Option<&str>, _>("delivered_at").is_some(),
         applied: row.get::<&str, _>("status") == "applied",
     })
+}
+
+fn want(row: &SqliteRow) -> Result<Want, StoreError> {
+    match row.get("kind") {
+        "challenge" => Ok(Want::Challenge {
+            value: parse("directives.challenge_value", row.get("challenge_value"))?,
+            purpose: enum_of("directives.purpose", row.get("purpose"))?,
+        }),
+        "rotate" => Ok(Want::Rotate),
+        _ => Err(StoreError::Impossible("directives.kind")),
+    }
 }

@@ -1,0 +1,81 @@
+-- Keys, copies and rehosts.
+
+-- Every identity key that a server ever had, so that a retired one is known and refused for ever.
+CREATE TABLE server_keys (
+    -- SHA-256 of the public key.
+    identity_key_id TEXT PRIMARY KEY,
+    server_id TEXT NOT NULL REFERENCES servers(server_id) ON DELETE CASCADE,
+    key_epoch INTEGER NOT NULL,
+    public_key TEXT NOT NULL,
+    -- next (a rotation was accepted, the key was not used yet), current, retired
+    status TEXT NOT NULL,
+    since TIMESTAMP NOT NULL,
+    retired_at TIMESTAMP
+);
+CREATE INDEX idx_server_keys_server_id ON server_keys(server_id, status);
+INSERT INTO server_keys (identity_key_id, server_id, key_epoch, public_key, status, since)
+    SELECT s.identity_key_id, s.server_id, c.key_epoch, s.public_key, 'current', s.registration_date
+    FROM servers s JOIN server_chains c ON c.server_id = s.server_id;
+
+-- A key that gives this server a new identity, instead of enrolling a new one.
+ALTER TABLE registration_keys ADD COLUMN for_server_id TEXT REFERENCES servers(server_id);
+
+-- Why and since when the server has its status, in words for people.
+ALTER TABLE servers ADD COLUMN status_reason TEXT;
+ALTER TABLE servers ADD COLUMN status_changed_at TIMESTAMP;
+-- Until then an operator expects other hardware: the next mismatch becomes the new enrolled state.
+ALTER TABLE servers ADD COLUMN rehost_permitted_until TIMESTAMP;
+
+-- The last request that was refused as ahead without proof: the host makes another one of the same
+-- number, with proof, and a late copy of the first is no sign of a second holder.
+ALTER TABLE server_chains ADD COLUMN ahead_digest TEXT;
+
+-- Two holders of one identity, as the request showed them that did not follow the stored chain.
+CREATE TABLE clone_suspicions (
+    suspicion_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    server_id TEXT NOT NULL REFERENCES servers(server_id) ON DELETE CASCADE,
+    seen_at TIMESTAMP NOT NULL,
+    key_epoch INTEGER NOT NULL,
+    -- What it looks like, as far as that can be told: copy, restored_snapshot, unknown
+    likely TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    -- The first holder: whose request was accepted last.
+    first_seq INTEGER NOT NULL,
+    first_seen_at TIMESTAMP,
+    first_peer_ip TEXT NOT NULL,
+    first_boot_id TEXT,
+    -- The second holder: whose request came then, and where its chain stands.
+    second_seq INTEGER NOT NULL,
+    second_chain TEXT NOT NULL,
+    second_nonce TEXT NOT NULL,
+    second_peer_ip TEXT NOT NULL,
+    second_boot_id TEXT NOT NULL,
+    -- open; resolving (one holder is kept, its new key is not in use yet); resolved
+    status TEXT NOT NULL DEFAULT 'open',
+    -- first, second, or reenrolled
+    kept TEXT,
+    resolved_at TIMESTAMP
+);
+CREATE INDEX idx_clone_suspicions_server_id ON clone_suspicions(server_id, status);
+
+-- Directives are more than challenges now: value and purpose belong to those alone.
+CREATE TABLE directives_new (
+    directive_id TEXT PRIMARY KEY,
+    server_id TEXT NOT NULL REFERENCES servers(server_id) ON DELETE CASCADE,
+    key_epoch INTEGER NOT NULL,
+    -- challenge, rotate
+    kind TEXT NOT NULL,
+    challenge_value TEXT,
+    purpose TEXT,
+    issued_at TIMESTAMP NOT NULL,
+    deadline_s INTEGER NOT NULL,
+    delivered_at TIMESTAMP,
+    -- pending, answered, applied, late, unsupported, expired
+    status TEXT NOT NULL DEFAULT 'pending',
+    closed_at TIMESTAMP
+);
+INSERT INTO directives_new SELECT * FROM directives;
+DROP TABLE directives;
+ALTER TABLE directives_new RENAME TO directives;
+CREATE INDEX idx_directives_server_id ON directives(server_id, status);
+CREATE INDEX idx_directives_status ON directives(status, delivered_at);
