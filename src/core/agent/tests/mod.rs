@@ -11,6 +11,7 @@ mod world;
 
 mod backlog;
 mod calm;
+mod clock;
 mod crash;
 mod directives;
 mod network;

@@ -101,6 +101,8 @@ pub(super) struct World {
     /// Number, bytes and first sending of the request that awaits its answer.
     outstanding: Option<(u64, Vec<u8>, Duration)>,
     last_verified_sent: Option<Duration>,
+    /// Time since then that the boot clock did not count.
+    unseen: Duration,
     second: (u64, u32),
 }
 
@@ -152,6 +154,7 @@ impl World {
             facts_queued: false,
             outstanding: None,
             last_verified_sent: None,
+            unseen: Duration::ZERO,
             second: (0, 0),
             dice,
         }
@@ -270,6 +273,25 @@ impl World {
         self.t += time;
     }
 
+    /// A hypervisor stops the machine: its boot clock does not count that, its wall clock is set
+    /// right afterwards.
+    pub(super) fn pause_machine(&mut self, time: Duration) {
+        self.t += time;
+        self.booted += time;
+        // The strict watch assumes a wall clock that stands still, and the boot clock missed this.
+        self.unseen += time;
+    }
+
+    /// Whether the machine was paused since the last verified request.
+    pub(super) fn was_paused(&self) -> bool {
+        !self.unseen.is_zero()
+    }
+
+    /// When the request was sent whose answer last said verified, in this run of the agent.
+    pub(super) fn verified_sent(&self) -> Option<Duration> {
+        self.last_verified_sent
+    }
+
     pub(super) fn run_for(&mut self, time: Duration) {
         self.run_until(self.t + time);
     }
@@ -367,6 +389,7 @@ impl World {
             && reply.standing.verdict == Verdict::Verified
         {
             self.last_verified_sent = Some(*first);
+            self.unseen = Duration::ZERO;
         }
     }
 
@@ -385,7 +408,8 @@ impl World {
             assert!(!serves(self.t), "nobody vouched for this run");
             return;
         };
-        assert!(!serves((sent + LEASE + s(1)).max(self.t)), "grace too long");
+        let over = sent + LEASE + self.unseen + s(1);
+        assert!(!serves(over.max(self.t)), "grace too long");
     }
 
     /// From now on another holder of the identity speaks.
