@@ -5,3 +5,4 @@ mod bad_input;
 mod both_sides;
 mod model;
 mod support;
+mod torture;
