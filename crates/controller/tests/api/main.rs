@@ -3,8 +3,10 @@
 mod chain;
 mod connections;
 mod enrolment;
+mod events;
 mod http;
 mod poll;
+mod raw;
 mod schema;
 mod support;
 mod verification;

@@ -227,7 +227,11 @@ impl World {
     }
 
     pub(crate) async fn events(&self, event_type: &str) -> Vec<store::EventRow> {
-        let mut events = self.store.list_events(1000).await.unwrap();
+        let mut events = self
+            .store
+            .list_events(store::EventFilter::newest(1000))
+            .await
+            .unwrap();
         events.retain(|event| event.event_type == event_type);
         events
     }
