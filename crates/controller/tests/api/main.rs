@@ -4,6 +4,7 @@ mod chain;
 mod connections;
 mod enrolment;
 mod events;
+mod hostile;
 mod http;
 mod poll;
 mod raw;
