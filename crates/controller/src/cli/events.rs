@@ -49,7 +49,7 @@ pub(super) enum EventsCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct EventsListArgs {
-    /// Of this type only (docs/events.md lists them)
+    /// Of this type only, for example clone_suspected
     #[arg(long = "type", value_name = "TYPE", value_parser = words(), hide_possible_values = true)]
     event_type: Option<String>,
     /// Of this severity only

@@ -1,4 +1,5 @@
-//! Chance from a seed, so that a failure can be repeated (SplitMix64).
+//! Chance from a seed (SplitMix64): every run makes the same mutants, but for the ids, keys and
+//! nonces in them, which the controller draws.
 
 pub(super) struct Dice(pub(super) u64);
 

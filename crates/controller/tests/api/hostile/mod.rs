@@ -4,8 +4,8 @@
 //! changes nothing: every single flipped bit of every kind of message, and many structured mutants,
 //! also such as the holder of the right key signs. What such a holder may lawfully do (speak, fork
 //! the chain, spend a token) is judged as `oracle` works it out from the protocol, on a store that
-//! is set back afterwards. The short form runs with all tests, the full one with
-//! `VPN_NODE_TORTURE=full`.
+//! is set back afterwards. The short form runs with all tests; the full one takes minutes:
+//! `VPN_NODE_TORTURE=full cargo test -p vpn-node-controller --test api hostile -- --nocapture`.
 
 mod change;
 mod dice;
