@@ -5,6 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use vpn_node_controller::config::Config;
+use vpn_node_controller::rules::effect::NewEvent;
+use vpn_node_controller::rules::events::EventType;
+use vpn_node_controller::{clock, store};
 use vpn_node_protocol::token::Token;
 
 struct Controller {
@@ -117,34 +121,95 @@ fn a_second_revocation_says_that_it_is_done() {
     assert!(error.contains("is revoked already"), "{error}");
 }
 
-#[test]
-fn the_documentation_has_every_security_event() {
-    let page = include_str!("../../../docs/controller.md");
-    let mut found = 0;
-    for folder in ["api", "rules", "store/sqlite"] {
-        let folder = format!("{}/src/{folder}", env!("CARGO_MANIFEST_DIR"));
-        for file in fs::read_dir(folder).unwrap() {
-            let code = fs::read_to_string(file.unwrap().path()).unwrap();
-            let code = code.split("#[cfg(test)]").next().unwrap();
-            for event in event_types(code) {
-                assert!(page.contains(&format!("`{event}`")), "{event}");
-                found += 1;
-            }
+/// Events as the server would record them.
+fn record(controller: &Controller, events: &[(EventType, &str)]) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let config = Config::load(&controller.data().join("controller.toml")).unwrap();
+        let store = store::open(&config).await.unwrap();
+        for (event_type, description) in events {
+            let event = NewEvent {
+                event_type: *event_type,
+                source_id: Some("192.0.2.1".to_owned()),
+                description: (*description).to_owned(),
+                at_ms: clock::now_ms(),
+            };
+            store.record_event(event).await.unwrap();
         }
-    }
-    assert!(found >= 17, "{found}");
+        store.close().await.unwrap();
+    });
 }
 
-/// The string literals that stand before a severity, or in a field `event_type`.
-fn event_types(code: &str) -> Vec<&str> {
-    let pieces: Vec<&str> = code.split('"').collect();
-    let is_event = |around: &[&str]| {
-        let after = around[2].trim_start_matches(',').trim_start();
-        around[0].ends_with("event_type: ") || after.starts_with("Severity::")
-    };
-    pieces
-        .windows(3)
-        .filter(|around| is_event(around))
-        .map(|around| around[1])
-        .collect()
+fn events(output: &Output) -> Vec<serde_json::Value> {
+    assert_ok(output);
+    assert!(!text(&output.stdout).contains(['\u{9b}', '\u{202e}', '\u{1b}']));
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(object["schema"], 1);
+    object["events"].as_array().unwrap().clone()
+}
+
+#[test]
+fn an_event_is_found_understood_and_dealt_with_once() {
+    let controller = Controller::new();
+    let hostile = "from \u{9b}2J\u{202e}x";
+    record(
+        &controller,
+        &[
+            (EventType::CloneSuspected, hostile),
+            (EventType::UnknownKey, "x"),
+        ],
+    );
+    let found = events(&controller.run("events list --severity high --since 1h --json"));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["event_type"], "clone_suspected");
+    assert_eq!(found[0]["description"], hostile);
+    let id = found[0]["event_id"].as_i64().unwrap();
+    let shown = controller.run(&format!("events show {id}"));
+    assert_ok(&shown);
+    for part in [
+        EventType::CloneSuspected.meaning(),
+        EventType::CloneSuspected.what_to_do(),
+        "\\u{9b}2J\\u{202e}x",
+    ] {
+        assert!(text(&shown.stdout).contains(part), "{part}");
+    }
+    let full = events(&controller.run(&format!("events show {id} --json")));
+    assert_eq!(full[0]["meaning"], EventType::CloneSuspected.meaning());
+    // One that is unknown spoils all.
+    let other = id + 1;
+    let error = controller.fails(&format!("events handle {other} 99 --note x"));
+    assert!(error.contains("no event 99"), "{error}");
+    let unhandled = || events(&controller.run("events list --unhandled --json")).len();
+    assert_eq!(unhandled(), 2);
+    let done = events(&controller.run(&format!("events handle {id} {id} --note moved --json")));
+    assert_eq!(done.len(), 1);
+    assert_eq!(
+        (&done[0]["handled"], &done[0]["handling_notes"]),
+        (&true.into(), &"moved".into())
+    );
+    assert!(done[0]["handled_at"].is_string());
+    assert!(!done[0]["handled_by_user"].as_str().unwrap().is_empty());
+    let error = controller.fails(&format!("events handle {other} {id} --note x"));
+    assert!(error.contains("already handled"), "{error}");
+    assert_eq!(unhandled(), 1);
+    assert_ok(&controller.run(&format!("events handle {other} --note x")));
+    let none = controller.run("events list --unhandled");
+    assert_eq!(text(&none.stdout), "There are no such security events.\n");
+}
+
+#[test]
+fn what_is_no_event_type_severity_or_note_is_a_wrong_argument() {
+    let controller = Controller::new();
+    for words in [
+        "events list --type clone_suspecte",
+        "events list --severity critical",
+        "events list --since yesterday",
+        "events handle --note x",
+        "events handle 1 --note \u{1b}[2J",
+        "events show x",
+    ] {
+        assert_eq!(controller.run(words).status.code(), Some(2), "{words}");
+    }
+    let error = controller.fails("events show 1");
+    assert!(error.contains("no event 1"), "{error}");
 }

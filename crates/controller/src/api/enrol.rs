@@ -22,8 +22,8 @@ use super::reject::{Rejected, problem_of};
 use super::{App, opening, peer_of, signed_envelope};
 use crate::clock;
 use crate::places::source_of;
-use crate::rules::effect::Severity;
 use crate::rules::enrolment::{self, EnrolEnd, Enrolment, Refused, bad, key_status};
+use crate::rules::events::EventType;
 use crate::rules::state::{ServerStatus, word};
 
 pub(super) async fn hello(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -72,21 +72,18 @@ const SHOWN_DIGITS: usize = 8;
 /// Records that a key came which can enrol nobody any more. A host stops at this greeting, so
 /// nothing else would tell that somebody holds a spent token.
 async fn presented(app: &App, peer: IpAddr, key: &PublicKey, status: &KeyStatus) {
-    let (event_type, severity, description) = match status {
+    let (event_type, description) = match status {
         KeyStatus::Active | KeyStatus::Unknown => return,
         KeyStatus::Used { .. } => (
-            "registration_key_presented_again",
-            Severity::Low,
+            EventType::RegistrationKeyPresentedAgain,
             "a used registration key was presented again: this is nothing if the same host just repeated its enrolment, else somebody holds a copy of its token",
         ),
         KeyStatus::Expired { .. } => (
-            "registration_key_presented_expired",
-            Severity::Medium,
+            EventType::RegistrationKeyPresentedExpired,
             "an expired registration key was presented: somebody kept its token beyond its time; a host that is yours needs a new one",
         ),
         KeyStatus::Revoked => (
-            "registration_key_presented_revoked",
-            Severity::Medium,
+            EventType::RegistrationKeyPresentedRevoked,
             "a revoked registration key was presented: somebody still holds the token that an operator took back",
         ),
     };
@@ -95,7 +92,6 @@ async fn presented(app: &App, peer: IpAddr, key: &PublicKey, status: &KeyStatus)
         peer,
         about: Some(&format!("{peer} key {}", &key[..SHOWN_DIGITS])),
         event_type,
-        severity,
         description: description.to_owned(),
     })
     .await;
@@ -197,19 +193,18 @@ async fn refuse(
     registration_key: Option<&str>,
     refused: Refused,
 ) -> EnrolOutcome {
-    let (event_type, severity) = match refused.code {
+    let event_type = match refused.code {
         // Somebody else holds a copy of a token.
-        EnrolRefusal::TokenUsed => ("registration_key_reuse", Severity::High),
-        EnrolRefusal::TokenRevoked => ("registration_key_revoked_used", Severity::High),
-        EnrolRefusal::TokenExpired => ("registration_key_expired_used", Severity::Medium),
-        EnrolRefusal::TokenUnknown => ("registration_key_unknown", Severity::Medium),
-        EnrolRefusal::StaleHello | EnrolRefusal::BadRequest => ("enrolment_refused", Severity::Low),
+        EnrolRefusal::TokenUsed => EventType::RegistrationKeyReuse,
+        EnrolRefusal::TokenRevoked => EventType::RegistrationKeyRevokedUsed,
+        EnrolRefusal::TokenExpired => EventType::RegistrationKeyExpiredUsed,
+        EnrolRefusal::TokenUnknown => EventType::RegistrationKeyUnknown,
+        EnrolRefusal::StaleHello | EnrolRefusal::BadRequest => EventType::EnrolmentRefused,
     };
     app.reject(Rejected {
         peer,
         about: registration_key,
         event_type,
-        severity,
         description: refused.message.clone(),
     })
     .await;

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::keys::Keys;
 use crate::places::Seat;
 use crate::rules::challenge;
-use crate::rules::effect::Severity;
+use crate::rules::events::EventType;
 use crate::rules::exchange::{self, Outcome};
 use crate::rules::request::{self, Fresh, OpenedAnswer, Subject};
 use crate::rules::state::ServerStatus;
@@ -99,8 +99,7 @@ pub(super) async fn identify(
     app.reject(Rejected {
         peer,
         about: None,
-        event_type: "unknown_key",
-        severity: Severity::Low,
+        event_type: EventType::UnknownKey,
         description: match key_ids.first() {
             Some(id) => format!("no server has the key {id}"),
             None => "the message names no key".to_owned(),
@@ -216,8 +215,7 @@ impl Verified<'_> {
                 .reject(Rejected {
                     peer: self.peer,
                     about: Some(&self.server.server_id),
-                    event_type: "message_for_another_server",
-                    severity: Severity::Medium,
+                    event_type: EventType::MessageForAnotherServer,
                     description: "the signed message names another server id or key epoch"
                         .to_owned(),
                 })
@@ -240,10 +238,9 @@ impl Verified<'_> {
                 peer: self.peer,
                 about: Some(&self.server.server_id),
                 event_type: match error {
-                    EnvelopeError::BadSignature { .. } => "bad_signature",
-                    _ => "wrong_type",
+                    EnvelopeError::BadSignature { .. } => EventType::BadSignature,
+                    _ => EventType::WrongType,
                 },
-                severity: Severity::Medium,
                 description: error.to_string(),
             })
             .await;
@@ -312,8 +309,7 @@ impl Verified<'_> {
             app.reject(Rejected {
                 peer: self.peer,
                 about: Some(&id),
-                event_type: "replayed_request",
-                severity: Severity::Medium,
+                event_type: EventType::ReplayedRequest,
                 description: format!(
                     "the old request {seq} came again: recorded traffic, or a restored snapshot"
                 ),

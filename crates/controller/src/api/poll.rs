@@ -25,7 +25,7 @@ use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
 use super::{App, peer_of, respond, seat_of, stopped};
 use crate::places::Seat;
-use crate::rules::effect::Severity;
+use crate::rules::events::EventType;
 use crate::rules::heartbeat::to_wire;
 use crate::rules::state::ServerStatus;
 use crate::store::KnownServer;
@@ -175,8 +175,7 @@ async fn answer(
         app.reject(Rejected {
             peer,
             about: Some(&server.server_id),
-            event_type: "stale_poll",
-            severity: Severity::Low,
+            event_type: EventType::StalePoll,
             description: "a poll repeats neither of the last two nonces".to_owned(),
         })
         .await;
@@ -190,8 +189,7 @@ async fn answer(
         app.reject(Rejected {
             peer,
             about: Some(&server.server_id),
-            event_type: "replayed_poll",
-            severity: Severity::Medium,
+            event_type: EventType::ReplayedPoll,
             description: "a poll came a second time: recorded traffic".to_owned(),
         })
         .await;
@@ -251,11 +249,10 @@ async fn unverified(
         peer,
         about: Some(&server.server_id),
         event_type: match error {
-            EnvelopeError::BadSignature { .. } => "bad_signature",
-            EnvelopeError::WrongType { .. } => "wrong_type",
-            _ => "bad_payload",
+            EnvelopeError::BadSignature { .. } => EventType::BadSignature,
+            EnvelopeError::WrongType { .. } => EventType::WrongType,
+            _ => EventType::BadPayload,
         },
-        severity: Severity::Medium,
         description: error.to_string(),
     })
     .await;

@@ -8,7 +8,8 @@ use vpn_node_protocol::envelope::EnvelopeError;
 use super::App;
 use super::problem::Problem;
 use crate::places::source_of;
-use crate::rules::effect::{NewEvent, Severity};
+use crate::rules::effect::NewEvent;
+use crate::rules::events::EventType;
 
 /// A request that was rejected before anything was believed of it.
 pub(super) struct Rejected<'a> {
@@ -17,10 +18,8 @@ pub(super) struct Rejected<'a> {
     /// Whom it is about, for `security_events.source_id`: a server's id, a registration key.
     /// The address alone when `None`.
     pub(super) about: Option<&'a str>,
-    /// A stable word.
-    pub(super) event_type: &'static str,
-    /// How bad.
-    pub(super) severity: Severity,
+    /// What it was.
+    pub(super) event_type: EventType,
     /// A sentence; values from outside are escaped in it.
     pub(super) description: String,
 }
@@ -31,7 +30,10 @@ impl App {
     pub(super) async fn reject(&self, rejected: Rejected<'_>) -> bool {
         let now_ms = self.now_ms();
         let source = source_of(rejected.peer);
-        let Some(suppressed) = self.events.allow(rejected.event_type, source, now_ms) else {
+        let Some(suppressed) = self
+            .events
+            .allow(rejected.event_type.word(), source, now_ms)
+        else {
             return false;
         };
         let mut description = format!("from {}: {}", rejected.peer, rejected.description);
@@ -40,8 +42,6 @@ impl App {
         }
         let event = NewEvent {
             event_type: rejected.event_type,
-            severity: rejected.severity,
-            component: "api",
             source_id: Some(match rejected.about {
                 Some(about) => about.to_owned(),
                 None => rejected.peer.to_string(),
@@ -64,8 +64,7 @@ impl App {
         self.reject(Rejected {
             peer,
             about: None,
-            event_type: "unreadable_request",
-            severity: Severity::Low,
+            event_type: EventType::UnreadableRequest,
             description: format!("{}: {:?}", problem.code(), problem.message()),
         })
         .await;

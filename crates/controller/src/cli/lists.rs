@@ -1,4 +1,4 @@
-//! `connections list`, `heartbeats list`, `events list`.
+//! `connections list`, `heartbeats list`.
 
 use std::process::ExitCode;
 
@@ -16,10 +16,10 @@ pub(super) struct ListArgs {
     /// The newest N
     #[arg(long, value_name = "N", default_value_t = DEFAULT_LIMIT, allow_negative_numbers = true,
           value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
+    pub(super) limit: u32,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,15 +44,6 @@ pub(super) enum HeartbeatsCommand {
         /// Of this host only
         #[arg(long)]
         server: Option<String>,
-        #[command(flatten)]
-        list: ListArgs,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum EventsCommand {
-    /// Security events, newest first
-    List {
         #[command(flatten)]
         list: ListArgs,
     },
@@ -146,33 +137,6 @@ pub(super) async fn heartbeats(
         ],
         rows,
         "There are no heartbeats.",
-    )?;
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(super) async fn events(command: EventsCommand, config: &Config) -> anyhow::Result<ExitCode> {
-    let EventsCommand::List { list } = command;
-    let found = open(config).await?.list_events(list.limit).await?;
-    if list.json {
-        show::json("events", &found)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let rows = found
-        .iter()
-        .map(|row| {
-            vec![
-                show::instant(Some(&row.timestamp)),
-                show::escaped(&row.severity),
-                show::escaped(&row.event_type),
-                show::optional(row.source_id.as_deref()),
-                show::escaped(&row.description),
-            ]
-        })
-        .collect();
-    show::table(
-        &["TIME", "SEVERITY", "EVENT", "SOURCE", "WHAT"],
-        rows,
-        "There are no security events.",
     )?;
     Ok(ExitCode::SUCCESS)
 }

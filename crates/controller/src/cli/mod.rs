@@ -1,11 +1,13 @@
 //! Arguments, then text or JSON. Everything here is for a person at a terminal or a script.
 
+mod events;
 mod init;
 mod lists;
 mod registration;
 mod servers;
 mod serving;
 mod show;
+mod span;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,9 +58,9 @@ enum Command {
     /// What hosts said of themselves
     #[command(subcommand)]
     Heartbeats(lists::HeartbeatsCommand),
-    /// What an operator should look at
+    /// What an operator should look at, and what was done about it
     #[command(subcommand)]
-    Events(lists::EventsCommand),
+    Events(events::EventsCommand),
 }
 
 /// Runs the program: 0 well, 1 failed, 2 wrong arguments.
@@ -107,7 +109,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Server(command) => servers::run(command, &place.load()?).await,
         Command::Connections(command) => lists::connections(command, &place.load()?).await,
         Command::Heartbeats(command) => lists::heartbeats(command, &place.load()?).await,
-        Command::Events(command) => lists::events(command, &place.load()?).await,
+        Command::Events(command) => events::run(command, &place.load()?).await,
     }
 }
 
@@ -173,6 +175,9 @@ mod tests {
             "connections list --server host-1 --active --limit 5 --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",
+            "events list --type clone_suspected --severity high --unhandled --server a --since 24h",
+            "events show 17 --json",
+            "events handle 17 18 --note restored --json",
         ] {
             let words = ["vpn-node-controller"].into_iter().chain(line.split(' '));
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));

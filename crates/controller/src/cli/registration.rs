@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use serde_json::json;
 
+use super::span::span_ms;
 use super::{open, show};
 use crate::clock;
 use crate::config::Config;
@@ -194,18 +195,7 @@ fn short(key: &str) -> &str {
 }
 
 fn lifetime_ms(text: &str) -> Result<i64, String> {
-    let bad = || "expected a number with s, m, h or d, for example 24h".to_owned();
-    let unit_at = text.len().checked_sub(1).ok_or_else(bad)?;
-    let (number, unit) = text.split_at_checked(unit_at).ok_or_else(bad)?;
-    let unit_ms = match unit {
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 3600 * 1000,
-        "d" => 24 * 3600 * 1000,
-        _ => return Err(bad()),
-    };
-    let number: u32 = number.parse().map_err(|_| bad())?;
-    let ms = i64::from(number) * unit_ms;
+    let ms = span_ms(text)?;
     if (MIN_LIFETIME_MS..=MAX_LIFETIME_MS).contains(&ms) {
         Ok(ms)
     } else {
@@ -245,17 +235,7 @@ mod tests {
     fn lifetimes_are_read_and_bounded() {
         assert_eq!(lifetime_ms("24h"), Ok(86_400_000));
         assert_eq!(lifetime_ms("90s"), Ok(90_000));
-        for bad in [
-            "",
-            "h",
-            "24",
-            "24 h",
-            "-1h",
-            "59s",
-            "366d",
-            "1é",
-            "99999999999d",
-        ] {
+        for bad in ["", "59s", "366d"] {
             assert!(lifetime_ms(bad).is_err(), "{bad}");
         }
     }

@@ -4,9 +4,8 @@ use vpn_node_protocol::hardware::{Components, HardwareStatus, Verdict as Fingerp
 use vpn_node_protocol::limits::is_short_text;
 use vpn_node_protocol::message::{ChallengeAnswer, Verdict};
 
-use crate::rules::effect::{
-    Effect, HardwareWrite, NewEvent, Severity, StandingWrite, VerificationEnd,
-};
+use crate::rules::effect::{Effect, HardwareWrite, NewEvent, StandingWrite, VerificationEnd};
+use crate::rules::events::EventType;
 use crate::rules::request::{OpenedAnswer, Request};
 use crate::rules::state::{OpenDirective, ServerStatus, Snapshot, Want};
 
@@ -87,9 +86,7 @@ pub(super) fn judge(
     }
     if judged.verdict == Verdict::Mismatch {
         effects.push(Effect::Event(NewEvent {
-            event_type: "hardware_mismatch",
-            severity: Severity::High,
-            component: "verification",
+            event_type: EventType::HardwareMismatch,
             source_id: Some(snapshot.server_id.clone()),
             description: format!(
                 "the hardware is not that of the enrolment ({}); the answer came from {}",

@@ -7,6 +7,7 @@ use vpn_node_protocol::message::{Authorisation, Purpose, Verdict};
 
 use crate::rules::boot::Boot;
 use crate::rules::connections::{ConnectionWrite, LostRange};
+use crate::rules::events::EventType;
 
 /// One change of the stored state of the server that the decision is about.
 #[derive(Clone, Debug)]
@@ -182,39 +183,12 @@ pub struct HardwareWrite {
 /// A row of `security_events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
-    /// A stable word.
-    pub event_type: &'static str,
-    /// How bad.
-    pub severity: Severity,
-    /// Which part of the controller saw it.
-    pub component: &'static str,
+    /// What happened; its severity and component follow from it.
+    pub event_type: EventType,
     /// Whom it is about: a server id, a registration key or an address.
     pub source_id: Option<String>,
     /// A sentence. Values from outside are escaped in it.
     pub description: String,
     /// When.
     pub at_ms: i64,
-}
-
-/// How bad an event is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// Worth a line.
-    Low,
-    /// Worth a look.
-    Medium,
-    /// Somebody must act.
-    High,
-}
-
-impl Severity {
-    /// The word in the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-        }
-    }
 }

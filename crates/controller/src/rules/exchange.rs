@@ -13,7 +13,8 @@ use crate::rules::boot::Boot;
 use crate::rules::chain::{Judgement, Place, judge};
 use crate::rules::challenge;
 use crate::rules::connections::{self, OpenedBatch};
-use crate::rules::effect::{ChainStep, Effect, NewEvent, Severity, StandingWrite};
+use crate::rules::effect::{ChainStep, Effect, NewEvent, StandingWrite};
+use crate::rules::events::EventType;
 use crate::rules::heartbeat;
 use crate::rules::request::{Request, Subject};
 use crate::rules::state::{ServerStatus, Snapshot, standing};
@@ -245,9 +246,7 @@ fn store_batch(
             .iter()
             .fold(0u64, |sum, r| sum.saturating_add(r.last - r.first + 1));
         effects.push(Effect::Event(NewEvent {
-            event_type: "connection_gap",
-            severity: Severity::Medium,
-            component: "connections",
+            event_type: EventType::ConnectionGap,
             source_id: Some(snapshot.server_id.clone()),
             description: format!(
                 "{count} connection records of ledger {epoch} are lost, from sequence {} on ({})",
@@ -270,9 +269,7 @@ fn store_batch(
 
 fn rollback_event(snapshot: &Snapshot, request: &Request) -> NewEvent {
     NewEvent {
-        event_type: "controller_state_rollback",
-        severity: Severity::Medium,
-        component: "chain",
+        event_type: EventType::ControllerStateRollback,
         source_id: Some(snapshot.server_id.clone()),
         description: format!(
             "the host is at request {} and proves it with our own signature, but only {} is stored: this database lost its newest commits (restored backup, failover)",
@@ -285,9 +282,7 @@ fn rollback_event(snapshot: &Snapshot, request: &Request) -> NewEvent {
 fn quarantine(snapshot: &Snapshot, request: &Request, how: &str) -> Outcome {
     let boot = |id: Option<Uuid>| id.map_or("no boot yet".to_owned(), |id| format!("boot {id}"));
     let event = NewEvent {
-        event_type: "clone_suspected",
-        severity: Severity::High,
-        component: "chain",
+        event_type: EventType::CloneSuspected,
         source_id: Some(snapshot.server_id.clone()),
         description: format!(
             "two holders of one identity, or a restored snapshot: request {} from {} ({}) does not follow request {} from {} ({}): {how}; both are quarantined",

@@ -8,6 +8,7 @@ pub mod challenge;
 pub mod connections;
 pub mod effect;
 pub mod enrolment;
+pub mod events;
 pub mod exchange;
 pub mod heartbeat;
 pub mod request;

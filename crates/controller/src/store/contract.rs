@@ -1,6 +1,8 @@
 //! What every store must do, whatever database stands behind it.
 
 mod approval;
+mod challenges;
+mod events;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,16 +18,16 @@ use vpn_node_protocol::encoding::{Base64, Digest, Hex};
 use vpn_node_protocol::enrolment::{EnrolRefusal, EnrolRequest, Hello, KeyStatus};
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::hardware::Components;
-use vpn_node_protocol::message::Purpose;
 use vpn_node_protocol::sealing::{Context, Sealed, SealingSecret};
 
 use crate::rules::Effect;
 use crate::rules::boot::Boot;
 use crate::rules::connections::{ConnectionWrite, LostRange};
-use crate::rules::effect::{ChainStep, NewChallenge, NewEvent, Severity, VerificationEnd};
+use crate::rules::effect::{ChainStep, NewEvent};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, key_status};
+use crate::rules::events::EventType;
 use crate::rules::state::ServerStatus;
-use crate::store::{Decision, NewRegistrationKey, Store, StoreError, Wants};
+use crate::store::{Decision, EventFilter, NewRegistrationKey, Store, StoreError, Wants};
 
 const NOW: i64 = 1_790_000_000_000;
 const LEDGER: Hex<16> = Hex([3; 16]);
@@ -37,8 +39,10 @@ pub(crate) async fn all(store: &dyn Store) {
     a_chain_moves_once_and_failures_leave_nothing(store).await;
     concurrent_exchanges_are_one_after_the_other(store).await;
     records_are_applied_once_and_only_to_ones_own(store).await;
-    a_challenge_is_queued_taken_and_closed_once(store).await;
+    challenges::a_challenge_is_queued_taken_and_closed_once(store).await;
     approval::only_a_waiting_server_is_approved_and_once(store).await;
+    events::every_filter_counts_and_the_newest_come_first(store).await;
+    events::events_are_handled_once_and_all_or_none(store).await;
 }
 
 /// What a later process finds.
@@ -270,22 +274,20 @@ async fn a_chain_moves_once_and_failures_leave_nothing(store: &dyn Store) {
     let event = |event_type| {
         Effect::Event(NewEvent {
             event_type,
-            severity: Severity::Low,
-            component: "test",
             source_id: None,
             description: "x".into(),
             at_ms: NOW,
         })
     };
     // The same step again: nothing of the transaction stays, the event before it neither.
-    let failed = write(store, &id, vec![event("lost"), step(0)]).await;
+    let failed = write(store, &id, vec![event(EventType::StalePoll), step(0)]).await;
     assert!(matches!(failed, Err(StoreError::Conflict)), "{failed:?}");
-    write(store, &id, vec![event("kept"), step(1)])
+    write(store, &id, vec![event(EventType::UnknownKey), step(1)])
         .await
         .unwrap();
-    let events = store.list_events(100).await.unwrap();
+    let events = store.list_events(EventFilter::newest(100)).await.unwrap();
     let has = |name: &str| events.iter().any(|e| e.event_type == name);
-    assert!(has("kept") && !has("lost"));
+    assert!(has("unknown_key") && !has("stale_poll"));
     let snapshot = read(store, &id).await;
     assert_eq!(snapshot.chain.seq, 2);
     assert_eq!(snapshot.last_reply.as_deref(), Some(&[1, 2, 3][..]));
@@ -448,53 +450,6 @@ async fn records_are_applied_once_and_only_to_ones_own(store: &dyn Store) {
             .unwrap()
             .is_empty()
     );
-    let events = store.list_events(1).await.unwrap();
+    let events = store.list_events(EventFilter::newest(1)).await.unwrap();
     assert_eq!(events[0].event_type, "connection_of_another_server");
-}
-
-async fn a_challenge_is_queued_taken_and_closed_once(store: &dyn Store) {
-    let id = server(store, 1).await;
-    let challenge = |n| NewChallenge {
-        id: Uuid::from_u128(n),
-        value: Hex([4; 32]),
-        purpose: Purpose::OnDemand,
-        issued_ms: NOW,
-        deadline_s: 60,
-        delivered: false,
-    };
-    let queued = store.queue_challenge(&id, challenge(70)).await.unwrap();
-    assert_eq!(queued, Uuid::from_u128(70));
-    // One at a time.
-    assert_eq!(
-        store.queue_challenge(&id, challenge(71)).await.unwrap(),
-        queued
-    );
-    let waiting = store.servers_with_directives().await.unwrap();
-    assert_eq!(waiting, std::slice::from_ref(&id));
-    let taken = store.take_directives(&id, NOW).await.unwrap();
-    assert_eq!(taken.len(), 1);
-    assert!(store.take_directives(&id, NOW).await.unwrap().is_empty());
-    assert!(store.servers_with_directives().await.unwrap().is_empty());
-    // Handed out, and still open until it is answered.
-    assert_eq!(read(store, &id).await.directives[0].id, queued);
-    let close = || {
-        Effect::CloseVerification(VerificationEnd {
-            challenge_id: queued,
-            response: Some(Hex([1; 32])),
-            result: true,
-            failure: None,
-            detail: None,
-            at_ms: NOW,
-        })
-    };
-    let answered = Effect::DirectiveStatus {
-        id: queued,
-        status: "answered",
-    };
-    write(store, &id, vec![close(), answered]).await.unwrap();
-    let twice = write(store, &id, vec![close()]).await;
-    assert!(matches!(twice, Err(StoreError::Conflict)), "{twice:?}");
-    assert!(read(store, &id).await.directives.is_empty());
-    let row = store.verification(queued).await.unwrap().unwrap();
-    assert_eq!(row.verification_result, Some(true));
 }

@@ -5,6 +5,7 @@
 //! the trait, and nothing in it needs more than read-committed rows locked by their key, so that
 //! another database can stand behind it. `contract` holds what every implementation must do.
 
+mod events;
 mod rows;
 pub mod sqlite;
 
@@ -26,6 +27,7 @@ use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
 use crate::rules::state::{OpenDirective, ServerStatus};
 use crate::rules::{Effect, Snapshot};
 
+pub use events::{EventFilter, HandleEnd, Handling};
 pub use rows::{
     ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, VerificationRow,
 };
@@ -188,7 +190,11 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> Answer<'a, Vec<HeartbeatRow>>;
     /// Security events, newest first.
-    fn list_events(&self, limit: u32) -> Answer<'_, Vec<EventRow>>;
+    fn list_events(&self, filter: EventFilter) -> Answer<'_, Vec<EventRow>>;
+    /// One security event.
+    fn event(&self, event_id: i64) -> Answer<'_, Option<EventRow>>;
+    /// Marks events as handled: all of them, or none.
+    fn handle_events(&self, handling: Handling) -> Answer<'_, HandleEnd>;
 
     /// Lets the writer finish what is queued, and closes the database.
     fn close(&self) -> Answer<'_, ()>;

@@ -98,6 +98,11 @@ pub struct EventRow {
     pub source_id: Option<String>,
     pub description: String,
     pub handled: bool,
+    pub handled_by: Option<String>,
+    pub handling_notes: Option<String>,
+    pub user_name: Option<String>,
+    pub handled_at: Option<String>,
+    pub handled_by_user: Option<String>,
 }
 
 /// A row of `server_verifications`.

@@ -3,8 +3,11 @@
 mod chain;
 mod connections;
 mod enrolment;
+mod events;
+mod hostile;
 mod http;
 mod poll;
+mod raw;
 mod schema;
 mod support;
 mod verification;

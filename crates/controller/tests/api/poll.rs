@@ -12,7 +12,7 @@ use vpn_node_protocol::message::{Poll, PollReply, Purpose};
 
 use crate::support::{Answered, Host, World};
 
-fn poll(host: &Host, wait_s: u32) -> Envelope {
+pub(crate) fn poll(host: &Host, wait_s: u32) -> Envelope {
     let poll = Poll {
         server_id: host.server_id.clone(),
         epoch: 1,
@@ -28,7 +28,7 @@ async fn ask(world: &World, envelope: &Envelope) -> Answered {
     world.post("/v1/poll", envelope.to_json()).await
 }
 
-fn on_demand(world: &World) -> NewChallenge {
+pub(crate) fn on_demand(world: &World) -> NewChallenge {
     NewChallenge {
         id: Uuid::from_u128(5),
         value: Hex([6; 32]),

@@ -65,7 +65,11 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::in_dir(tempfile::tempdir().unwrap(), change).await
+    }
+
+    pub(crate) async fn in_dir(dir: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        let dir = Arc::new(dir);
         let url = "https://127.0.0.1:8443".to_owned();
         let mut config = Config::new(dir.path().join("data"), url);
         change(&mut config);
@@ -227,7 +231,11 @@ impl World {
     }
 
     pub(crate) async fn events(&self, event_type: &str) -> Vec<store::EventRow> {
-        let mut events = self.store.list_events(1000).await.unwrap();
+        let mut events = self
+            .store
+            .list_events(store::EventFilter::newest(1000))
+            .await
+            .unwrap();
         events.retain(|event| event.event_type == event_type);
         events
     }

@@ -18,7 +18,7 @@ async fn challenge(world: &World, host: &mut Host) -> Directive {
     host.directives(world, &reply.directives).remove(0)
 }
 
-fn answer_to(world: &World, host: &Host, directive: &Directive) -> ChallengeAnswer {
+pub(crate) fn answer_to(world: &World, host: &Host, directive: &Directive) -> ChallengeAnswer {
     let Action::Challenge { value, purpose } = directive.action.clone() else {
         panic!("{directive:?}");
     };

@@ -2,14 +2,13 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::directives;
 use super::map::{counter, database};
+use super::{directives, events};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
-use crate::rules::effect::{
-    ChainStep, HardwareWrite, HeartbeatWrite, NewEvent, Severity, StandingWrite,
-};
+use crate::rules::effect::{ChainStep, HardwareWrite, HeartbeatWrite, NewEvent, StandingWrite};
+use crate::rules::events::EventType;
 use crate::rules::state::word;
 use crate::store::StoreError;
 
@@ -91,23 +90,21 @@ pub(super) async fn apply(
                 .await
                 .map_err(database)?;
             }
-            Effect::Event(new) => event(conn, &new).await?,
+            Effect::Event(new) => events::record(conn, &new).await?,
         }
     }
     // One for the whole batch, and by our clock: the host names the connections and their times.
     if let Some((count, first)) = foreign {
         let id = first.id();
         let new = NewEvent {
-            event_type: "connection_of_another_server",
-            severity: Severity::Medium,
-            component: "connections",
+            event_type: EventType::ConnectionOfAnotherServer,
             source_id: Some(server_id.to_owned()),
             description: format!(
                 "the host reports {count} records of connections that belong to another server, first of {id}"
             ),
             at_ms: now_ms,
         };
-        event(conn, &new).await?;
+        events::record(conn, &new).await?;
     }
     Ok(())
 }
@@ -377,24 +374,6 @@ async fn connection(
     .await
     .map_err(database)?;
     Ok(done.rows_affected() == 1)
-}
-
-pub(super) async fn event(conn: &mut SqliteConnection, event: &NewEvent) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO security_events
-             (timestamp, event_type, severity, component, source_id, description)
-         VALUES (?, ?, ?, ?, ?, ?)",
-    )
-    .bind(to_text(event.at_ms))
-    .bind(event.event_type)
-    .bind(event.severity.as_str())
-    .bind(event.component)
-    .bind(&event.source_id)
-    .bind(&event.description)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
 }
 
 pub(super) async fn bad_heartbeat(

@@ -3,9 +3,7 @@
 use sqlx::sqlite::SqlitePool;
 
 use super::map::database;
-use crate::store::{
-    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, StoreError,
-};
+use crate::store::{ConnectionRow, HeartbeatRow, RegistrationKeyRow, ServerRow, StoreError};
 
 pub(super) async fn registration_keys(
     pool: &SqlitePool,
@@ -61,12 +59,4 @@ pub(super) async fn heartbeats(
     .fetch_all(pool)
     .await
     .map_err(database)
-}
-
-pub(super) async fn events(pool: &SqlitePool, limit: u32) -> Result<Vec<EventRow>, StoreError> {
-    sqlx::query_as("SELECT * FROM security_events ORDER BY event_id DESC LIMIT ?")
-        .bind(limit)
-        .fetch_all(pool)
-        .await
-        .map_err(database)
 }

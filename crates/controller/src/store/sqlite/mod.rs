@@ -7,6 +7,7 @@
 mod directives;
 mod effects;
 mod enrol;
+mod events;
 mod exchange;
 mod lists;
 mod map;
@@ -29,8 +30,9 @@ use crate::rules::effect::{NewChallenge, NewEvent};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
 use crate::rules::state::OpenDirective;
 use crate::store::{
-    Answer, ConnectionRow, Decide, Decision, EventRow, HeartbeatRow, KnownServer,
-    NewRegistrationKey, RegistrationKeyRow, ServerRow, Store, StoreError, VerificationRow, Wants,
+    Answer, ConnectionRow, Decide, Decision, EventFilter, EventRow, HandleEnd, Handling,
+    HeartbeatRow, KnownServer, NewRegistrationKey, RegistrationKeyRow, ServerRow, Store,
+    StoreError, VerificationRow, Wants,
 };
 
 use map::database;
@@ -170,7 +172,7 @@ impl Store for SqliteStore {
 
     fn record_event(&self, event: NewEvent) -> Answer<'_, ()> {
         Box::pin(
-            self.write(move |conn| Box::pin(async move { effects::event(conn, &event).await })),
+            self.write(move |conn| Box::pin(async move { events::record(conn, &event).await })),
         )
     }
 
@@ -233,8 +235,16 @@ impl Store for SqliteStore {
         Box::pin(lists::heartbeats(&self.readers, server_id, limit))
     }
 
-    fn list_events(&self, limit: u32) -> Answer<'_, Vec<EventRow>> {
-        Box::pin(lists::events(&self.readers, limit))
+    fn list_events(&self, filter: EventFilter) -> Answer<'_, Vec<EventRow>> {
+        Box::pin(events::list(&self.readers, filter))
+    }
+
+    fn event(&self, event_id: i64) -> Answer<'_, Option<EventRow>> {
+        Box::pin(events::one(&self.readers, event_id))
+    }
+
+    fn handle_events(&self, handling: Handling) -> Answer<'_, HandleEnd> {
+        Box::pin(self.write(move |conn| Box::pin(events::handle(conn, handling))))
     }
 
     fn close(&self) -> Answer<'_, ()> {
