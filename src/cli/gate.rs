@@ -5,7 +5,7 @@
 //! they write in `host::systemd`.
 
 mod hold;
-mod show;
+pub(super) mod show;
 
 use nix::unistd::geteuid;
 

@@ -19,10 +19,14 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A running agent answers in a millisecond; a stopped one (SIGSTOP) costs a look no more than this.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Looks without a fresh answer after which an open gate closes: with the two figures above about
-/// four seconds, half of the unit's `WatchdogSec=`. Looks and not seconds: a machine that was
+/// Looks without an answer after which an open gate closes: with the two figures above about four
+/// seconds, well within the unit's `WatchdogSec=10`. Looks and not seconds: a machine that was
 /// suspended has not been asking.
-pub const MAX_MISSES: u32 = 4;
+pub const MAX_SILENT: u32 = 4;
+
+/// The same for answers that come from an old report. The agent's loop may need its 5 seconds to
+/// make the first one after a suspend, which ages every report at once.
+pub const MAX_STALE: u32 = 7;
 
 /// Oldest report that is believed: three times what the loop makes sure of (every 5 seconds), so
 /// that one slow write to a disk cuts nobody off.
@@ -57,10 +61,13 @@ pub enum Closed {
 }
 
 impl Closed {
-    /// Whether another answer may come: everything but a clear no.
-    #[must_use]
-    pub fn is_doubt(&self) -> bool {
-        matches!(self, Self::Silent(_) | Self::Stale)
+    /// How many looks in a row may end like this before an open gate closes; a clear no ends it.
+    fn looks(&self) -> u32 {
+        match self {
+            Self::Silent(_) => MAX_SILENT,
+            Self::Stale => MAX_STALE,
+            Self::Unverified(_) | Self::Lapsed(_) | Self::LeaseOver => 1,
+        }
     }
 }
 
@@ -141,14 +148,14 @@ impl Gate {
                 Step::StartAnew
             }
             Err(why) if !self.open => Step::Wait(why),
-            Err(why) if !why.is_doubt() => Step::Close(why),
-            Err(_) if asked >= self.until => Step::Close(Closed::LeaseOver),
             Err(why) => {
                 self.misses += 1;
-                if self.misses < MAX_MISSES {
-                    Step::Doubt(why)
-                } else {
+                if self.misses >= why.looks() {
                     Step::Close(why)
+                } else if asked >= self.until {
+                    Step::Close(Closed::LeaseOver)
+                } else {
+                    Step::Doubt(why)
                 }
             }
         }
@@ -210,14 +217,14 @@ mod tests {
     #[test]
     fn silence_and_old_reports_are_given_a_few_looks() {
         let old = answer(Verified, 60_000, 15_001);
-        for stale in [false, true] {
+        for (stale, looks) in [(false, 4), (true, 7)] {
             let heard = || if stale { Ok(&old) } else { silence() };
             let mut gate = opened();
-            for second in 2..5 {
+            for second in 1..looks {
                 let step = gate.look(heard(), at(second));
                 assert!(matches!(step, Step::Doubt(_)), "{step:?}");
             }
-            assert!(matches!(gate.look(heard(), at(5)), Step::Close(_)));
+            assert!(matches!(gate.look(heard(), at(looks)), Step::Close(_)));
         }
     }
 
@@ -257,7 +264,7 @@ mod tests {
 
     proptest! {
         /// Whatever is heard: the watchdog hears only of fresh answers that say yes, and an open
-        /// gate is never without one for more than `MAX_MISSES` looks.
+        /// gate is never without one for more than `MAX_STALE` looks.
         #[test]
         fn the_watchdog_hears_only_of_fresh_good_answers(
             looks in proptest::collection::vec((0u8..5, 0u64..40_000, 0u64..40_000), 1..60)
@@ -275,7 +282,7 @@ mod tests {
                 let asked = Duration::from_secs(second as u64);
                 match gate.look(heard.as_ref().ok_or_else(String::new), asked) {
                     Step::Open | Step::Hold => prop_assert!(good),
-                    Step::Doubt(why) => prop_assert!(why.is_doubt() && without < MAX_MISSES),
+                    Step::Doubt(why) => prop_assert!(without < why.looks()),
                     Step::Wait(_) => prop_assert!(!good),
                     Step::Close(_) | Step::StartAnew => {
                         prop_assert!(!good);
