@@ -185,6 +185,10 @@ fn word(gated: Gated) -> &'static str {
 
 fn sentence(text: &str) -> String {
     let text = text.trim_end_matches('.');
+    // The agent's name stays as it is written everywhere.
+    if text.starts_with("vpn-node") {
+        return format!("{text}.");
+    }
     let mut letters = text.chars();
     match letters.next() {
         Some(first) => format!("{}{}.", first.to_uppercase(), letters.as_str()),

@@ -6,9 +6,9 @@
 //! undone; of the two files the binding one is made first and removed last, so that a power cut
 //! between them never leaves a service that is started and not bound.
 
-use std::fs;
+mod files;
+
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -18,23 +18,16 @@ use thiserror::Error;
 use super::systemctl::{Systemctl, SystemctlError, UnitFacts};
 use super::unit_name::ServiceName;
 use crate::core::{shown, shown_path};
-use crate::host::atomic::{self, AtomicError};
+use crate::host::atomic::AtomicError;
+use files::{Before, Files};
+
+pub use files::Gated;
 
 /// The gate's own unit.
 pub const GATE: &str = "vpn-node-gate.service";
 
 /// Where an operator's unit files are.
 const FOLDER: &str = "/etc/systemd/system";
-const DROP_IN: &str = "50-vpn-node-gate.conf";
-const BINDING: &str = "\
-# Made by `vpn-node gate enable`; `vpn-node gate disable` removes it.
-# This service runs only while the gate is open: docs/gate.md of vpn-node.
-[Unit]
-BindsTo=vpn-node-gate.service
-After=vpn-node-gate.service
-";
-/// Largest drop-in that is read back, to be restored if a change fails.
-const MAX_DROP_IN: usize = 64 * 1024;
 
 /// Units that would wait for themselves: the gate asks the agent.
 const OURS: [&str; 2] = [GATE, "vpn-node-agent.service"];
@@ -108,27 +101,6 @@ pub enum GatingError {
     },
 }
 
-fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> GatingError {
-    move |source| GatingError::Io {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
-}
-
-/// How far a service is gated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gated {
-    /// Both files are there.
-    Yes,
-    /// Bound, but not started again with the gate (`systemctl disable UNIT` removes that link).
-    BoundOnly,
-    /// Started with the gate, but not bound to it.
-    StartedOnly,
-    /// Neither.
-    No,
-}
-
 /// What a change found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -143,7 +115,7 @@ pub struct Change {
 /// The gated services of one host.
 #[derive(Clone, Debug)]
 pub struct Gating {
-    folder: PathBuf,
+    files: Files,
     systemctl: Systemctl,
 }
 
@@ -158,7 +130,9 @@ impl Gating {
     #[must_use]
     pub fn at(folder: &Path, systemctl: Systemctl) -> Self {
         Self {
-            folder: folder.to_owned(),
+            files: Files {
+                folder: folder.to_owned(),
+            },
             systemctl,
         }
     }
@@ -176,9 +150,9 @@ impl Gating {
                 load_state: gate.load_state,
             });
         }
-        let before = Before::of(self, unit)?;
+        let before = Before::of(&self.files, unit)?;
         let done = self.bind(unit, &facts, before.gated() == Gated::Yes);
-        done.map_err(|error| before.restore(self, unit, error))
+        done.map_err(|error| self.undo(&before, unit, error))
     }
 
     fn bind(
@@ -193,8 +167,8 @@ impl Gating {
         let ran = is_up(&facts.active_state);
         let open = self.gate_opens(ran && !already)?;
         if !already {
-            self.write_binding(unit)?;
-            self.write_link(unit, &facts.fragment)?;
+            self.files.write_binding(unit)?;
+            self.files.write_link(unit, &facts.fragment)?;
         }
         // Also if nothing was written: an earlier try may have ended right before this.
         self.systemctl.run(&["daemon-reload"])?;
@@ -215,7 +189,7 @@ impl Gating {
     /// # Errors
     /// [`GatingError`]; then it is as before, unless only the gate could not be stopped.
     pub fn disable(&self, unit: &ServiceName) -> Result<Change, GatingError> {
-        let before = Before::of(self, unit)?;
+        let before = Before::of(&self.files, unit)?;
         let gate_state = self.systemctl.show(GATE)?.active_state;
         let unit_state = self.systemctl.show(unit.as_str())?.active_state;
         let change = Change {
@@ -227,10 +201,11 @@ impl Gating {
             return Ok(change);
         }
         let done = self
+            .files
             .remove_link(unit)
-            .and_then(|()| self.remove_binding(unit))
+            .and_then(|()| self.files.remove_binding(unit))
             .and_then(|()| Ok(self.systemctl.run(&["daemon-reload"])?));
-        done.map_err(|error| before.restore(self, unit, error))?;
+        done.map_err(|error| self.undo(&before, unit, error))?;
         if self.units()?.is_empty() {
             self.systemctl.run(&["disable", "--now", GATE])?;
         }
@@ -242,39 +217,13 @@ impl Gating {
     /// # Errors
     /// If the folder cannot be read.
     pub fn units(&self) -> Result<Vec<(ServiceName, Gated)>, GatingError> {
-        let mut names = Vec::new();
-        for name in names_in(&self.folder)? {
-            let bound = name
-                .strip_suffix(".d")
-                .and_then(|n| ServiceName::parse(n).ok());
-            names.extend(bound.filter(|unit| self.binding(unit).exists()));
-        }
-        let wanted = names_in(&self.wants())?;
-        names.extend(
-            wanted
-                .iter()
-                .filter_map(|name| ServiceName::parse(name).ok()),
-        );
-        names.sort();
-        names.dedup();
-        Ok(names
-            .into_iter()
-            .map(|unit| {
-                let gated = self.gated(&unit);
-                (unit, gated)
-            })
-            .collect())
+        self.files.units()
     }
 
     /// How far `unit` is gated, by its files.
     #[must_use]
     pub fn gated(&self, unit: &ServiceName) -> Gated {
-        match (self.binding(unit).exists(), self.link(unit).is_symlink()) {
-            (true, true) => Gated::Yes,
-            (true, false) => Gated::BoundOnly,
-            (false, true) => Gated::StartedOnly,
-            (false, false) => Gated::No,
-        }
+        self.files.gated(unit)
     }
 
     /// systemd's word for how `unit` is now (`active`, `inactive`, …).
@@ -283,6 +232,23 @@ impl Gating {
     /// [`SystemctlError`].
     pub fn active_state(&self, unit: &str) -> Result<String, SystemctlError> {
         Ok(self.systemctl.show(unit)?.active_state)
+    }
+
+    /// After `change` failed: as before. Returns the error to report.
+    fn undo(&self, before: &Before, unit: &ServiceName, change: GatingError) -> GatingError {
+        if let Err(undo) = before.put_back(&self.files, unit) {
+            return GatingError::NotUndone {
+                change: Box::new(change),
+                undo: Box::new(undo),
+            };
+        }
+        // As far as systemd listens: often it is what failed, and then it has not seen the files
+        // that are gone again.
+        let _ = self.systemctl.run(&["daemon-reload"]);
+        if before.none_gated {
+            let _ = self.systemctl.run(&["disable", "--now", GATE]);
+        }
+        change
     }
 
     fn facts(&self, unit: &ServiceName) -> Result<UnitFacts, GatingError> {
@@ -316,168 +282,11 @@ impl Gating {
         }
         Ok(self.systemctl.show(GATE)?.active_state == "active")
     }
-
-    fn binding(&self, unit: &ServiceName) -> PathBuf {
-        self.folder.join(format!("{unit}.d")).join(DROP_IN)
-    }
-
-    fn wants(&self) -> PathBuf {
-        self.folder.join(format!("{GATE}.wants"))
-    }
-
-    fn link(&self, unit: &ServiceName) -> PathBuf {
-        self.wants().join(unit.as_str())
-    }
-
-    fn write_binding(&self, unit: &ServiceName) -> Result<(), GatingError> {
-        let path = self.binding(unit);
-        make_folder(parent(&path))?;
-        Ok(atomic::write(&path, BINDING.as_bytes(), 0o644)?)
-    }
-
-    /// systemd goes by the link's name; its target is the unit's file, as `systemctl enable`
-    /// makes it, because a target of another name is worth a warning to it.
-    fn write_link(&self, unit: &ServiceName, fragment: &Path) -> Result<(), GatingError> {
-        let path = self.link(unit);
-        make_folder(parent(&path))?;
-        let named = self.folder.join(unit.as_str());
-        let target = if fragment.as_os_str().is_empty() {
-            &named
-        } else {
-            fragment
-        };
-        match symlink(target, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_symlink() => {}
-            made => made.map_err(failed("make the link", &path))?,
-        }
-        Ok(atomic::sync_dir(parent(&path))?)
-    }
-
-    fn remove_binding(&self, unit: &ServiceName) -> Result<(), GatingError> {
-        remove(&self.binding(unit))
-    }
-
-    fn remove_link(&self, unit: &ServiceName) -> Result<(), GatingError> {
-        remove(&self.link(unit))
-    }
-}
-
-/// What was there before a change, to go back to.
-struct Before {
-    binding: Option<Vec<u8>>,
-    link: Option<PathBuf>,
-    none_gated: bool,
-}
-
-impl Before {
-    fn of(gating: &Gating, unit: &ServiceName) -> Result<Self, GatingError> {
-        let binding = match atomic::read_bounded(&gating.binding(unit), MAX_DROP_IN) {
-            Ok(bytes) => Some(bytes),
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error.into()),
-        };
-        let path = gating.link(unit);
-        let link = match fs::read_link(&path) {
-            Ok(target) => Some(target),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed("read the link", &path)(error)),
-        };
-        Ok(Self {
-            binding,
-            link,
-            none_gated: gating.units()?.is_empty(),
-        })
-    }
-
-    fn gated(&self) -> Gated {
-        // A binding that somebody changed is written anew.
-        let bound = self.binding.as_deref() == Some(BINDING.as_bytes());
-        match (bound, self.binding.is_some(), self.link.is_some()) {
-            (true, _, true) => Gated::Yes,
-            (_, true, _) => Gated::BoundOnly,
-            (_, false, true) => Gated::StartedOnly,
-            (_, false, false) => Gated::No,
-        }
-    }
-
-    /// Puts it back; the error to report.
-    fn restore(&self, gating: &Gating, unit: &ServiceName, change: GatingError) -> GatingError {
-        match self.put_back(gating, unit) {
-            Ok(()) => change,
-            Err(undo) => GatingError::NotUndone {
-                change: Box::new(change),
-                undo: Box::new(undo),
-            },
-        }
-    }
-
-    fn put_back(&self, gating: &Gating, unit: &ServiceName) -> Result<(), GatingError> {
-        match &self.binding {
-            Some(bytes) => {
-                let path = gating.binding(unit);
-                make_folder(parent(&path))?;
-                atomic::write(&path, bytes, 0o644)?;
-            }
-            None => gating.remove_binding(unit)?,
-        }
-        match &self.link {
-            Some(target) => gating.write_link(unit, target)?,
-            None => gating.remove_link(unit)?,
-        }
-        // As far as systemd listens: often it is what failed, and then it has not seen the files
-        // that are gone again.
-        let _ = gating.systemctl.run(&["daemon-reload"]);
-        if self.none_gated {
-            let _ = gating.systemctl.run(&["disable", "--now", GATE]);
-        }
-        Ok(())
-    }
 }
 
 /// A service that has processes now, or will have.
 fn is_up(active_state: &str) -> bool {
     matches!(active_state, "active" | "activating" | "reloading")
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
-}
-
-/// The names in a folder; none if there is no folder.
-fn names_in(folder: &Path) -> Result<Vec<String>, GatingError> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed("read", folder)(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed("read", folder))?;
-        names.extend(entry.file_name().into_string().ok());
-    }
-    Ok(names)
-}
-
-fn make_folder(folder: &Path) -> Result<(), GatingError> {
-    match fs::create_dir(folder) {
-        Ok(()) => Ok(atomic::sync_dir(parent(folder))?),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        Err(error) => Err(failed("make", folder)(error)),
-    }
-}
-
-/// Removes a name, and its folder if that is empty then: as it was before.
-fn remove(path: &Path) -> Result<(), GatingError> {
-    let folder = parent(path);
-    if !folder.exists() {
-        return Ok(());
-    }
-    atomic::remove(path)?;
-    match fs::remove_dir(folder) {
-        Ok(()) => Ok(atomic::sync_dir(parent(folder))?),
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        Err(error) => Err(failed("remove", folder)(error)),
-    }
 }
 
 #[cfg(test)]
