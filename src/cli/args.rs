@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::host::systemd::ServiceName;
+
 /// The agent of this VPN host: enrol it, ask how it is, see who is connected.
 #[derive(Debug, Parser)]
 #[command(
@@ -17,6 +19,7 @@ Examples:
   vpn-node status                     one screen about this host
   vpn-node connections --json         who is connected, for programs
   vpn-node healthcheck                for monitors: the exit code says it
+  vpn-node gate status                which VPN services need this host's authorisation
 
 Exit codes:
   0  done; healthcheck: healthy
@@ -89,6 +92,16 @@ Exit codes:
   3  the agent is not running or does not answer
   4  this host is not enrolled")]
     Healthcheck,
+    /// Let VPN services run only while this host is authorised
+    #[command(after_long_help = "\
+Examples:
+  vpn-node gate enable wg-quick@wg0.service     as root: from now on it is gated
+  vpn-node gate status                          every gated service, and why the gate is closed
+  vpn-node gate disable wg-quick@wg0.service    as root: it is no longer gated")]
+    Gate {
+        #[command(subcommand)]
+        command: GateCommand,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -106,6 +119,36 @@ Examples:
     Check,
     /// Print the effective settings as TOML, each with the place that set it
     Show,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum GateCommand {
+    /// Bind a service to the gate: systemd stops it when the authorisation ends
+    ///
+    /// While the gate is closed the service is stopped; it starts when the gate opens.
+    Enable {
+        /// The service with its full name, such as wg-quick@wg0.service
+        #[arg(value_parser = ServiceName::parse)]
+        unit: ServiceName,
+    },
+    /// Unbind a service; it is neither started nor stopped by that
+    Disable {
+        /// The service with its full name
+        #[arg(value_parser = ServiceName::parse)]
+        unit: ServiceName,
+    },
+    /// Show whether the gate is open and why, and which services are gated
+    Status {
+        /// This service alone, gated or not
+        #[arg(value_parser = ServiceName::parse)]
+        unit: Option<ServiceName>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What vpn-node-gate.service runs.
+    #[command(hide = true)]
+    Hold,
 }
 
 #[derive(Debug, Args)]

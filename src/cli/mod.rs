@@ -1,7 +1,7 @@
 //! The command `vpn-node`: arguments in, rendering out. It decides nothing by itself.
 //!
-//! `status`, `connections` and `healthcheck` ask the running agent over its socket; `config` runs
-//! the agent's own loader; `enroll` reads the token and hands it to the function that the binary
+//! `status`, `connections` and `healthcheck` ask the running agent over its socket; `gate` binds
+//! services to that answer; `config` runs the agent's own loader; `enroll` reads the token and hands it to the function that the binary
 //! passes in. Exit codes are in [`Exit`].
 
 mod args;
@@ -10,6 +10,7 @@ mod connections;
 mod console;
 mod enroll;
 mod exit;
+mod gate;
 mod health;
 mod reach;
 mod status;
@@ -75,6 +76,7 @@ fn run_with<E: std::error::Error>(
         Command::Status { json } => status::run(&global, json, console),
         Command::Connections { json } => connections::run(&global, json, console),
         Command::Healthcheck => health::run(&global, console),
+        Command::Gate { command } => gate::run(&global, command, console),
         Command::Config { command } => config::run(&global, command, console),
         Command::Enroll(given) => enroll::run(&global, given, input, enroll, console),
     };

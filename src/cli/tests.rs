@@ -1,5 +1,6 @@
 //! The command as people and monitors meet it: what it does and how it exits.
 
+mod gate_command;
 mod screens;
 
 use std::cell::Cell;

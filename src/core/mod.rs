@@ -3,10 +3,11 @@
 //!
 //! Reading order: [`agent`] (the whole), [`lane`] (how it speaks), [`authorisation`] (whether
 //! this host may serve), [`trust`] (whom it believes), [`schedule`] (when), [`sessions`] (who is
-//! connected), [`report`] (what it says of itself).
+//! connected), [`report`] (what it says of itself), [`gate`] (what another process may do about it).
 
 pub mod agent;
 pub mod authorisation;
+pub mod gate;
 pub mod lane;
 pub mod report;
 pub mod schedule;

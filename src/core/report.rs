@@ -4,6 +4,7 @@
 //! the CLI renders it. It holds no secret, no client address and no peer key: an operator may
 //! paste it into a ticket. What any local user may see is the [`PublicSummary`].
 
+mod authorised;
 mod health;
 
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Now;
+pub use authorised::AuthorisationAnswer;
 pub use health::Health;
 
 /// Version of the JSON shape. It changes only when a field changes its meaning or goes away.
@@ -51,6 +54,10 @@ pub struct StatusReport {
     pub enrolled_since_ms: Option<i64>,
     /// What the controller thinks of this host.
     pub verification: Verification,
+    /// When verified or grace ends without another word, by both clocks; only to answer
+    /// [`StatusReport::authorisation`], so it is not sent.
+    #[serde(skip)]
+    pub authorised_until: Option<Now>,
     /// The heartbeats, newest knowledge.
     pub last_heartbeat: LastHeartbeat,
     /// Time to the next heartbeat.
@@ -255,6 +262,7 @@ impl StatusReport {
                 hardware_status: None,
                 warnings: Vec::new(),
             },
+            authorised_until: None,
             last_heartbeat: LastHeartbeat::default(),
             next_heartbeat_s: None,
             heartbeat_interval_s: 30,

@@ -22,8 +22,9 @@ use crate::vpn::Report;
 const ANSWERS_QUEUED: usize = 4;
 /// The report is rebuilt this often at most: with many connections it is not free.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
-/// Without anything to do the loop still turns, for a clock that was stopped by a suspend.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// And this often at least: a gate believes no report that is three times as old
+/// (`core::gate::MAX_REPORT_AGE`). Also the longest sleep, for a clock that a suspend stopped.
+const REPORT_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
 /// Everyone who does what the core says.
 pub(super) struct Workers {
@@ -73,7 +74,7 @@ impl EventLoop {
 
     /// Runs until told to stop; then everything seen is on disk.
     pub(super) async fn run(mut self, stop: &mut Stop) {
-        let watchdog = systemd::watchdog_interval().unwrap_or(LONGEST_SLEEP);
+        let watchdog = systemd::watchdog_interval().unwrap_or(REPORT_AT_LEAST_EVERY);
         self.agent.handle_timeout(clock::now(), &mut self.rng);
         loop {
             self.obey().await;
@@ -158,7 +159,8 @@ impl EventLoop {
 
     fn report_if_due(&mut self) {
         let now = clock::now();
-        if self.report_at.is_none_or(|at| now.boot < at) {
+        let latest = self.reported_at + REPORT_AT_LEAST_EVERY;
+        if now.boot < self.report_at.unwrap_or(latest).min(latest) {
             return;
         }
         self.report_at = None;
@@ -177,9 +179,8 @@ impl EventLoop {
         let next = [self.agent.next_deadline(), self.report_at]
             .into_iter()
             .flatten()
-            .min();
-        next.map_or(LONGEST_SLEEP, |at| at.saturating_sub(now))
-            .min(LONGEST_SLEEP)
+            .fold(self.reported_at + REPORT_AT_LEAST_EVERY, Duration::min);
+        next.saturating_sub(now)
     }
 }
 

@@ -2,6 +2,13 @@
 //!
 //! Started by hand there is no systemd behind the environment variables; then nothing is sent and
 //! there are no credentials, and neither is an error.
+//!
+//! Its parts are for the operator's command: names of units, systemctl, and which services are
+//! bound to the gate.
+
+mod gating;
+mod systemctl;
+mod unit_name;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,6 +20,9 @@ use sd_notify::NotifyState;
 use zeroize::Zeroizing;
 
 use crate::host::bounded;
+pub use gating::{Change, GATE, Gated, Gating, GatingError};
+pub use systemctl::{Systemctl, SystemctlError, UnitFacts};
+pub use unit_name::{ServiceName, ServiceNameError};
 
 /// systemd shows the status on one line of `systemctl status`.
 const MAX_STATUS: usize = 256;

@@ -18,7 +18,9 @@ use super::Scope;
 use super::wire::{
     Answer, Code, ConnectionsPage, Get, HealthAnswer, MAX_ANSWER_BYTES, Refusal, Request, VERSION,
 };
-use crate::core::report::{ConnectionRow, PublicSummary, SCHEMA, StatusReport};
+use crate::core::report::{
+    AuthorisationAnswer, ConnectionRow, PublicSummary, SCHEMA, StatusReport,
+};
 use crate::core::{shown, shown_path};
 use crate::host::clock;
 
@@ -181,6 +183,19 @@ impl Client {
     /// As [`Client::status`].
     pub fn health(&self) -> Result<(Scope, HealthAnswer), ClientError> {
         self.ask(Get::Health, None)
+    }
+
+    /// Asks whether this host may serve now, and for how long. Everybody may ask; who sees only
+    /// the summary gets no sentence.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub fn authorisation(&self) -> Result<AuthorisationAnswer, ClientError> {
+        let (_, answer): (_, AuthorisationAnswer) = self.ask(Get::Authorisation, None)?;
+        if answer.schema != SCHEMA {
+            return Err(self.garbage(format!("it reports in another schema than {SCHEMA}")));
+        }
+        Ok(answer)
     }
 
     fn ask<T: DeserializeOwned>(

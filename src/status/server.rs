@@ -131,7 +131,7 @@ async fn converse(
     let answer = match timeout(deadline, read_request(&mut stream)).await {
         Ok(Ok(Some(request))) => {
             let report = Arc::clone(&reports.borrow());
-            wire::answer(&request, scope, &report.as_of(clock::now().boot))
+            wire::answer(&request, scope, &report, clock::now())
         }
         Ok(Ok(None)) => return,
         Ok(Err(refusal)) => refusal.to_line(),

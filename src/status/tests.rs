@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 
 use super::*;
-use crate::core::report::{ConnectionRow, StatusReport};
+use crate::core::report::{ConnectionRow, StatusReport, VerificationState};
 use crate::host::clock;
 
 /// A server on a thread of its own; dropping it stops it.
@@ -336,6 +336,7 @@ fn unprivileged_probe() {
     let (scope, health) = client.health().unwrap();
     assert_eq!(scope, Scope::Public);
     assert!(!health.ok && health.reasons.is_empty());
+    assert_eq!(client.authorisation().unwrap().detail, None);
 }
 
 #[test]
@@ -367,4 +368,21 @@ fn an_unprivileged_peer_gets_the_summary_only() {
         output.status.success() && text.contains("1 passed"),
         "{text}"
     );
+}
+
+#[test]
+fn the_authorisation_is_as_of_the_question() {
+    let mut verified = report();
+    verified.verification.state = VerificationState::Verified;
+    verified.authorised_until = Some(clock::now().after(Duration::from_secs(1000)));
+    let ask = |report| {
+        let served = Served::for_own_user(report);
+        Client::new(&served.path).authorisation().unwrap()
+    };
+    let answer = ask(verified.clone());
+    assert_eq!(answer.state, VerificationState::Verified);
+    assert!((900_000..=1_000_000).contains(&answer.valid_for_ms.unwrap()));
+    assert!(answer.detail.is_some());
+    verified.authorised_until = Some(clock::now());
+    assert_eq!(ask(verified).state, VerificationState::Lapsed);
 }

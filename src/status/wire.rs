@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Scope;
-use crate::core::report::{ConnectionRow, StatusReport};
+use crate::core::Now;
+use crate::core::report::{AuthorisationAnswer, ConnectionRow, StatusReport};
 
 /// Version of the protocol.
 pub(super) const VERSION: u32 = 1;
@@ -38,6 +39,7 @@ pub(super) enum Get {
     Status,
     Connections,
     Health,
+    Authorisation,
 }
 
 /// `{"v":1,"scope":"full","ok":…}` or `{"v":1,"error":{"code":…,"message":…}}`.
@@ -154,12 +156,13 @@ impl Refusal {
     }
 }
 
-/// The answer line for a parsed request. `report` is already as of now.
-pub(super) fn answer(request: &Request, scope: Scope, report: &StatusReport) -> Vec<u8> {
+/// The answer line for a parsed request, as of `now`.
+pub(super) fn answer(request: &Request, scope: Scope, report: &StatusReport, now: Now) -> Vec<u8> {
     match (request.get, scope) {
-        (Get::Status, Scope::Full) => ok(scope, report),
-        (Get::Status, Scope::Public) => ok(scope, &report.public_summary()),
-        (Get::Health, _) => ok(scope, &health(report, scope)),
+        (Get::Status, Scope::Full) => ok(scope, &report.as_of(now.boot)),
+        (Get::Status, Scope::Public) => ok(scope, &report.as_of(now.boot).public_summary()),
+        (Get::Health, _) => ok(scope, &health(&report.as_of(now.boot), scope)),
+        (Get::Authorisation, _) => ok(scope, &authorisation(report, scope, now)),
         (Get::Connections, Scope::Full) => {
             ok(scope, &page(&report.connections, request.after.as_deref()))
         }
@@ -181,6 +184,14 @@ fn health(report: &StatusReport, scope: Scope) -> HealthAnswer {
             Scope::Public => Vec::new(),
         },
     }
+}
+
+fn authorisation(report: &StatusReport, scope: Scope, now: Now) -> AuthorisationAnswer {
+    let mut answer = report.authorisation(now);
+    if scope == Scope::Public {
+        answer.detail = None;
+    }
+    answer
 }
 
 /// The smallest ids after `after`. The rows may come in any order.

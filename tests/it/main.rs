@@ -3,6 +3,7 @@
 mod architecture;
 mod bad_input;
 mod both_sides;
+mod gate;
 mod model;
 mod support;
 mod torture;

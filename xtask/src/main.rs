@@ -8,6 +8,7 @@ mod apt;
 mod bench;
 mod build;
 mod demo;
+mod e2e;
 mod lab;
 mod package;
 mod shell;
@@ -39,6 +40,11 @@ enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Show one promise of the product end to end, with figures
+    E2e {
+        #[command(subcommand)]
+        what: e2e::What,
+    },
     /// Build the .deb and .rpm packages
     Package(package::Options),
 }
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Footprint(options),
         } => bench::run(&options),
+        Command::E2e { what } => e2e::run(&what),
         Command::Package(options) => package::run(&options),
     };
     match outcome {

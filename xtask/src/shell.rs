@@ -260,13 +260,15 @@ pub(crate) fn is_root() -> bool {
 
 /// How a person would type `command`.
 pub(crate) fn show(command: &Command) -> String {
-    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(
-        command
-            .get_args()
-            .map(|word| word.to_string_lossy().into_owned()),
-    );
-    words.join(" ")
+    words(command).join(" ")
+}
+
+/// The program and its arguments.
+pub(crate) fn words(command: &Command) -> Vec<String> {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// The last `count` lines of `text`.

@@ -80,6 +80,10 @@ impl Agent {
             enrolled: true,
             enrolled_since_ms: Some(self.about.enrolled_ms),
             verification: self.verification(state, now.boot.saturating_sub(since), now),
+            authorised_until: self
+                .authorisation
+                .remaining(now)
+                .map(|left| now.after(left)),
             last_heartbeat: LastHeartbeat {
                 at_ms: self.memory.last_accepted.map(|at| at.wall_ms),
                 seconds_ago: self.memory.last_accepted.map(ago),

@@ -5,7 +5,6 @@
 //! output. Without the right to make namespaces the WireGuard part is skipped, and said so.
 
 mod rootless;
-mod tunnel;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,11 +13,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use self::tunnel::Tunnel;
 use crate::apt::{self, need};
 use crate::build;
 use crate::lab::fleet::{AGENT, Fleet, column};
 use crate::lab::machine::{self, Machine};
+use crate::lab::story::Story;
+use crate::lab::tunnel::{self, Tunnel};
 use crate::lab::{Lab, record};
 use crate::shell;
 
@@ -89,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     anstream::println!(
         "demo: ok — enrolled in {} ms, {heartbeats} heartbeats, {connections}, {} s",
         enrolled_in.as_millis(),
-        story.start.elapsed().as_secs()
+        story.elapsed().as_secs()
     );
     if options.keep {
         say_how_to_look_around(&lab, &fleet);
@@ -326,25 +326,4 @@ fn say_how_to_look_around(lab: &Lab, fleet: &Fleet) {
         lab.folder().display()
     );
     anstream::println!("  the end:        cargo xtask demo --stop");
-}
-
-/// What is told to the person in front, with the time since its beginning.
-struct Story {
-    start: Instant,
-}
-
-impl Story {
-    fn begin() -> Self {
-        Self {
-            start: Instant::now(),
-        }
-    }
-
-    fn say(&self, sentence: &str) {
-        anstream::println!("{:5.1} s  {sentence}", self.start.elapsed().as_secs_f64());
-    }
-
-    fn quote(&self, text: &str) {
-        anstream::print!("{}", shell::indent(text));
-    }
 }

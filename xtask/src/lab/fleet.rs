@@ -91,9 +91,14 @@ impl Fleet {
             &self.listen.to_string(),
         ]);
         shell::succeed(command, None, COMMAND_WITHIN)?;
+        self.set_controller("heartbeat_interval_s", self.heartbeat_s)
+    }
+
+    /// Changes one of the controller's settings, before it is started.
+    pub(crate) fn set_controller(&self, key: &str, value: u32) -> Result<()> {
         let file = self.folder.join("controller/controller.toml");
         fs::read_to_string(&file)
-            .and_then(|settings| fs::write(&file, with_heartbeat(&settings, self.heartbeat_s)))
+            .and_then(|settings| fs::write(&file, with_setting(&settings, key, value)))
             .with_context(|| format!("cannot change {}", file.display()))
     }
 
@@ -209,13 +214,11 @@ pub(crate) fn column(row: &Value, name: &str) -> String {
     }
 }
 
-/// The settings with another `heartbeat_interval_s`. They are flat: no table can swallow the line.
-fn with_heartbeat(settings: &str, seconds: u32) -> String {
-    let kept = settings
-        .lines()
-        .filter(|line| !line.starts_with("heartbeat_interval_s"));
+/// The settings with another value of `key`. They are flat: no table can swallow the line.
+fn with_setting(settings: &str, key: &str, value: u32) -> String {
+    let kept = settings.lines().filter(|line| !line.starts_with(key));
     let kept: String = kept.map(|line| format!("{line}\n")).collect();
-    format!("{kept}heartbeat_interval_s = {seconds}\n")
+    format!("{kept}{key} = {value}\n")
 }
 
 fn find_token(answer: &Value) -> Option<&str> {
@@ -241,10 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn the_heartbeat_is_replaced_and_nothing_else() {
+    fn a_setting_is_replaced_and_nothing_else() {
         let settings = "url = \"x\"\nheartbeat_interval_s = 30\nlease_s = 1800\n";
         assert_eq!(
-            with_heartbeat(settings, 3),
+            with_setting(settings, "heartbeat_interval_s", 3),
             "url = \"x\"\nlease_s = 1800\nheartbeat_interval_s = 3\n"
         );
     }

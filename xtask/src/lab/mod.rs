@@ -7,6 +7,8 @@
 pub(crate) mod fleet;
 pub(crate) mod machine;
 pub(crate) mod record;
+pub(crate) mod story;
+pub(crate) mod tunnel;
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;

@@ -21,6 +21,7 @@ const INSTALL_WITHIN: Duration = Duration::from_secs(300);
 /// By the same program: redis 1.2, chrony 3.7, openvpn-server@ 7.5, tailscaled 9.6.
 const AGENT_EXPOSURE: u32 = 15;
 const CONTROLLER_EXPOSURE: u32 = 11;
+const GATE_EXPOSURE: u32 = 3;
 
 /// A Python with securesystemslib, so that tests can let another implementation check our
 /// signatures: its path, or why there is none.
@@ -192,6 +193,7 @@ pub(crate) fn shipped_units(tally: &mut Tally) -> Result<()> {
     let units = [
         ("vpn-node-agent.service", AGENT_EXPOSURE),
         ("vpn-node-controller.service", CONTROLLER_EXPOSURE),
+        ("vpn-node-gate.service", GATE_EXPOSURE),
     ];
     for (unit, exposure) in units {
         let verify = format!("{unit} (systemd-analyze verify)");

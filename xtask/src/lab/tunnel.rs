@@ -4,15 +4,16 @@
 //! namespaces, so nothing of it is visible outside. WireGuard is the kernel's if it has it, else
 //! wireguard-go on a TUN device; the agent reads the one by netlink, the other by its socket.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
+use super::Lab;
+use super::machine::Machine;
 use crate::apt::{self, need};
-use crate::lab::Lab;
-use crate::lab::machine::Machine;
 use crate::shell;
 
 /// The client's address outside the tunnel (RFC 5737, TEST-NET-1): what the controller must show.
@@ -32,20 +33,28 @@ pub(crate) struct Tunnel {
     server: Machine,
     client: Machine,
     client_key: String,
+    server_config: String,
     in_kernel: bool,
 }
 
 impl Tunnel {
     /// Boots the client's machine, joins it with `server`, and brings both ends up.
     pub(crate) fn open(lab: &mut Lab, server: Machine) -> Result<Self> {
+        let tunnel = Self::lay(lab, server)?;
+        add_interface(lab, server, "wireguard-server")?;
+        configure(server, SERVER_INSIDE, &tunnel.server_config)?;
+        Ok(tunnel)
+    }
+
+    /// The same with the client's end alone: [`Tunnel::service`] brings up the server's.
+    pub(crate) fn lay(lab: &mut Lab, server: Machine) -> Result<Self> {
         let client = Machine::boot(lab, "vpn-client")?;
         join(server, client)?;
-        let in_kernel = add_interface(lab, server, "wireguard-server")?;
-        add_interface(lab, client, "wireguard-client")?;
+        let in_kernel = add_interface(lab, client, "wireguard-client")?;
 
         let (server_private, server_public) = key_pair(server)?;
         let (client_private, client_public) = key_pair(client)?;
-        let to_client = format!(
+        let server_config = format!(
             "[Interface]\nPrivateKey = {server_private}\nListenPort = {PORT}\n\
              [Peer]\nPublicKey = {client_public}\nAllowedIPs = {CLIENT_INSIDE}/32\n"
         );
@@ -54,14 +63,64 @@ impl Tunnel {
              [Peer]\nPublicKey = {server_public}\nEndpoint = {SERVER_ADDRESS}:{PORT}\n\
              AllowedIPs = {SERVER_INSIDE}/32\n"
         );
-        configure(server, SERVER_INSIDE, &to_client)?;
         configure(client, CLIENT_INSIDE, &to_server)?;
         Ok(Self {
             server,
             client,
             client_key: client_public,
+            server_config,
             in_kernel,
         })
+    }
+
+    /// The server's end as a service: what a unit file would have in `ExecStart=` and around it.
+    /// Its keys are in a file of the lab's private folder.
+    pub(crate) fn service(&self, lab: &Lab) -> Result<Service> {
+        let config = lab.path("wireguard-server.conf");
+        fs::write(&config, &self.server_config).context("cannot write the server's keys")?;
+        let config = config.display().to_string();
+        let address = format!("{SERVER_INSIDE}/30");
+        let on_server = |words: &[&str]| {
+            let mut command = self.server.command(words[0]);
+            command.args(&words[1..]);
+            shell::words(&command)
+        };
+        let (main, first, last) = if self.in_kernel {
+            (
+                on_server(&["sleep", "infinity"]),
+                on_server(&["ip", "link", "add", INTERFACE, "type", "wireguard"]),
+                vec![on_server(&["ip", "link", "delete", INTERFACE])],
+            )
+        } else {
+            (
+                on_server(&["wireguard-go", "--foreground", INTERFACE]),
+                on_server(&["wg", "show", INTERFACE]),
+                Vec::new(),
+            )
+        };
+        Ok(Service {
+            main,
+            after_start: vec![
+                first,
+                on_server(&["wg", "setconf", INTERFACE, &config]),
+                on_server(&["ip", "address", "add", &address, "dev", INTERFACE]),
+                on_server(&["ip", "link", "set", INTERFACE, "up"]),
+            ],
+            after_stop: last,
+        })
+    }
+
+    /// Whether the server's interface is there.
+    pub(crate) fn server_is_up(&self) -> Result<bool> {
+        let devices = self.server.run(&["cat", "/proc/net/dev"])?;
+        Ok(devices.contains(&format!("{INTERFACE}:")))
+    }
+
+    /// Whether one ping of the client's is answered within a second.
+    pub(crate) fn answers(&self) -> Result<bool> {
+        let mut command = self.client.command("ping");
+        command.args(["-n", "-c", "1", "-W", "1", SERVER_INSIDE]);
+        Ok(shell::output(command, None, UP_WITHIN)?.status.success())
     }
 
     /// Which WireGuard it is.
@@ -101,6 +160,15 @@ impl Tunnel {
         let words = ["wg", "set", INTERFACE, "peer", &self.client_key, "remove"];
         self.server.run(&words).map(drop)
     }
+}
+
+/// A program that runs as long as its service, and the commands around it, each as its words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Service {
+    pub(crate) main: Vec<String>,
+    /// In this order, each until it succeeds.
+    pub(crate) after_start: Vec<Vec<String>>,
+    pub(crate) after_stop: Vec<Vec<String>>,
 }
 
 /// Why no WireGuard can run here; nothing if one can.

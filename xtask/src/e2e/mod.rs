@@ -1,0 +1,32 @@
+//! `cargo xtask e2e WHAT`: one promise of the product, shown with its real programs and measured.
+//!
+//! Each ends with one line of verdict, and with a failure if the promise is broken.
+
+mod gate;
+mod supervisor;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// What can be shown.
+#[derive(clap::Subcommand)]
+pub(crate) enum What {
+    /// The gate: a gated VPN runs only while its host is authorised, whatever happens to the agent
+    Gate(gate::Options),
+    /// What plays systemd in there.
+    #[command(hide = true)]
+    Supervisor {
+        /// The services, as JSON
+        plan: PathBuf,
+    },
+}
+
+/// Shows it.
+pub(crate) fn run(what: &What) -> Result<ExitCode> {
+    match what {
+        What::Gate(options) => gate::run(options),
+        What::Supervisor { plan } => supervisor::run(plan),
+    }
+}
