@@ -3,4 +3,5 @@
 mod architecture;
 mod bad_input;
 mod both_sides;
+mod clocks;
 mod support;

@@ -1,5 +1,6 @@
 //! A VPN host in a temporary directory, with both programs as they are installed.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use super::wait_for;
 pub(crate) struct Host {
     dir: tempfile::TempDir,
     agent: Option<Child>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Host {
@@ -20,7 +22,11 @@ impl Host {
             .prefix("vpn-node-host")
             .tempdir()
             .unwrap();
-        let host = Self { dir, agent: None };
+        let host = Self {
+            dir,
+            agent: None,
+            environment: Vec::new(),
+        };
         fs::create_dir(host.sockets()).unwrap();
         let text = format!(
             "state_dir = {:?}\nruntime_dir = {:?}\n{config}\n[wireguard]\nsocket_dir = {:?}\nkernel = false\npoll_s = 1\n",
@@ -30,6 +36,11 @@ impl Host {
         );
         fs::write(host.config(), text).unwrap();
         host
+    }
+
+    /// Sets a variable for both programs from now on.
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.environment.push((name, value.into()));
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -59,6 +70,7 @@ impl Host {
             .arg("--config")
             .arg(self.config())
             .args(args)
+            .envs(self.environment.clone())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -89,6 +101,7 @@ impl Host {
         let child = Command::new(env!("CARGO_BIN_EXE_vpn-node-agent"))
             .arg("--config")
             .arg(self.config())
+            .envs(self.environment.clone())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -105,6 +118,7 @@ impl Host {
         Command::new(env!("CARGO_BIN_EXE_vpn-node-agent"))
             .arg("--config")
             .arg(self.config())
+            .envs(self.environment.clone())
             .stdin(Stdio::null())
             .output()
             .unwrap()
