@@ -27,6 +27,8 @@ use enroll::TokenInput;
 pub use enroll::{EnrollRequest, Enrolled};
 pub use exit::Exit;
 
+use crate::host::secrecy;
+
 /// Runs the command with this process's standard streams.
 ///
 /// `args` begins with the program's name. `enroll` does the enrolment with the controller; its
@@ -39,6 +41,12 @@ pub fn run<E: std::error::Error>(
     let mut out = anstream::stdout();
     let mut err = anstream::stderr();
     let mut console = Console::new(&mut out, &mut err);
+    // Before a token is read.
+    if let Err(error) = secrecy::forbid_dumps() {
+        console.warning(format_args!(
+            "core dumps of this program cannot be forbidden: {error}."
+        ));
+    }
     // Not through std's buffer: it would keep a copy of the token.
     let raw = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
     match raw {

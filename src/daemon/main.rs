@@ -9,7 +9,7 @@ use clap::Parser;
 
 use crate::config::{self, Settings};
 use crate::host::hardware::{Roots, snapshot};
-use crate::host::logging;
+use crate::host::{logging, secrecy};
 
 /// The agent of a VPN host: identity, heartbeats, connection records.
 ///
@@ -72,12 +72,16 @@ fn sentence(error: &anyhow::Error) -> String {
 
 /// Settings and logging for the daemon; none when everything asked for is done already.
 fn prepare(arguments: &Arguments) -> anyhow::Result<Option<Settings>> {
+    let undumped = secrecy::forbid_dumps();
     let settings = settings(arguments)?;
     if arguments.probe_hardware {
         snapshot::write(&Roots::host(&settings.runtime_dir))?;
         return Ok(None);
     }
     logging::init("vpn-node-agent", settings.log_level.as_str())?;
+    if let Err(error) = undumped {
+        tracing::warn!(%error, "core dumps of this process cannot be forbidden: they would hold its keys");
+    }
     Ok(Some(settings))
 }
 

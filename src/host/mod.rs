@@ -7,6 +7,7 @@ pub mod hardware;
 pub mod ids;
 pub mod logging;
 pub mod metrics;
+pub mod secrecy;
 pub mod slots;
 pub mod state;
 pub mod systemd;

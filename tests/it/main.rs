@@ -3,5 +3,6 @@
 mod architecture;
 mod bad_input;
 mod both_sides;
+mod canary;
 mod clocks;
 mod support;

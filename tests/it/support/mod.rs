@@ -8,7 +8,9 @@
 
 pub(crate) mod controller;
 pub(crate) mod host;
+pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod secrets;
 pub(crate) mod wireguard;
 
 use std::path::Path;
