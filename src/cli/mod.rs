@@ -11,6 +11,7 @@ mod console;
 mod enroll;
 mod exit;
 mod health;
+mod identity;
 mod reach;
 mod status;
 mod text;
@@ -83,6 +84,7 @@ fn run_with<E: std::error::Error>(
         Command::Status { json } => status::run(&global, json, console),
         Command::Connections { json } => connections::run(&global, json, console),
         Command::Healthcheck => health::run(&global, console),
+        Command::Identity { command } => identity::run(&global, command, console),
         Command::Config { command } => config::run(&global, command, console),
         Command::Enroll(given) => enroll::run(&global, given, input, enroll, console),
     };

@@ -21,6 +21,7 @@ use crate::core::trust::Trust;
 use crate::host::clock;
 use crate::host::ids;
 use crate::host::metrics::Sampler;
+use crate::host::sealing;
 use crate::host::state::{Enrolment, StateDir};
 use crate::host::systemd;
 use crate::remote::Client;
@@ -37,6 +38,8 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let mut stop = Stop::new()?;
     let state = StateDir::new(&settings.state_dir);
     let _lock = state.lock()?;
+    // Only now: a second agent must not take the first one's key away.
+    let state = state.with_kek(sealing::take_kek(&settings.runtime_dir)?);
     let (reports, reader) = watch::channel(Arc::new(first_report()));
     let socket = StatusSocket::bind(&settings.status_socket())?;
     let server = tokio::spawn(status::serve(

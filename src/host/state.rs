@@ -3,6 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `identity.json` | the identity key: the one secret (`state/identity.rs`) |
+//! | `identity.sealed` | what opens a sealed identity key, sealed to this machine (`sealing.rs`) |
 //! | `enrollment.pending.json` | an enrolment that was begun: which token, which idempotency id |
 //! | `enrollment.json` | who this host is and whom it believes; its presence says "enrolled" |
 //! | `chain.slots` | the lane: sequence, chain, nonce, the request in flight |
@@ -32,7 +33,7 @@ use super::slots::{Slots, SlotsError};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use identity::IDENTITY;
-pub use identity::{Identity, IdentityStore, Kek};
+pub use identity::{Identity, IdentityStore, Kek, SEALED};
 
 const PENDING: &str = "enrollment.pending.json";
 const ENROLMENT: &str = "enrollment.json";

@@ -5,4 +5,5 @@ mod bad_input;
 mod both_sides;
 mod canary;
 mod clocks;
+mod sealing;
 mod support;

@@ -28,6 +28,9 @@ use crate::host::atomic;
 
 pub(super) const IDENTITY: &str = "identity.json";
 
+/// The sealed key-encryption key, beside an encrypted identity.
+pub const SEALED: &str = "identity.sealed";
+
 /// About 300 bytes in either format.
 const MAX_BYTES: usize = 4 * 1024;
 /// What is written, so that the buffer never grows and leaves a copy of the secret behind.
@@ -189,7 +192,8 @@ impl IdentityStore {
         Ok(file.map(|file| matches!(file, IdentityFile::Sealed(_))))
     }
 
-    /// Replaces the file durably: encrypted if there is a key-encryption key, else in plain.
+    /// Replaces the file durably: encrypted if there is a key-encryption key, else in plain, and
+    /// then a sealed key-encryption key, which opens nothing any more, goes away.
     ///
     /// # Errors
     /// [`StateError::File`]; the file before it stays.
@@ -212,7 +216,12 @@ impl IdentityStore {
             ),
         };
         written.expect("the identity serialises");
-        Ok(atomic::write(&self.path, &json, MODE)?)
+        atomic::write(&self.path, &json, MODE)?;
+        let sealed = self.path.with_file_name(SEALED);
+        if self.kek.is_none() && sealed.symlink_metadata().is_ok() {
+            atomic::remove(&sealed)?;
+        }
+        Ok(())
     }
 
     fn read_file(&self) -> Result<Option<IdentityFile>, StateError> {

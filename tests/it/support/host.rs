@@ -146,9 +146,15 @@ impl Host {
 
     /// Runs the daemon where it is expected to refuse; its output.
     pub(crate) fn start_in_vain(&self) -> Output {
+        self.start_with(&[])
+    }
+
+    /// Runs the daemon's program with these options, to its end.
+    pub(crate) fn start_with(&self, options: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_vpn-node-agent"))
             .arg("--config")
             .arg(self.config())
+            .args(options)
             .envs(self.environment.clone())
             .stdin(Stdio::null())
             .output()

@@ -27,12 +27,15 @@ pub(crate) struct Options {
     full: bool,
 }
 
-const NEEDS: [apt::Need; 7] = [
+const NEEDS: [apt::Need; 9] = [
     need("faketime", "faketime"),
     need("ip", "iproute2"),
     need("ping", "iputils-ping"),
     need("python3", "python3-venv"),
+    need("swtpm", "swtpm"),
     need("systemd-analyze", "systemd"),
+    // For its libraries: systemd-creds speaks to a TPM, and to swtpm, with them.
+    need("tpm2", "tpm2-tools"),
     need("wg", "wireguard-tools"),
     need("wireguard-go", "wireguard-go"),
 ];
@@ -71,6 +74,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         tally.skip(
             "hosts with a wrong clock (tests/it/clocks.rs)",
             "libfaketime is not installed (Debian package faketime)",
+        );
+    }
+    if shell::find("swtpm").is_none() || shell::find("tpm2").is_none() {
+        tally.skip(
+            "sealing with a TPM (src/host/sealing/tests.rs)",
+            "swtpm or the TPM libraries are not installed (Debian packages swtpm, tpm2-tools)",
         );
     }
     if !shell::is_root() {
