@@ -14,10 +14,11 @@ use crate::host::state::{StateDir, StateError};
 
 /// Looks, seals or unseals, in the configured state directory.
 pub(super) fn run(global: &Global, command: IdentityCommand, console: &mut Console<'_>) -> Exit {
+    let json = matches!(command, IdentityCommand::Status { json: true });
     let settings = match reach::settings(global) {
         Ok(settings) => settings,
         Err(error) => {
-            console.error(error);
+            reach::say("config", &error.to_string(), None, json, console);
             return Exit::Failed;
         }
     };
@@ -29,12 +30,15 @@ pub(super) fn run(global: &Global, command: IdentityCommand, console: &mut Conso
     };
     match done {
         Ok(exit) => exit,
+        Err(SealingError::State(error @ StateError::NotEnrolled)) => {
+            let message = error.to_string();
+            reach::say("not_enrolled", &message, Some(false), json, console);
+            Exit::NotEnrolled
+        }
         Err(error) => {
-            console.error(shown(&error.to_string()));
-            match error {
-                SealingError::State(StateError::NotEnrolled) => Exit::NotEnrolled,
-                _ => Exit::Failed,
-            }
+            let message = shown(&error.to_string()).to_string();
+            reach::say("state", &message, None, json, console);
+            Exit::Failed
         }
     }
 }

@@ -132,6 +132,10 @@ fn a_sealed_host_goes_on_as_the_same_one_and_its_copy_does_not_start() {
 fn unsealing_is_nothing_to_a_host_in_plain() {
     let host = Host::new("");
     let controller = Controller::start();
+    let status = host.command(&["identity", "status", "--json"], "");
+    assert_eq!(status.status.code(), Some(4));
+    let said: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(said["error"]["code"], "not_enrolled");
     for _ in ["before it is enrolled", "and after"] {
         let output = host.start_with(&["--unseal-identity"]);
         assert!(output.status.success(), "{output:?}");

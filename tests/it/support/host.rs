@@ -46,7 +46,14 @@ impl Host {
 
     /// For tests that are root: the daemon runs as this user, who gets the host's files.
     pub(crate) fn run_as(&mut self, user: u32) {
-        let everything = [self.dir().to_owned(), self.sockets(), self.config()];
+        // As systemd makes it for the unit's user.
+        fs::create_dir(self.runtime()).unwrap();
+        let everything = [
+            self.dir().to_owned(),
+            self.runtime(),
+            self.sockets(),
+            self.config(),
+        ];
         for path in everything {
             std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
         }
