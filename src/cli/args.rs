@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::host::sealing::SealWith;
 use crate::host::systemd::ServiceName;
 
 /// The agent of this VPN host: enrol it, ask how it is, see who is connected.
@@ -102,6 +103,11 @@ Examples:
         #[command(subcommand)]
         command: GateCommand,
     },
+    /// The identity key: where it lies, and sealing it to this machine
+    Identity {
+        #[command(subcommand)]
+        command: IdentityCommand,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -149,6 +155,34 @@ pub(super) enum GateCommand {
     /// What vpn-node-gate.service runs.
     #[command(hide = true)]
     Hold,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum IdentityCommand {
+    /// Show the identity key's id and epoch, and whether the key is sealed
+    Status {
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Seal the identity key to this machine with systemd-creds, as root, while the agent is stopped
+    ///
+    /// A copy of the state directory is of no use on another machine then. It is of no use on this
+    /// one either when its TPM is reset or its host key is lost: the host must be enrolled anew.
+    #[command(after_long_help = "\
+Examples:
+  systemctl stop vpn-node-agent
+  vpn-node identity seal                   with the TPM and the host key, as far as there are any
+  vpn-node identity seal --with tpm2
+  systemctl start vpn-node-agent")]
+    Seal {
+        /// What opens it from now on
+        #[arg(long, value_name = "KEY", default_value = "auto", value_parser = SealWith::NAMES)]
+        with: String,
+    },
+    /// Put the identity key back in plain, readable by the agent's user alone; as root, while the
+    /// agent is stopped
+    Unseal,
 }
 
 #[derive(Debug, Args)]

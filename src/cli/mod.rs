@@ -12,6 +12,7 @@ mod enroll;
 mod exit;
 mod gate;
 mod health;
+mod identity;
 mod reach;
 mod status;
 mod text;
@@ -28,6 +29,8 @@ use enroll::TokenInput;
 pub use enroll::{EnrollRequest, Enrolled};
 pub use exit::Exit;
 
+use crate::host::secrecy;
+
 /// Runs the command with this process's standard streams.
 ///
 /// `args` begins with the program's name. `enroll` does the enrolment with the controller; its
@@ -40,6 +43,12 @@ pub fn run<E: std::error::Error>(
     let mut out = anstream::stdout();
     let mut err = anstream::stderr();
     let mut console = Console::new(&mut out, &mut err);
+    // Before a token is read.
+    if let Err(error) = secrecy::forbid_dumps() {
+        console.warning(format_args!(
+            "core dumps of this program cannot be forbidden: {error}."
+        ));
+    }
     // Not through std's buffer: it would keep a copy of the token.
     let raw = stdin.as_fd().try_clone_to_owned().map(std::fs::File::from);
     match raw {
@@ -77,6 +86,7 @@ fn run_with<E: std::error::Error>(
         Command::Connections { json } => connections::run(&global, json, console),
         Command::Healthcheck => health::run(&global, console),
         Command::Gate { command } => gate::run(&global, command, console),
+        Command::Identity { command } => identity::run(&global, command, console),
         Command::Config { command } => config::run(&global, command, console),
         Command::Enroll(given) => enroll::run(&global, given, input, enroll, console),
     };

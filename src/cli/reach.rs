@@ -113,7 +113,13 @@ pub(super) fn explain(
 }
 
 /// A failure, for a person or for a program.
-fn say(code: &str, message: &str, enrolled: Option<bool>, json: bool, console: &mut Console<'_>) {
+pub(super) fn say(
+    code: &str,
+    message: &str,
+    enrolled: Option<bool>,
+    json: bool,
+    console: &mut Console<'_>,
+) {
     if json {
         let value = json!({
             "schema": SCHEMA,

@@ -5,6 +5,7 @@ use vpn_node_protocol::token::TokenError;
 
 use super::TOKEN_CREDENTIAL;
 use crate::host::ids::IdError;
+use crate::host::sealing::SealingError;
 use crate::host::state::StateError;
 use crate::host::systemd::CredentialError;
 use crate::remote::ClientError;
@@ -17,6 +18,9 @@ pub enum Error {
     /// Files of the state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The key of a sealed identity.
+    #[error(transparent)]
+    Sealing(#[from] SealingError),
     /// The certificate on disk is not the pinned root's.
     #[error("the enrolment on disk cannot be trusted: {0}")]
     Certificate(#[from] CertificateError),

@@ -1,7 +1,7 @@
 //! The daemon's command line, its logging and its runtime.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,7 +9,8 @@ use clap::Parser;
 
 use crate::config::{self, Settings};
 use crate::host::hardware::{Roots, snapshot};
-use crate::host::logging;
+use crate::host::state::StateDir;
+use crate::host::{logging, sealing, secrecy};
 
 /// The agent of a VPN host: identity, heartbeats, connection records.
 ///
@@ -30,6 +31,9 @@ struct Arguments {
     /// As root: write the hardware facts that only root can read to the runtime directory, and end
     #[arg(long)]
     probe_hardware: bool,
+    /// As root: unseal the identity key, if it is sealed, for the start that follows, and end
+    #[arg(long, conflicts_with = "probe_hardware")]
+    unseal_identity: bool,
 }
 
 /// Parses the arguments and runs the daemon until it is told to stop.
@@ -72,12 +76,22 @@ fn sentence(error: &anyhow::Error) -> String {
 
 /// Settings and logging for the daemon; none when everything asked for is done already.
 fn prepare(arguments: &Arguments) -> anyhow::Result<Option<Settings>> {
+    let undumped = secrecy::forbid_dumps();
     let settings = settings(arguments)?;
     if arguments.probe_hardware {
         snapshot::write(&Roots::host(&settings.runtime_dir))?;
         return Ok(None);
     }
+    if arguments.unseal_identity {
+        let state = StateDir::new(&settings.state_dir);
+        let program_dirs = sealing::PROGRAM_DIRS.map(Path::new);
+        sealing::unseal_for_start(&state, &settings.runtime_dir, &program_dirs)?;
+        return Ok(None);
+    }
     logging::init("vpn-node-agent", settings.log_level.as_str())?;
+    if let Err(error) = undumped {
+        tracing::warn!(%error, "core dumps of this process cannot be forbidden: they would hold its keys");
+    }
     Ok(Some(settings))
 }
 

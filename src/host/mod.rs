@@ -7,6 +7,8 @@ pub mod hardware;
 pub mod ids;
 pub mod logging;
 pub mod metrics;
+pub mod sealing;
+pub mod secrecy;
 pub mod slots;
 pub mod state;
 pub mod systemd;

@@ -13,6 +13,7 @@ use vpn_node_protocol::token::Token;
 
 use crate::support::controller::Controller;
 use crate::support::host::Host;
+use crate::support::secrets::{all_files, contains, forms};
 use crate::support::wait_for;
 use crate::support::wireguard::{FakeWireGuard, Peer, unix_now_s};
 
@@ -102,9 +103,9 @@ fn a_host_is_enrolled_verified_and_its_connection_outlives_a_killed_agent() {
         "a crash is no clone"
     );
     let log = fs::read(host.log()).unwrap();
-    assert!(holds(&log, b"this host is enrolled"), "the log is read");
+    assert!(contains(&log, b"this host is enrolled"), "the log is read");
     assert!(
-        !holds(&log, CLIENT_IP.as_bytes()),
+        !contains(&log, CLIENT_IP.as_bytes()),
         "a client's address stands in the log"
     );
 }
@@ -139,7 +140,7 @@ fn secrets_and_personal_data_stand_only_where_they_belong() {
     // The control: what is looked for is found where it belongs.
     let database = &places["data directory of the controller"];
     assert!(
-        holds(database, CLIENT_IP.as_bytes()),
+        contains(database, CLIENT_IP.as_bytes()),
         "the controller knows its clients"
     );
     let probe = hardware::probe(&Roots::host(&host.runtime()));
@@ -150,7 +151,7 @@ fn secrets_and_personal_data_stand_only_where_they_belong() {
     assert!(
         serials
             .iter()
-            .any(|serial| holds(database, serial.as_bytes())),
+            .any(|serial| contains(database, serial.as_bytes())),
         "and their hosts"
     );
 
@@ -160,7 +161,7 @@ fn secrets_and_personal_data_stand_only_where_they_belong() {
             .chain([text.as_bytes().to_vec()])
         {
             assert!(
-                !holds(bytes, &secret),
+                !contains(bytes, &secret),
                 "the token's secret stands in the {place}"
             );
         }
@@ -171,41 +172,21 @@ fn secrets_and_personal_data_stand_only_where_they_belong() {
     for (place, bytes) in &places {
         if *place != "log of the agent" {
             assert!(
-                !holds(bytes, CLIENT_IP.as_bytes()),
+                !contains(bytes, CLIENT_IP.as_bytes()),
                 "a client's address stands in the {place}"
             );
         }
         for serial in &serials {
             assert!(
-                !holds(bytes, serial.as_bytes()),
+                !contains(bytes, serial.as_bytes()),
                 "{serial:?} stands in the {place}"
             );
         }
     }
     assert!(
-        !holds(&all_files(&host.state()), &[0xab; 32]),
+        !contains(&all_files(&host.state()), &[0xab; 32]),
         "a client's key is on the host's disk"
     );
-}
-
-/// A secret as it could stand somewhere: raw, in hex, in base64 at each of the three offsets.
-fn forms(secret: &[u8; 32]) -> Vec<Vec<u8>> {
-    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut forms = vec![
-        secret.to_vec(),
-        hex.to_uppercase().into_bytes(),
-        hex.into_bytes(),
-    ];
-    for skip in 0..3 {
-        let inner = &secret[skip..skip + 27];
-        forms.push(STANDARD.encode(inner).into_bytes());
-        forms.push(
-            base64::engine::general_purpose::URL_SAFE
-                .encode(inner)
-                .into_bytes(),
-        );
-    }
-    forms
 }
 
 /// The traffic, and every base64 text in it decoded.
@@ -218,29 +199,9 @@ fn with_payloads(mut traffic: Vec<u8>) -> Vec<u8> {
         .flatten()
         .collect();
     assert!(
-        holds(&decoded, b"\"agent_time_ms\""),
+        contains(&decoded, b"\"agent_time_ms\""),
         "the proxy reads the signed payloads"
     );
     traffic.extend(decoded);
     traffic
-}
-
-fn all_files(dir: &Path) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            bytes.extend(all_files(&entry.path()));
-        } else if kind.is_file() {
-            // A file may be replaced between the two calls.
-            bytes.extend(fs::read(entry.path()).unwrap_or_default());
-        }
-    }
-    bytes
-}
-
-fn holds(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack
-        .windows(needle.len())
-        .any(|window| window == needle)
 }

@@ -3,7 +3,10 @@
 mod architecture;
 mod bad_input;
 mod both_sides;
+mod canary;
+mod clocks;
 mod gate;
 mod model;
+mod sealing;
 mod support;
 mod torture;

@@ -12,6 +12,7 @@
 //! | [`rules`] | PURE: enrolment, chain, verification, connection records |
 //! | [`store`] | the tables behind one trait; SQLite is the default |
 //! | [`keys`], [`tls`], [`config`] | what stands in the data directory |
+//! | `secrecy` | no core dump of a process that holds keys |
 //!
 //! Reading order: [`rules::chain`], [`rules::exchange`], [`store`], [`api`].
 
@@ -23,6 +24,7 @@ pub mod keys;
 mod places;
 pub mod registration;
 pub mod rules;
+mod secrecy;
 pub mod serve;
 pub mod setup;
 pub mod store;

@@ -125,10 +125,15 @@ pub fn to_base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The bytes of an URL-safe base64 text without padding; `None` when it is not one.
+/// The bytes of an URL-safe base64 text without padding; `None` when it is not one, with nothing
+/// of it left in memory: it may be most of a secret.
 #[must_use]
 pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(text).ok()
+    // Its full size from the start: a buffer that grows leaves copies behind.
+    let mut bytes = zeroize::Zeroizing::new(vec![0; text.len()]);
+    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    bytes.truncate(length);
+    Some(std::mem::take(&mut *bytes))
 }
 
 /// Each part behind its length as a big-endian u32, so that no two lists of parts give the

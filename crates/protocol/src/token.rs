@@ -114,7 +114,7 @@ impl Token {
         } else {
             body
         };
-        let bytes = zeroize::Zeroizing::new(decode(whole)?);
+        let bytes = decode(whole)?;
         Self::from_bytes(&bytes, whole.len() != body.len())
     }
 
@@ -244,10 +244,11 @@ fn without_prefix(text: &str) -> TokenError {
     }
 }
 
-fn decode(body: &str) -> Result<Vec<u8>, TokenError> {
+fn decode(body: &str) -> Result<zeroize::Zeroizing<Vec<u8>>, TokenError> {
     // A cut may leave bits behind the last whole byte: look at the whole bytes only.
     from_base64url(body)
         .or_else(|| from_base64url(&body[..body.len() - body.len() % 4]))
+        .map(zeroize::Zeroizing::new)
         .ok_or(TokenError::Damaged("it is not base64url"))
 }
 

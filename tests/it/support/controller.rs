@@ -88,6 +88,15 @@ impl Controller {
             .unwrap()
     }
 
+    /// Another way in, with this certificate and key.
+    pub(crate) fn proxy(&self, certificate: &Path, key: &Path) -> Proxy {
+        self.runtime.block_on(async {
+            let proxy = Proxy::bind().await;
+            proxy.serve(certificate, key, self.running().addr);
+            proxy
+        })
+    }
+
     /// Everything that passed the proxy so far, decrypted.
     pub(crate) fn seen_by_proxy(&self) -> Vec<u8> {
         self.proxy.seen()

@@ -8,9 +8,12 @@
 
 pub(crate) mod controller;
 pub(crate) mod host;
+pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod secrets;
 pub(crate) mod wireguard;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Waits until `found` gives something; the longest any of these waits may take, on a machine
@@ -24,4 +27,9 @@ pub(crate) fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T
         assert!(Instant::now() < end, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// The file as text, whatever is in it.
+pub(crate) fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
 }

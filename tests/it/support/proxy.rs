@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,7 +12,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::secrets::contains;
 
 /// The proxy, and what it has read in both directions.
 #[derive(Clone)]
@@ -19,6 +23,14 @@ pub(crate) struct Proxy {
     listener: Arc<TcpListener>,
     address: SocketAddr,
     seen: Arc<Mutex<Vec<u8>>>,
+    hold: Arc<Hold>,
+}
+
+/// Answers that are held back: those to requests that name this path.
+struct Hold {
+    path: Mutex<Option<&'static str>>,
+    held: watch::Sender<bool>,
+    released: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -30,7 +42,31 @@ impl Proxy {
             listener,
             address,
             seen: Arc::default(),
+            hold: Arc::new(Hold {
+                path: Mutex::default(),
+                held: watch::Sender::new(false),
+                released: watch::Sender::new(false),
+            }),
         }
+    }
+
+    /// From now on the answer to the next request for this path does not reach the agent, until
+    /// it is [released](Self::release).
+    pub(crate) fn hold(&self, path: &'static str) {
+        *self.hold.path.lock().unwrap() = Some(path);
+        self.hold.held.send_replace(false);
+        self.hold.released.send_replace(false);
+    }
+
+    /// Whether such an answer waits here.
+    pub(crate) fn holds_an_answer(&self) -> bool {
+        *self.hold.held.borrow()
+    }
+
+    /// Lets everything through again.
+    pub(crate) fn release(&self) {
+        *self.hold.path.lock().unwrap() = None;
+        self.hold.released.send_replace(true);
     }
 
     /// Relays to the controller, with its own certificate and key, as long as the runtime lives.
@@ -94,25 +130,53 @@ impl Proxy {
         let controller = connector.connect(name, upstream).await.unwrap();
         let (agent_in, agent_out) = tokio::io::split(agent);
         let (controller_in, controller_out) = tokio::io::split(controller);
+        let asked = AtomicBool::new(false);
         tokio::join!(
-            self.copy(agent_in, controller_out),
-            self.copy(controller_in, agent_out)
+            self.copy(agent_in, controller_out, Side::Agent, &asked),
+            self.copy(controller_in, agent_out, Side::Controller, &asked)
         );
     }
 
-    async fn copy(&self, mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) {
+    async fn copy(
+        &self,
+        mut from: impl AsyncReadExt + Unpin,
+        mut to: impl AsyncWriteExt + Unpin,
+        side: Side,
+        asked: &AtomicBool,
+    ) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
             self.seen
                 .lock()
                 .unwrap()
                 .extend_from_slice(&buffer[..length]);
+            match side {
+                Side::Agent => {
+                    let path = *self.hold.path.lock().unwrap();
+                    if path.is_some_and(|path| contains(&buffer[..length], path.as_bytes())) {
+                        asked.store(true, Ordering::SeqCst);
+                    }
+                }
+                Side::Controller => {
+                    if asked.swap(false, Ordering::SeqCst) {
+                        self.hold.held.send_replace(true);
+                        let mut released = self.hold.released.subscribe();
+                        let _ = released.wait_for(|over| *over).await;
+                    }
+                }
+            }
             if to.write_all(&buffer[..length]).await.is_err() {
                 break;
             }
         }
         let _ = to.shutdown().await;
     }
+}
+
+/// Who speaks.
+enum Side {
+    Agent,
+    Controller,
 }
 
 /// The proxy trusts whoever stands behind it.

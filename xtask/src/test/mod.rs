@@ -27,11 +27,15 @@ pub(crate) struct Options {
     full: bool,
 }
 
-const NEEDS: [apt::Need; 6] = [
+const NEEDS: [apt::Need; 9] = [
+    need("faketime", "faketime"),
     need("ip", "iproute2"),
     need("ping", "iputils-ping"),
     need("python3", "python3-venv"),
+    need("swtpm", "swtpm"),
     need("systemd-analyze", "systemd"),
+    // For its libraries: systemd-creds speaks to a TPM, and to swtpm, with them.
+    need("tpm2", "tpm2-tools"),
     need("wg", "wireguard-tools"),
     need("wireguard-go", "wireguard-go"),
 ];
@@ -44,22 +48,44 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         anstream::println!("{missing}; what needs them is skipped");
     }
     let python = steps::prepare_python(!options.no_install)?;
+    let others = steps::Others {
+        python: python.as_deref().ok(),
+        faketime: steps::faketime(),
+    };
     match &options.filter {
-        Some(filter) => steps::tests(&mut tally, python.as_deref().ok(), Some(filter))?,
+        Some(filter) => steps::tests(&mut tally, &others, Some(filter))?,
         None => {
             steps::format(&mut tally)?;
             steps::lints(&mut tally)?;
-            steps::tests(&mut tally, python.as_deref().ok(), None)?;
+            steps::tests(&mut tally, &others, None)?;
             steps::doc_tests(&mut tally)?;
             steps::shipped_config(&mut tally)?;
             steps::shipped_units(&mut tally)?;
             steps::dependencies(&mut tally, options.full)?;
         }
     }
-    if let Err(why) = python {
+    if let Err(why) = &python {
         tally.skip(
             "signatures checked by a second implementation (python)",
-            &why,
+            why,
+        );
+    }
+    if others.faketime.is_none() {
+        tally.skip(
+            "hosts with a wrong clock (tests/it/clocks.rs)",
+            "libfaketime is not installed (Debian package faketime)",
+        );
+    }
+    if shell::find("swtpm").is_none() || shell::find("tpm2").is_none() {
+        tally.skip(
+            "sealing with a TPM (src/host/sealing/tests.rs)",
+            "swtpm or the TPM libraries are not installed (Debian packages swtpm, tpm2-tools)",
+        );
+    }
+    if !shell::is_root() {
+        tally.skip(
+            "secrets in the memory of the programs (tests/it/canary.rs)",
+            "only root can read it",
         );
     }
     anstream::println!("\n{tally}");

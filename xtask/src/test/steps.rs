@@ -23,6 +23,22 @@ const AGENT_EXPOSURE: u32 = 15;
 const CONTROLLER_EXPOSURE: u32 = 11;
 const GATE_EXPOSURE: u32 = 3;
 
+/// What tests find by an environment variable, and leave out without it.
+pub(crate) struct Others<'a> {
+    /// A Python with securesystemslib.
+    pub(crate) python: Option<&'a Path>,
+    /// The library of libfaketime, to be preloaded.
+    pub(crate) faketime: Option<PathBuf>,
+}
+
+/// The library of libfaketime, where Debian puts it (one folder an architecture).
+pub(crate) fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?;
+    folders
+        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|library| library.exists())
+}
+
 /// A Python with securesystemslib, so that tests can let another implementation check our
 /// signatures: its path, or why there is none.
 pub(crate) fn prepare_python(may_install: bool) -> Result<Result<PathBuf, String>> {
@@ -99,7 +115,7 @@ pub(crate) fn lints(tally: &mut Tally) -> Result<()> {
 }
 
 /// All tests but doc tests; or those whose name contains `filter`, of which there must be one.
-pub(crate) fn tests(tally: &mut Tally, python: Option<&Path>, filter: Option<&str>) -> Result<()> {
+pub(crate) fn tests(tally: &mut Tally, others: &Others<'_>, filter: Option<&str>) -> Result<()> {
     let nextest = shell::find("cargo-nextest").is_some();
     let mut command = if nextest {
         cargo(&[
@@ -120,8 +136,11 @@ pub(crate) fn tests(tally: &mut Tally, python: Option<&Path>, filter: Option<&st
         ])
     };
     command.args(filter);
-    if let Some(python) = python {
+    if let Some(python) = others.python {
         command.env("VPN_NODE_TEST_PYTHON", python);
+    }
+    if let Some(library) = &others.faketime {
+        command.env("VPN_NODE_TEST_FAKETIME", library);
     }
     let name = heading("tests");
     let output = shell::tee(command, BUILD_WITHIN)?;

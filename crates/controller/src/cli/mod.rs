@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_DATA_DIR, FILE_NAME};
+use crate::secrecy;
 use crate::store::{self, Store};
 
 /// The control plane of a vpn-node fleet.
@@ -67,6 +68,11 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(error) = secrecy::forbid_dumps() {
+        show::note(format_args!(
+            "vpn-node-controller: core dumps of this process cannot be forbidden: {error}"
+        ));
+    }
     let serves = matches!(cli.command, Command::Serve);
     let runtime = if serves {
         tokio::runtime::Builder::new_multi_thread()

@@ -184,6 +184,7 @@ fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
             "Last heartbeat",
             show::instant(server.last_heartbeat.as_deref()),
         ),
+        ("Clock offset", show::clock_offset(server.clock_offset_ms)),
         (
             "Grace periods used",
             server.grace_period_usage_count.to_string(),
@@ -327,6 +328,7 @@ mod tests {
             grace_period_expires_at: None,
             grace_period_usage_count: 0,
             active_connections: 0,
+            clock_offset_ms: Some(-250),
         }
     }
 

@@ -41,6 +41,22 @@ pub(super) fn instant(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| escaped(&seconds(text)))
 }
 
+/// How far a host's clock is from the controller's, in the largest unit that says it in full.
+pub(super) fn clock_offset(offset_ms: Option<i64>) -> String {
+    let Some(offset_ms) = offset_ms else {
+        return "-".to_owned();
+    };
+    let side = if offset_ms < 0 { "behind" } else { "ahead" };
+    let amount = match offset_ms.unsigned_abs() {
+        ms @ 0..1_000 => format!("{ms} ms"),
+        ms @ 1_000..120_000 => format!("{} s", ms / 1_000),
+        ms @ 120_000..7_200_000 => format!("{} min", ms / 60_000),
+        ms @ 7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
+        ms => format!("{} days", ms / 86_400_000),
+    };
+    format!("{amount} {side}")
+}
+
 /// Prints a text and ends the line.
 pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
     let mut out = anstream::stdout().lock();
@@ -90,5 +106,21 @@ mod tests {
         assert_eq!(escaped("a\u{1b}[2J\n"), "a\\u{1b}[2J\\n");
         assert_eq!(escaped("x\u{202e}y"), "x\\u{202e}y");
         assert_eq!(escaped("büro-\"1\""), "büro-\"1\"");
+    }
+
+    #[test]
+    fn a_clock_offset_is_told_in_a_unit_that_fits() {
+        for (offset_ms, text) in [
+            (None, "-"),
+            (Some(0), "0 ms ahead"),
+            (Some(-250), "250 ms behind"),
+            (Some(61_500), "61 s ahead"),
+            (Some(-7_199_999), "119 min behind"),
+            (Some(7_200_000), "2 h ahead"),
+            (Some(-315_576_000_000), "3652 days behind"),
+            (Some(i64::MIN), "106751991167 days behind"),
+        ] {
+            assert_eq!(clock_offset(offset_ms), text);
+        }
     }
 }

@@ -43,6 +43,8 @@ pub struct ServerRow {
     pub grace_period_expires_at: Option<String>,
     pub grace_period_usage_count: i64,
     pub active_connections: i64,
+    /// The host's clock minus the controller's in milliseconds, by its last heartbeat.
+    pub clock_offset_ms: Option<i64>,
 }
 
 /// A row of `connections`.

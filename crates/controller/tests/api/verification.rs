@@ -231,3 +231,27 @@ async fn grace_is_recorded_once_for_each_period() {
     );
     assert!(row.grace_period_expires_at.is_some());
 }
+
+#[tokio::test]
+async fn a_hosts_clock_offset_is_the_last_one_it_stated_as_host_minus_controller() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    assert_eq!(
+        world.store.list_servers().await.unwrap()[0].clock_offset_ms,
+        None
+    );
+    // Controller minus host on the wire. The last number has no opposite, and hurts nobody.
+    for (stated, shown) in [
+        (Some(250), Some(-250)),
+        (Some(-315_360_000_000), Some(315_360_000_000)),
+        (Some(i64::MAX), Some(-i64::MAX)),
+        (Some(i64::MIN), Some(i64::MAX)),
+        (None, None),
+    ] {
+        let mut heartbeat = host.heartbeat();
+        heartbeat.clock_offset_ms = stated;
+        host.say(&world, heartbeat).await;
+        let row = world.store.list_servers().await.unwrap().remove(0);
+        assert_eq!(row.clock_offset_ms, shown, "{stated:?}");
+    }
+}

@@ -15,10 +15,18 @@ pub(super) async fn registration_keys(
 }
 
 pub(super) async fn servers(pool: &SqlitePool) -> Result<Vec<ServerRow>, StoreError> {
+    // A heartbeat states controller minus host; turned round here, with the one number left out
+    // that has no opposite: a host chooses it.
     sqlx::query_as(
         "SELECT s.*, (SELECT COUNT(*) FROM connections c
                       WHERE c.server_id = s.server_id AND c.status = 'active')
-                     AS active_connections
+                     AS active_connections,
+                     (SELECT -max(json_extract(h.system_metrics, '$.clock_offset_ms'),
+                                  -9223372036854775807)
+                      FROM heartbeats h
+                      WHERE h.server_id = s.server_id AND h.signature_valid
+                      ORDER BY h.heartbeat_id DESC LIMIT 1)
+                     AS clock_offset_ms
          FROM servers s ORDER BY s.hostname, s.server_id",
     )
     .fetch_all(pool)
