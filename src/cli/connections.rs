@@ -1,4 +1,5 @@
-//! `vpn-node connections`: the live connections as a table or JSON. No addresses, no keys.
+//! `vpn-node connections`: the live connections as a table or JSON. No addresses, no keys. A host
+//! that is not enrolled has none, which the exit code tells from a quiet host.
 
 use serde_json::json;
 
@@ -15,10 +16,18 @@ pub(super) fn run(global: &Global, json: bool, console: &mut Console<'_>) -> Exi
         Ok(place) => place,
         Err(exit) => return exit,
     };
-    let rows = match place.client.connections() {
-        Ok(rows) => rows,
+    let answer = place.client.connections().and_then(|rows| {
+        // Only an enrolled host watches its VPN, so rows answer this.
+        let enrolled = !rows.is_empty() || place.client.is_enrolled()?;
+        Ok((rows, enrolled))
+    });
+    let (rows, enrolled) = match answer {
+        Ok(answer) => answer,
         Err(error) => return reach::explain(&place, &error, json, console),
     };
+    if !enrolled {
+        return reach::not_enrolled(json, console);
+    }
     if json {
         let value = json!({ "schema": SCHEMA, "connections": rows });
         console.json(&value);

@@ -11,6 +11,8 @@
 //! Each is written whole, by temporary file and rename, or as one of two copies (`chain.slots`);
 //! one that cannot be read stops the agent.
 
+mod leftovers;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -122,6 +124,10 @@ pub struct Enrolment {
     pub server_pin: Option<Digest>,
     /// The public half of the identity key.
     pub identity_key: PublicKey,
+    /// The public half of the registration key: which token enrolled this host. Absent in a file
+    /// of a version that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration_key: Option<PublicKey>,
     /// The controller's newest certificate, signed by the root.
     pub certificate: Envelope,
 }

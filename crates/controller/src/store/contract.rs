@@ -1,6 +1,7 @@
 //! What every store must do, whatever database stands behind it.
 
 mod approval;
+pub(crate) mod racers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

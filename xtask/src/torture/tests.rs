@@ -1,0 +1,148 @@
+//! Suites that are tests of a package: run in their full length, with what they print.
+//!
+//! Such a test is short in an ordinary run and long with `VPN_NODE_TORTURE=full`. The last line
+//! that it prints has its figures; the verdict line here repeats them.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// What a test looks for.
+const VARIABLE: &str = "VPN_NODE_TORTURE";
+const LIST_WITHIN: Duration = Duration::from_secs(60);
+/// Far above what any suite takes.
+const RUN_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Where the tests of a suite are.
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    pub(crate) package: &'static str,
+    /// The words with which cargo builds the one test binary.
+    pub(crate) target: &'static [&'static str],
+    /// A part of the names of its tests.
+    pub(crate) test: &'static str,
+}
+
+/// Builds the suite's test binary, runs its tests, gives the verdict.
+pub(crate) fn run(suite: &Suite) -> Result<ExitCode> {
+    let binary = build(suite)?;
+    if !has_tests(&binary, suite)? {
+        bail!(
+            "there is no test whose name contains `{}` in package {} ({}): this suite is not here yet",
+            suite.test,
+            suite.package,
+            suite.target.join(" ")
+        );
+    }
+    let started = Instant::now();
+    let mut command = of_suite(&binary, suite);
+    command
+        .args(["--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, "full");
+    let output = shell::tee(command, RUN_WITHIN)?;
+    let passed = output.status.success();
+    anstream::println!(
+        "torture {}: {}: {}, {} s",
+        suite.name,
+        if passed { "ok" } else { "FAILED" },
+        figures(&output.stdout).unwrap_or("no figures"),
+        started.elapsed().as_secs()
+    );
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn build(suite: &Suite) -> Result<PathBuf> {
+    anstream::println!("building the tests of {}", suite.package);
+    let mut command = shell::cargo();
+    command
+        .args(["test", "--locked", "--no-run", "--package", suite.package])
+        .args(suite.target)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot start cargo")?;
+    shell::check_interrupted()?;
+    if !output.status.success() {
+        bail!(
+            "`{}` failed; its messages stand above",
+            shell::show(&command)
+        );
+    }
+    test_binary(&String::from_utf8_lossy(&output.stdout))
+        .context("cargo built no test binary of this suite")
+}
+
+/// The one executable that was built with the test harness.
+fn test_binary(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["profile"]["test"] == true)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+fn has_tests(binary: &PathBuf, suite: &Suite) -> Result<bool> {
+    let mut command = of_suite(binary, suite);
+    command.args(["--include-ignored", "--list", "--format=terse"]);
+    let listed = shell::succeed(command, None, LIST_WITHIN)?;
+    Ok(listed.stdout.lines().any(|line| line.ends_with(": test")))
+}
+
+fn of_suite(binary: &PathBuf, suite: &Suite) -> Command {
+    let mut command = Command::new(binary);
+    // Where `cargo test` would run it.
+    let folder = match suite.package {
+        "vpn-node-controller" => shell::repository().join("crates/controller"),
+        _ => shell::repository().to_owned(),
+    };
+    command.arg(suite.test).current_dir(folder);
+    command
+}
+
+/// The last line of the tests themselves, not of their harness.
+fn figures(output: &str) -> Option<&str> {
+    let of_harness = |line: &&str| {
+        line.is_empty()
+            || *line == "ok"
+            || line.starts_with("test ")
+            || line.starts_with("running ")
+    };
+    output
+        .lines()
+        .map(str::trim)
+        .rev()
+        .find(|line| !of_harness(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_are_the_last_line_that_the_harness_did_not_print() {
+        let output = "\nrunning 1 test\ntest x::torture_clone ... building\n\
+                      500 clones, 500 found, 0 innocent\nok\n\n\
+                      test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n\n";
+        assert_eq!(figures(output), Some("500 clones, 500 found, 0 innocent"));
+        assert_eq!(figures("running 0 tests\n\ntest result: ok.\n"), None);
+    }
+
+    #[test]
+    fn the_test_binary_is_the_one_with_a_harness() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/vpn-node"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/deps/it-1"}"#,
+        );
+        assert_eq!(test_binary(messages), Some(PathBuf::from("/t/deps/it-1")));
+        assert_eq!(test_binary(""), None);
+    }
+}
