@@ -16,18 +16,16 @@ pub(super) fn run(global: &Global, json: bool, console: &mut Console<'_>) -> Exi
         Ok(place) => place,
         Err(exit) => return exit,
     };
-    let answer = place.client.connections().and_then(|rows| {
-        // Only an enrolled host watches its VPN, so rows answer this.
-        let enrolled = !rows.is_empty() || place.client.is_enrolled()?;
-        Ok((rows, enrolled))
+    // Only an enrolled host watches its VPN. Everybody may know whether it is one.
+    let answer = place.client.health().and_then(|(_, health)| {
+        let rows = health.enrolled.then(|| place.client.connections());
+        rows.transpose()
     });
-    let (rows, enrolled) = match answer {
-        Ok(answer) => answer,
+    let rows = match answer {
+        Ok(Some(rows)) => rows,
+        Ok(None) => return reach::not_enrolled(json, console),
         Err(error) => return reach::explain(&place, &error, json, console),
     };
-    if !enrolled {
-        return reach::not_enrolled(json, console);
-    }
     if json {
         let value = json!({ "schema": SCHEMA, "connections": rows });
         console.json(&value);

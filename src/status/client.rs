@@ -175,17 +175,6 @@ impl Client {
         Err(self.garbage("it names connections without end".to_owned()))
     }
 
-    /// Asks whether the host is enrolled. Everybody may know.
-    ///
-    /// # Errors
-    /// As [`Client::status`].
-    pub fn is_enrolled(&self) -> Result<bool, ClientError> {
-        Ok(match self.status()? {
-            Status::Full(report) => report.enrolled,
-            Status::Public(summary) => summary.enrolled,
-        })
-    }
-
     /// Asks whether all is well.
     ///
     /// # Errors

@@ -1,19 +1,19 @@
 //! `cargo xtask torture …`: suites that break what a promise must survive, and look whether it holds.
 //!
 //! [`enroll`] kills the real programs between system calls. The other suites are tests of their
-//! packages that do more when they are asked to ([`tests`]).
+//! packages that do more when they are asked to ([`suites`]).
 
 pub(crate) mod enroll;
 mod power;
 mod random;
-mod tests;
+mod suites;
 mod trace;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use self::tests::Suite;
+use self::suites::Suite;
 use crate::shell;
 
 /// What to torture.
@@ -53,8 +53,8 @@ pub(crate) fn run(what: &What) -> Result<ExitCode> {
     shell::catch_signals()?;
     match what {
         What::Enroll(options) => enroll::run(options),
-        What::Clone => tests::run(&CLONE),
-        What::Clock => tests::run(&CLOCK),
-        What::Hostile => tests::run(&HOSTILE),
+        What::Clone => suites::run(&CLONE),
+        What::Clock => suites::run(&CLOCK),
+        What::Hostile => suites::run(&HOSTILE),
     }
 }
