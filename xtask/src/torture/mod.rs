@@ -33,18 +33,21 @@ const CLONE: Suite = Suite {
     name: "clone",
     package: "vpn-node",
     target: &["--test", "it"],
+    binary: "it",
     test: "torture_clone",
 };
 const CLOCK: Suite = Suite {
     name: "clock",
     package: "vpn-node",
     target: &["--lib"],
+    binary: "vpn_node",
     test: "torture_clock",
 };
 const HOSTILE: Suite = Suite {
     name: "hostile",
     package: "vpn-node-controller",
     target: &["--test", "api"],
+    binary: "api",
     test: "torture_hostile",
 };
 

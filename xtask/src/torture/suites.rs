@@ -22,8 +22,10 @@ const RUN_WITHIN: Duration = Duration::from_secs(3600);
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
     pub(crate) package: &'static str,
-    /// The words with which cargo builds the one test binary.
+    /// The words with which cargo builds the test binary.
     pub(crate) target: &'static [&'static str],
+    /// The target's name, since other packages may have such a target too.
+    pub(crate) binary: &'static str,
     /// A part of the names of its tests.
     pub(crate) test: &'static str,
 }
@@ -64,7 +66,8 @@ fn build(suite: &Suite) -> Result<PathBuf> {
     anstream::println!("building the tests of {}", suite.package);
     let mut command = shell::cargo();
     command
-        .args(["test", "--locked", "--no-run", "--package", suite.package])
+        // The workspace, for the same features as in `cargo xtask test`: nothing is built twice.
+        .args(["test", "--locked", "--no-run", "--workspace"])
         .args(suite.target)
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
@@ -76,16 +79,16 @@ fn build(suite: &Suite) -> Result<PathBuf> {
             shell::show(&command)
         );
     }
-    test_binary(&String::from_utf8_lossy(&output.stdout))
+    test_binary(&String::from_utf8_lossy(&output.stdout), suite.binary)
         .context("cargo built no test binary of this suite")
 }
 
-/// The one executable that was built with the test harness.
-fn test_binary(messages: &str) -> Option<PathBuf> {
+/// The executable of the target `name` that was built with the test harness.
+fn test_binary(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["profile"]["test"] == true)
+        .filter(|message| message["profile"]["test"] == true && message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -136,13 +139,16 @@ mod tests {
     }
 
     #[test]
-    fn the_test_binary_is_the_one_with_a_harness() {
+    fn the_test_binary_is_the_one_with_a_harness_and_the_name() {
         let messages = concat!(
-            r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/vpn-node"}"#,
+            r#"{"profile":{"test":false},"target":{"name":"it"},"executable":"/t/it"}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/deps/it-1"}"#,
+            r#"{"profile":{"test":true},"target":{"name":"api"},"executable":"/t/deps/api-1"}"#,
+            "\n",
+            r#"{"profile":{"test":true},"target":{"name":"it"},"executable":"/t/deps/it-1"}"#,
         );
-        assert_eq!(test_binary(messages), Some(PathBuf::from("/t/deps/it-1")));
-        assert_eq!(test_binary(""), None);
+        let found = test_binary(messages, "it");
+        assert_eq!(found, Some(PathBuf::from("/t/deps/it-1")));
+        assert_eq!(test_binary(messages, "lib"), None);
     }
 }

@@ -70,8 +70,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         options.points
     };
     let outcome = torture(&programs, number, options.seed, options.only)?;
-    let verdict = outcome.verdict();
-    anstream::println!("{verdict}");
+    if !outcome.broken.is_empty() {
+        anstream::println!(
+            "each is repeated with `cargo xtask torture enroll --only POINT`, as it is named above"
+        );
+    }
+    anstream::println!("{}", outcome.verdict());
     Ok(if outcome.broken.is_empty() {
         ExitCode::SUCCESS
     } else {
@@ -147,7 +151,7 @@ fn torture(programs: &Programs, number: u64, seed: u64, only: Option<Point>) -> 
         None => point::sample(measure(&mut shards[0])?, number, seed),
     };
     anstream::println!(
-        "{} points with seed {seed}, on {count} fleets side by side",
+        "points: {} with seed {seed}; fleets side by side: {count}",
         points.len()
     );
     let mut outcome = crash_all(&mut shards, &points)?;
