@@ -110,19 +110,24 @@ fn of_suite(binary: &PathBuf, suite: &Suite) -> Command {
     command
 }
 
-/// The last line of the tests themselves, not of their harness.
+/// The last line of the tests themselves, not of their harness, which leaves its own line
+/// `test NAME ... ` open for what comes first.
 fn figures(output: &str) -> Option<&str> {
-    let of_harness = |line: &&str| {
-        line.is_empty()
-            || *line == "ok"
-            || line.starts_with("test ")
-            || line.starts_with("running ")
-    };
     output
         .lines()
-        .map(str::trim)
+        .map(|line| {
+            let begun = line.strip_prefix("test ");
+            let rest = begun.and_then(|begun| begun.split_once(" ... "));
+            rest.map_or(line, |(_, rest)| rest).trim()
+        })
         .rev()
-        .find(|line| !of_harness(line))
+        .find(|line| !is_of_harness(line))
+}
+
+fn is_of_harness(line: &str) -> bool {
+    ["", "ok", "FAILED", "ignored", "failures:"].contains(&line)
+        || line.starts_with("test result: ")
+        || line.starts_with("running ")
 }
 
 #[cfg(test)]
@@ -135,6 +140,8 @@ mod tests {
                       500 clones, 500 found, 0 innocent\nok\n\n\
                       test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n\n";
         assert_eq!(figures(output), Some("500 clones, 500 found, 0 innocent"));
+        let at_once = "running 1 test\ntest torture_clone ... 7 clones\nok\n";
+        assert_eq!(figures(at_once), Some("7 clones"));
         assert_eq!(figures("running 0 tests\n\ntest result: ok.\n"), None);
     }
 
