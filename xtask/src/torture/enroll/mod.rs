@@ -31,7 +31,7 @@ const POINTS: u64 = 1200;
 /// Crash points of the run that is a part of `cargo xtask test`.
 const SHORT_POINTS: u64 = 80;
 /// A point mostly waits, for a start or for a retry: so many fleets for each processor.
-const SHARDS_PER_CORE: usize = 3;
+const SHARDS_PER_CORE: usize = 6;
 /// With so many broken promises there is one fault to find, not more of them to count.
 const ENOUGH_BROKEN: usize = 20;
 const TELL_EVERY: Duration = Duration::from_secs(10);

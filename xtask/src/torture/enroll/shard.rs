@@ -30,8 +30,9 @@ const HEARTBEAT_S: u32 = 1;
 /// From a start to an accepted heartbeat it takes a fraction of a second; the host's retries wait
 /// a few seconds at most after a short outage. Long for machines that are busy.
 const BEAT_WITHIN: Duration = Duration::from_secs(40);
-/// How often the agent is asked for its heartbeat. Each question is a handful of its boundaries.
-const ASK_AGAIN: Duration = Duration::from_millis(10);
+/// How often the agent is asked for its heartbeat. Each question is a dozen of its boundaries, so
+/// seldom enough that most boundaries are its own.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// The credential's name in the unit.
 const CREDENTIAL: &str = "registration-token";
 /// What the traced programs say.
