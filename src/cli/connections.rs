@@ -1,4 +1,5 @@
-//! `vpn-node connections`: the live connections as a table or JSON. No addresses, no keys.
+//! `vpn-node connections`: the live connections as a table or JSON. No addresses, no keys. A host
+//! that is not enrolled has none, which the exit code tells from a quiet host.
 
 use serde_json::json;
 
@@ -15,8 +16,14 @@ pub(super) fn run(global: &Global, json: bool, console: &mut Console<'_>) -> Exi
         Ok(place) => place,
         Err(exit) => return exit,
     };
-    let rows = match place.client.connections() {
-        Ok(rows) => rows,
+    // Only an enrolled host watches its VPN. Everybody may know whether it is one.
+    let answer = place.client.health().and_then(|(_, health)| {
+        let rows = health.enrolled.then(|| place.client.connections());
+        rows.transpose()
+    });
+    let rows = match answer {
+        Ok(Some(rows)) => rows,
+        Ok(None) => return reach::not_enrolled(json, console),
         Err(error) => return reach::explain(&place, &error, json, console),
     };
     if json {

@@ -112,6 +112,14 @@ pub(super) fn explain(
     exit
 }
 
+/// The agent runs and waits for an enrolment: says so, and returns the exit code for it.
+pub(super) fn not_enrolled(json: bool, console: &mut Console<'_>) -> Exit {
+    let message = "This host is not enrolled. Run `vpn-node enroll` as root with a token from the \
+                   controller.";
+    say("not_enrolled", message, Some(false), json, console);
+    Exit::NotEnrolled
+}
+
 /// A failure, for a person or for a program.
 pub(super) fn say(
     code: &str,

@@ -210,6 +210,28 @@ fn not_enrolled_and_not_running_are_two_things() {
 }
 
 #[test]
+fn an_agent_that_waits_for_its_enrolment_has_no_connections_to_tell_of() {
+    let waiting = StatusReport::starting("1.2.3", "gw-fra-1", 4242, Duration::ZERO);
+    let host = Host::new().running(waiting, own_user());
+    for command in ["status", "connections"] {
+        let ran = host.run(&[command]);
+        assert_eq!(ran.exit, Exit::NotEnrolled, "{command}: {}", ran.err);
+    }
+    let text = host.run(&["connections"]);
+    assert!(text.out.is_empty() && text.err.contains("vpn-node enroll"));
+    let json = host.run(&["connections", "--json"]);
+    assert_eq!(json.exit, Exit::NotEnrolled);
+    let value: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(value["error"]["code"], "not_enrolled");
+    let quiet = Host::new().enrolled().running(healthy(), own_user());
+    let ran = quiet.run(&["connections"]);
+    assert_eq!(
+        (ran.exit, ran.out.as_str()),
+        (Exit::Ok, "No connections.\n")
+    );
+}
+
+#[test]
 fn a_running_agent_is_shown_in_text_and_json() {
     let mut report = healthy();
     report.connections = Arc::new(vec![ConnectionRow {

@@ -147,6 +147,7 @@ async fn run_enrolled(
     reports: watch::Sender<Arc<StatusReport>>,
     stop: &mut Stop,
 ) -> Result<(), Error> {
+    state.remove_leftovers()?;
     let identity = state.identity(&enrolment)?;
     let (lane, lane_file) = state.lane(&enrolment)?;
     let kept = state.sessions()?;

@@ -4,6 +4,8 @@
 //! directory. A reader sees the old content or the new one, never a mixture. Reading a secret
 //! refuses what another user could have read, changed or pointed elsewhere.
 
+mod leftovers;
+
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -15,6 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 use zeroize::Zeroizing;
+
+pub use leftovers::remove_temporary;
 
 /// Why a file could not be kept or read; the text says what to do.
 #[derive(Debug, thiserror::Error)]

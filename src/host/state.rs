@@ -13,6 +13,7 @@
 //! one that cannot be read stops the agent.
 
 mod identity;
+mod leftovers;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -144,6 +145,10 @@ pub struct Enrolment {
     pub server_pin: Option<Digest>,
     /// The public half of the identity key.
     pub identity_key: PublicKey,
+    /// The public half of the registration key: which token enrolled this host. Absent in a file
+    /// of a version that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration_key: Option<PublicKey>,
     /// The controller's newest certificate, signed by the root.
     pub certificate: Envelope,
 }

@@ -47,7 +47,8 @@ pub struct Host {
 pub struct Enrolled {
     /// What is on disk now.
     pub enrolment: Enrolment,
-    /// `active` or `pending`.
+    /// `active` or `pending`; empty when this token had enrolled this host before, since only the
+    /// controller knows then.
     pub status: String,
     /// The controller's remarks, one sentence each.
     pub warnings: Vec<String>,
@@ -144,7 +145,9 @@ impl From<SealError> for EnrolError {
     }
 }
 
-/// Enrols this host: reads and writes `state`, talks to the controller of the token.
+/// Enrols this host: reads and writes `state`, talks to the controller of the token. With the
+/// token that has enrolled this host already it changes nothing and says so: whoever did not see
+/// how the first call ended repeats it.
 /// `options.urls` and `options.server_pin` are taken from the token when they are empty.
 ///
 /// # Errors
@@ -156,20 +159,25 @@ pub async fn enrol(
     state: &StateDir,
     rng: &mut impl CryptoRng,
 ) -> Result<Enrolled, EnrolError> {
-    refuse_enrolled(state)?;
+    let registration = registration_key(&token.secret);
+    if let Some(before) = enrolled_before(state, (&registration).into())? {
+        return Ok(before);
+    }
     if options.urls.is_empty() {
         options.urls = vec![token.url.clone()];
     }
     options.server_pin = options.server_pin.or(token.server_pin);
     let client = Client::new(&options)?;
     let greeting = greet(&client, token, rng).await?;
-    let registration = registration_key(&token.secret);
     let pending = state.pending_enrolment((&registration).into())?;
     judge_token(&greeting.hello, pending.is_some(), token)?;
 
     // From here on files are written, and read again: another enrolment may have ended just now.
     let _lock = state.lock_enrolment()?;
-    refuse_enrolled(state)?;
+    if let Some(before) = enrolled_before(state, (&registration).into())? {
+        return Ok(before);
+    }
+    state.remove_leftovers()?;
     let pending = match state.pending_enrolment((&registration).into())? {
         Some(pending) => pending,
         None => state.begin_enrolment((&registration).into(), rng)?,
@@ -191,9 +199,15 @@ pub async fn enrol(
     finish(reply, &greeting, &pending, token, &options, state)
 }
 
-fn refuse_enrolled(state: &StateDir) -> Result<(), EnrolError> {
+/// The enrolment on disk if this token made it; another token's is an error.
+fn enrolled_before(state: &StateDir, token: PublicKey) -> Result<Option<Enrolled>, EnrolError> {
     match state.enrolment()? {
-        None => Ok(()),
+        None => Ok(None),
+        Some(enrolment) if enrolment.registration_key == Some(token) => Ok(Some(Enrolled {
+            enrolment,
+            status: String::new(),
+            warnings: vec!["this token had enrolled this host before; nothing was changed".into()],
+        })),
         Some(enrolment) => Err(EnrolError::AlreadyEnrolled {
             server_id: enrolment.server_id,
             state_dir: state.path().display().to_string(),
@@ -347,6 +361,7 @@ fn finish(
         root_pin: token.root_pin,
         server_pin: options.server_pin,
         identity_key: identity,
+        registration_key: Some(greeting.hello.registration_key),
         certificate: greeting.certificate_envelope.clone(),
     };
     state.finish_enrolment(&enrolment)?;

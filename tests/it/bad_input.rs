@@ -109,6 +109,26 @@ fn an_enrolled_host_is_not_enrolled_over() {
 }
 
 #[test]
+fn the_token_that_has_enrolled_a_host_may_be_given_to_it_again() {
+    let controller = Controller::start();
+    let host = Host::new("");
+    let token = controller.token();
+    assert!(host.command(&["enroll"], &token).status.success());
+    let files = || {
+        ["identity.json", "enrollment.json", "chain.slots"]
+            .map(|name| fs::read(host.state().join(name)).unwrap())
+    };
+    let before = files();
+    let again = host.command(&["enroll"], &token);
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(
+        again.status.success() && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert!(files() == before, "the repeated enrolment changed a file");
+}
+
+#[test]
 fn a_key_that_others_can_read_stops_the_daemon_and_the_sentence_has_the_cure() {
     let controller = Controller::start();
     let host = Host::new("");

@@ -16,6 +16,7 @@ pub(crate) const PACKAGES: [(&str, &str, &str); 2] = [
 ];
 
 /// The programs of one build.
+#[derive(Clone)]
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
     pub(crate) cli: PathBuf,

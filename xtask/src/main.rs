@@ -2,7 +2,7 @@
 //!
 //! Each command is a module whose first function reads as the story of what it does.
 //! What they share: [`shell`] (programs with deadlines), [`apt`] (Debian packages),
-//! [`build`] (our programs), [`lab`] (a throw-away fleet of one host).
+//! [`build`] (our programs), [`lab`] (a throw-away fleet).
 
 mod apt;
 mod bench;
@@ -13,6 +13,7 @@ mod lab;
 mod package;
 mod shell;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,11 @@ enum Command {
         #[command(subcommand)]
         what: e2e::What,
     },
+    /// Break what a promise must survive, again and again, until it is broken or proven
+    Torture {
+        #[command(subcommand)]
+        what: torture::What,
+    },
     /// Build the .deb and .rpm packages
     Package(package::Options),
 }
@@ -63,6 +69,7 @@ fn main() -> ExitCode {
             what: Bench::Footprint(options),
         } => bench::run(&options),
         Command::E2e { what } => e2e::run(&what),
+        Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),
     };
     match outcome {

@@ -61,6 +61,7 @@ impl World {
             root_pin: Hex([1; 32]),
             server_pin: None,
             identity_key: PublicKey::from(&identity.key),
+            registration_key: None,
             certificate: Envelope::parse(
                 br#"{"payload":"e30=","payloadType":"x","signatures":[{"keyid":"","sig":"AA=="}]}"#,
                 4096,

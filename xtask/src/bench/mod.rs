@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let fleet = Fleet::new(&lab, programs, Machine::Here, INTERVAL_S, "")?;
     fleet.init_controller()?;
     fleet.start_controller(&mut lab)?;
-    fleet.enroll(&fleet.create_token()?)?;
+    fleet.host.enroll(&fleet.create_token()?.text)?;
 
     // In turn, so that a machine that slows down slows both; the last two stay.
     let mut agent_starts = Vec::new();

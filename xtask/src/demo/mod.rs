@@ -85,7 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     };
     let heartbeats = show_heartbeats(&story, &mut lab, &fleet)?;
     story.say("vpn-node status");
-    story.quote(&fleet.status()?);
+    story.quote(&fleet.host.status()?);
     anstream::println!(
         "demo: ok — enrolled in {} ms, {heartbeats} heartbeats, {connections}, {} s",
         enrolled_in.as_millis(),
@@ -102,13 +102,13 @@ fn enrol_the_host(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Duratio
     fleet.init_controller()?;
     fleet.start_controller(lab)?;
     story.say(&format!("the controller listens on {}", fleet.url()));
-    let token = fleet.create_token()?;
+    let token = fleet.create_token()?.text;
     story.say(&format!(
         "an operator made a registration token of {} characters",
         token.len()
     ));
     let start = Instant::now();
-    fleet.enroll(&token)?;
+    fleet.host.enroll(&token)?;
     let took = start.elapsed();
     story.say(&format!(
         "the host is enrolled: one string by standard input, {} ms",
@@ -204,7 +204,7 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
     quote_connection(story, &ended);
     // The host's own report follows within a moment.
     lab.wait_for("the agent's report without connections", SECONDS, || {
-        let connections = fleet.live_connections()?;
+        let connections = fleet.host.live_connections()?;
         Ok((connections == 0).then_some(()))
     })
 }
@@ -313,7 +313,7 @@ fn stop() -> ExitCode {
 fn say_how_to_look_around(lab: &Lab, fleet: &Fleet) {
     let mut connections = fleet.controller();
     connections.args(["connections", "list"]);
-    let mut status = fleet.cli();
+    let mut status = fleet.host.cli();
     status.arg("status");
     anstream::println!(
         "\nEverything still runs, with its logs in {}",

@@ -114,7 +114,7 @@ impl Scene {
         fleet.init_controller()?;
         fleet.set_controller("lease_s", LEASE_S)?;
         fleet.start_controller(&mut lab)?;
-        fleet.enroll(&fleet.create_token()?)?;
+        fleet.host.enroll(&fleet.create_token()?.text)?;
         let vpn = match with_tunnel {
             true => Vpn::Tunnel(Tunnel::lay(&mut lab, fleet.machine)?),
             false => Vpn::Process,
@@ -292,7 +292,7 @@ impl Vpn {
 /// What the supervisor is to run, with the figures of the unit file that we ship.
 fn plan(lab: &Lab, fleet: &Fleet, vpn: &Vpn, unit: &str) -> Result<Plan> {
     let exec = value(unit, "ExecStart")?;
-    let mut gate = fleet.cli();
+    let mut gate = fleet.host.cli();
     gate.args(exec.split_whitespace().skip(1));
     for (key, wanted) in [
         ("Type", "notify"),

@@ -1,9 +1,8 @@
-//! A fleet of one host: a controller and an agent, driven by their command lines alone, as an
-//! operator drives them. What they print as JSON is read here and nowhere else.
+//! A fleet: a controller and its hosts, one to begin with, driven by their command lines alone, as
+//! an operator drives them. What the controller prints as JSON is read here and nowhere else.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -12,30 +11,38 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Lab;
+use super::host::{COMMAND_WITHIN, Host};
 use super::machine::Machine;
 use crate::build::Programs;
 use crate::shell;
 
-/// A command of ours that takes longer has hung.
-const COMMAND_WITHIN: Duration = Duration::from_secs(20);
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// The names under which the two daemons run in the lab.
 pub(crate) const AGENT: &str = "vpn-node-agent";
 pub(crate) const CONTROLLER: &str = "vpn-node-controller";
 
+/// A registration token, and the id of its key in the controller's tables.
+pub(crate) struct Token {
+    pub(crate) text: String,
+    pub(crate) key: String,
+}
+
 /// See the module's page.
 pub(crate) struct Fleet {
-    pub(crate) programs: Programs,
+    /// The first host.
+    pub(crate) host: Host,
     pub(crate) machine: Machine,
+    programs: Programs,
     folder: PathBuf,
     listen: SocketAddr,
     heartbeat_s: u32,
+    agent_settings: String,
 }
 
 impl Fleet {
-    /// A fleet whose host sends a heartbeat every `heartbeat_s` seconds; `agent_settings` are what
-    /// its agent.toml has besides the directories. Nothing runs yet.
+    /// A fleet whose hosts send a heartbeat every `heartbeat_s` seconds; `agent_settings` are what
+    /// an agent.toml has besides the directories. Nothing runs yet.
     pub(crate) fn new(
         lab: &Lab,
         programs: Programs,
@@ -43,26 +50,22 @@ impl Fleet {
         heartbeat_s: u32,
         agent_settings: &str,
     ) -> Result<Self> {
-        let fleet = Self {
-            programs,
+        let folder = lab.folder().to_owned();
+        Ok(Self {
+            host: Host::new(folder.clone(), &programs, machine, agent_settings)?,
             machine,
-            folder: lab.folder().to_owned(),
+            programs,
+            folder,
             listen: free_address()?,
             heartbeat_s,
-        };
-        let agent = format!(
-            "state_dir = {:?}\nruntime_dir = {:?}\n\n{agent_settings}",
-            fleet.state_dir(),
-            fleet.folder.join("run")
-        );
-        for private in [fleet.state_dir(), fleet.folder.join("run")] {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(&private)
-                .with_context(|| format!("cannot make {}", private.display()))?;
-        }
-        fs::write(fleet.folder.join("agent.toml"), agent).context("cannot write agent.toml")?;
-        Ok(fleet)
+            agent_settings: agent_settings.to_owned(),
+        })
+    }
+
+    /// One more host, in a folder of its own that is called `name`.
+    pub(crate) fn add_host(&self, name: &str) -> Result<Host> {
+        let folder = self.folder.join("hosts").join(name);
+        Host::new(folder, &self.programs, self.machine, &self.agent_settings)
     }
 
     /// The controller's address for agents.
@@ -70,14 +73,9 @@ impl Fleet {
         format!("https://{}", self.listen)
     }
 
-    /// Where the agent keeps its identity and ledger.
-    pub(crate) fn state_dir(&self) -> PathBuf {
-        self.folder.join("agent")
-    }
-
-    /// Where the agent answers `vpn-node status`.
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.join("run/status.sock")
+    /// The controller's keys, settings and database.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.join("controller")
     }
 
     /// Makes the controller's keys, store and settings; only the heartbeat is not the default.
@@ -96,43 +94,38 @@ impl Fleet {
 
     /// Changes one of the controller's settings, before it is started.
     pub(crate) fn set_controller(&self, key: &str, value: u32) -> Result<()> {
-        let file = self.folder.join("controller/controller.toml");
+        let file = self.data_dir().join("controller.toml");
         fs::read_to_string(&file)
             .and_then(|settings| fs::write(&file, with_setting(&settings, key, value)))
             .with_context(|| format!("cannot change {}", file.display()))
     }
 
     /// Starts the controller and waits until it accepts connections.
-    pub(crate) fn start_controller(&self, lab: &mut Lab) -> Result<()> {
+    /// Returns its process id.
+    pub(crate) fn start_controller(&self, lab: &mut Lab) -> Result<u32> {
         let mut command = self.controller();
         command.arg("serve");
-        lab.start(CONTROLLER, command)?;
+        let pid = lab.start(CONTROLLER, command)?;
         let what = format!("the controller to accept connections on {}", self.listen);
         lab.wait_for(&what, READY_WITHIN, || {
-            Ok(self.machine.accepts(self.listen)?.then_some(()))
+            Ok(self.machine.accepts(self.listen)?.then_some(pid))
         })
     }
 
     /// One registration token, as an operator makes it.
-    pub(crate) fn create_token(&self) -> Result<String> {
+    pub(crate) fn create_token(&self) -> Result<Token> {
         let answer = self.ask(&["registration-key", "create", "--expires", "1h"])?;
-        find_token(&answer)
-            .map(str::to_owned)
-            .context("`registration-key create --json` printed no token that begins with vnr1.")
+        let text = find_token(&answer)
+            .context("`registration-key create --json` printed no token that begins with vnr1.")?;
+        Ok(Token {
+            text: text.to_owned(),
+            key: column(&answer, "registration_key"),
+        })
     }
 
-    /// Enrols the host with `token`, which goes to standard input.
-    pub(crate) fn enroll(&self, token: &str) -> Result<()> {
-        let mut command = self.cli();
-        command.arg("enroll");
-        shell::succeed(command, Some(token.as_bytes()), COMMAND_WITHIN).map(drop)
-    }
-
-    /// Starts the agent. Returns its process id.
+    /// Starts the agent of the first host. Returns its process id.
     pub(crate) fn start_agent(&self, lab: &mut Lab) -> Result<u32> {
-        let mut command = self.machine.command(&self.programs.agent);
-        command.arg("--config").arg(self.folder.join("agent.toml"));
-        lab.start(AGENT, command)
+        lab.start(AGENT, self.host.agent())
     }
 
     /// Rows of one of the controller's tables, as `vpn-node-controller … --json` gives them.
@@ -156,44 +149,10 @@ impl Fleet {
         serde_json::from_str(&output.stdout).with_context(|| format!("`{shown}` printed no JSON"))
     }
 
-    /// What `vpn-node status` tells a person. A sick host is an exit status, not a failure of ours.
-    pub(crate) fn status(&self) -> Result<String> {
-        let mut command = self.cli();
-        command.arg("status");
-        shell::output(command, None, COMMAND_WITHIN).map(|output| output.stdout + &output.stderr)
-    }
-
-    /// How many connections the agent itself reports as live.
-    pub(crate) fn live_connections(&self) -> Result<usize> {
-        let mut command = self.cli();
-        command.args(["connections", "--json"]);
-        let output = shell::succeed(command, None, COMMAND_WITHIN)?;
-        let answer: Value = serde_json::from_str(&output.stdout)
-            .context("`vpn-node connections --json` printed no JSON")?;
-        let rows = answer["connections"].as_array();
-        rows.map(Vec::len)
-            .context("`vpn-node connections --json` has no `connections`")
-    }
-
     /// `vpn-node-controller` of this fleet, on its machine.
     pub(crate) fn controller(&self) -> Command {
         let mut command = self.machine.command(&self.programs.controller);
-        command
-            .arg("--data-dir")
-            .arg(self.folder.join("controller"));
-        command
-    }
-
-    /// `vpn-node` of this fleet, on its machine.
-    pub(crate) fn cli(&self) -> Command {
-        let mut command = self.machine.command(&self.programs.cli);
-        command
-            .arg("--config")
-            .arg(self.folder.join("agent.toml"))
-            .arg("--state-dir")
-            .arg(self.state_dir())
-            .arg("--socket")
-            .arg(self.socket());
+        command.arg("--data-dir").arg(self.data_dir());
         command
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! The promise is kept by `Drop` (end, error, Ctrl-C), and after a crash of xtask itself by the
 //! next run, which reads the [`record`] that each lab leaves in its folder.
-//! Owns the children and the log files; [`machine`] is where they run, [`fleet`] what they are.
+//! Owns the children and the log files; [`machine`] is where they run, [`fleet`] and [`host`] what
+//! they are.
 
 pub(crate) mod fleet;
+pub(crate) mod host;
 pub(crate) mod machine;
 pub(crate) mod record;
 pub(crate) mod story;
@@ -44,11 +46,27 @@ struct Running {
 impl Lab {
     /// A new lab in the folder for temporary files. Removes what crashed runs left behind.
     pub(crate) fn open() -> Result<Self> {
+        Self::open_in(&std::env::temp_dir())
+    }
+
+    /// A new lab in memory if the machine has a place for that, for what would wait for a disk
+    /// all the time.
+    pub(crate) fn open_in_memory() -> Result<Self> {
+        let memory = Path::new(record::MEMORY);
+        let usable = nix::unistd::access(memory, nix::unistd::AccessFlags::W_OK).is_ok();
+        if usable {
+            Self::open_in(memory)
+        } else {
+            Self::open()
+        }
+    }
+
+    fn open_in(place: &Path) -> Result<Self> {
         record::sweep();
         let folder = tempfile::Builder::new()
             .prefix(record::PREFIX)
             .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir()
+            .tempdir_in(place)
             .context("cannot make a temporary folder")?
             .keep();
         let lab = Self {
@@ -115,6 +133,27 @@ impl Lab {
             .child
             .wait()
             .with_context(|| format!("cannot wait for {name}"))?;
+        self.record.processes.retain(|process| process.name != name);
+        self.record.save(&self.folder)
+    }
+
+    /// The process id of the program called `name`, if it was started and not ended from here.
+    pub(crate) fn pid(&self, name: &str) -> Option<u32> {
+        let of_name = self.running.iter().find(|running| running.name == name);
+        of_name.map(|running| running.child.id())
+    }
+
+    /// Ends a program in order (SIGTERM), and at once if it does not.
+    pub(crate) fn stop(&mut self, name: &str) -> Result<()> {
+        for running in self.running.iter_mut().filter(|one| one.name == name) {
+            end(&mut running.child);
+        }
+        self.forget(name)
+    }
+
+    /// Watches `name` no longer: somebody else has ended it, and has waited for it.
+    pub(crate) fn forget(&mut self, name: &str) -> Result<()> {
+        self.running.retain(|running| running.name != name);
         self.record.processes.retain(|process| process.name != name);
         self.record.save(&self.folder)
     }

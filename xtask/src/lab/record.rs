@@ -19,6 +19,8 @@ use crate::shell;
 
 /// How the folder of every lab begins.
 pub(crate) const PREFIX: &str = "vpn-node-lab-";
+/// A folder in memory that Linux systems have for everybody (shm_overview(7)).
+pub(crate) const MEMORY: &str = "/dev/shm";
 const FILE: &str = "lab.json";
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -124,10 +126,8 @@ fn remove(folder: &Path, record: &Record) {
 }
 
 fn labs() -> Vec<(PathBuf, Record)> {
-    let folders = fs::read_dir(std::env::temp_dir())
-        .into_iter()
-        .flatten()
-        .flatten();
+    let places = [std::env::temp_dir(), PathBuf::from(MEMORY)];
+    let folders = places.iter().flat_map(fs::read_dir).flatten().flatten();
     folders
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
         .map(|entry| entry.path())

@@ -61,6 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             steps::doc_tests(&mut tally)?;
             steps::shipped_config(&mut tally)?;
             steps::shipped_units(&mut tally)?;
+            steps::crashes(&mut tally)?;
             steps::dependencies(&mut tally, options.full)?;
         }
     }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::tally::{self, Tally};
 use crate::build;
 use crate::shell;
+use crate::torture::enroll;
 
 /// A first build on a small machine, with all tests.
 const BUILD_WITHIN: Duration = Duration::from_secs(3600);
@@ -265,6 +266,21 @@ fn verify_unit(tally: &mut Tally, name: &str, command: Command) -> Result<()> {
         .collect();
     words.iter().for_each(|line| anstream::eprintln!("{line}"));
     tally.check(name, output.status.success() && words.is_empty());
+    Ok(())
+}
+
+/// The short form of `cargo xtask torture enroll`.
+pub(crate) fn crashes(tally: &mut Tally) -> Result<()> {
+    let name = heading("crashes between token and heartbeat (cargo xtask torture enroll)");
+    let Ok(programs) = build::programs(None, false) else {
+        shell::check_interrupted()?;
+        tally.check(name, false);
+        return Ok(());
+    };
+    match enroll::short(&programs)? {
+        Ok(held) => tally.check(name, held),
+        Err(why) => tally.skip(name, &why),
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod approval;
 mod challenges;
 mod events;
+pub(crate) mod racers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

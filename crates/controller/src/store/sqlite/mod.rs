@@ -274,6 +274,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_of_a_thousand_racers_wins_also_between_two_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = SqliteStore::create(&dir.path().join("alone.db")).await;
+        contract::racers::one_of_a_thousand_wins(&[&alone.unwrap()]).await;
+        let path = dir.path().join("shared.db");
+        let one = SqliteStore::create(&path).await.unwrap();
+        // As another process has it: a handle with a writer of its own.
+        let other = SqliteStore::open(&path).await.unwrap();
+        contract::racers::one_of_a_thousand_wins(&[&one, &other]).await;
+    }
+
+    #[tokio::test]
     async fn a_missing_database_is_not_made_by_accident() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("none.db");

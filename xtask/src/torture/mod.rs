@@ -1,0 +1,63 @@
+//! `cargo xtask torture …`: suites that break what a promise must survive, and look whether it holds.
+//!
+//! [`enroll`] kills the real programs between system calls. The other suites are tests of their
+//! packages that do more when they are asked to ([`suites`]).
+
+pub(crate) mod enroll;
+mod power;
+mod random;
+mod suites;
+mod trace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use self::suites::Suite;
+use crate::shell;
+
+/// What to torture.
+#[derive(clap::Subcommand)]
+pub(crate) enum What {
+    /// Kill agent, command and controller at every system call from a token to the first heartbeat
+    Enroll(enroll::Options),
+    /// Copy hosts and restore them: both holders of an identity are found
+    Clone,
+    /// Set clocks years off: nobody is locked out, no lease is lengthened
+    Clock,
+    /// Send the controller what no honest host sends
+    Hostile,
+}
+
+const CLONE: Suite = Suite {
+    name: "clone",
+    package: "vpn-node",
+    target: &["--test", "it"],
+    binary: "it",
+    test: "torture_clone",
+};
+const CLOCK: Suite = Suite {
+    name: "clock",
+    package: "vpn-node",
+    target: &["--lib"],
+    binary: "vpn_node",
+    test: "torture_clock",
+};
+const HOSTILE: Suite = Suite {
+    name: "hostile",
+    package: "vpn-node-controller",
+    target: &["--test", "api"],
+    binary: "api",
+    test: "torture_hostile",
+};
+
+/// Runs one suite.
+pub(crate) fn run(what: &What) -> Result<ExitCode> {
+    shell::catch_signals()?;
+    match what {
+        What::Enroll(options) => enroll::run(options),
+        What::Clone => suites::run(&CLONE),
+        What::Clock => suites::run(&CLOCK),
+        What::Hostile => suites::run(&HOSTILE),
+    }
+}

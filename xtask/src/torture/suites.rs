@@ -1,0 +1,161 @@
+//! Suites that are tests of a package: run in their full length, with what they print.
+//!
+//! Such a test is short in an ordinary run and long with `VPN_NODE_TORTURE=full`. The last line
+//! that it prints has its figures; the verdict line here repeats them.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// What a test looks for.
+const VARIABLE: &str = "VPN_NODE_TORTURE";
+const LIST_WITHIN: Duration = Duration::from_secs(60);
+/// Far above what any suite takes.
+const RUN_WITHIN: Duration = Duration::from_secs(3600);
+
+/// Where the tests of a suite are.
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    pub(crate) package: &'static str,
+    /// The words with which cargo builds the test binary.
+    pub(crate) target: &'static [&'static str],
+    /// The target's name, since other packages may have such a target too.
+    pub(crate) binary: &'static str,
+    /// A part of the names of its tests.
+    pub(crate) test: &'static str,
+}
+
+/// Builds the suite's test binary, runs its tests, gives the verdict.
+pub(crate) fn run(suite: &Suite) -> Result<ExitCode> {
+    let binary = build(suite)?;
+    if !has_tests(&binary, suite)? {
+        bail!(
+            "there is no test whose name contains `{}` in package {} ({}): this suite is not here yet",
+            suite.test,
+            suite.package,
+            suite.target.join(" ")
+        );
+    }
+    let started = Instant::now();
+    let mut command = of_suite(&binary, suite);
+    command
+        .args(["--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, "full");
+    let output = shell::tee(command, RUN_WITHIN)?;
+    let passed = output.status.success();
+    anstream::println!(
+        "torture {}: {}: {}, {} s",
+        suite.name,
+        if passed { "ok" } else { "FAILED" },
+        figures(&output.stdout).unwrap_or("no figures"),
+        started.elapsed().as_secs()
+    );
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn build(suite: &Suite) -> Result<PathBuf> {
+    anstream::println!("building the tests of {}", suite.package);
+    let mut command = shell::cargo();
+    command
+        // The workspace, for the same features as in `cargo xtask test`: nothing is built twice.
+        .args(["test", "--locked", "--no-run", "--workspace"])
+        .args(suite.target)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot start cargo")?;
+    shell::check_interrupted()?;
+    if !output.status.success() {
+        bail!(
+            "`{}` failed; its messages stand above",
+            shell::show(&command)
+        );
+    }
+    test_binary(&String::from_utf8_lossy(&output.stdout), suite.binary)
+        .context("cargo built no test binary of this suite")
+}
+
+/// The executable of the target `name` that was built with the test harness.
+fn test_binary(messages: &str, name: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["profile"]["test"] == true && message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+fn has_tests(binary: &PathBuf, suite: &Suite) -> Result<bool> {
+    let mut command = of_suite(binary, suite);
+    command.args(["--include-ignored", "--list", "--format=terse"]);
+    let listed = shell::succeed(command, None, LIST_WITHIN)?;
+    Ok(listed.stdout.lines().any(|line| line.ends_with(": test")))
+}
+
+fn of_suite(binary: &PathBuf, suite: &Suite) -> Command {
+    let mut command = Command::new(binary);
+    // Where `cargo test` would run it.
+    let folder = match suite.package {
+        "vpn-node-controller" => shell::repository().join("crates/controller"),
+        _ => shell::repository().to_owned(),
+    };
+    command.arg(suite.test).current_dir(folder);
+    command
+}
+
+/// The last line of the tests themselves, not of their harness, which leaves its own line
+/// `test NAME ... ` open for what comes first.
+fn figures(output: &str) -> Option<&str> {
+    output
+        .lines()
+        .map(|line| {
+            let begun = line.strip_prefix("test ");
+            let rest = begun.and_then(|begun| begun.split_once(" ... "));
+            rest.map_or(line, |(_, rest)| rest).trim()
+        })
+        .rev()
+        .find(|line| !is_of_harness(line))
+}
+
+fn is_of_harness(line: &str) -> bool {
+    ["", "ok", "FAILED", "ignored", "failures:"].contains(&line)
+        || line.starts_with("test result: ")
+        || line.starts_with("running ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_are_the_last_line_that_the_harness_did_not_print() {
+        let output = "\nrunning 1 test\ntest x::torture_clone ... building\n\
+                      500 clones, 500 found, 0 innocent\nok\n\n\
+                      test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n\n";
+        assert_eq!(figures(output), Some("500 clones, 500 found, 0 innocent"));
+        let at_once = "running 1 test\ntest torture_clone ... 7 clones\nok\n";
+        assert_eq!(figures(at_once), Some("7 clones"));
+        assert_eq!(figures("running 0 tests\n\ntest result: ok.\n"), None);
+    }
+
+    #[test]
+    fn the_test_binary_is_the_one_with_a_harness_and_the_name() {
+        let messages = concat!(
+            r#"{"profile":{"test":false},"target":{"name":"it"},"executable":"/t/it"}"#,
+            "\n",
+            r#"{"profile":{"test":true},"target":{"name":"api"},"executable":"/t/deps/api-1"}"#,
+            "\n",
+            r#"{"profile":{"test":true},"target":{"name":"it"},"executable":"/t/deps/it-1"}"#,
+        );
+        let found = test_binary(messages, "it");
+        assert_eq!(found, Some(PathBuf::from("/t/deps/it-1")));
+        assert_eq!(test_binary(messages, "lib"), None);
+    }
+}
