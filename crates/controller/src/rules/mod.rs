@@ -10,7 +10,10 @@ pub mod effect;
 pub mod enrolment;
 pub mod exchange;
 pub mod heartbeat;
+pub mod introduction;
+pub mod lifecycle;
 pub mod request;
+pub mod rotation;
 pub mod state;
 
 pub use effect::Effect;

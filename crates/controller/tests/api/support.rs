@@ -1,5 +1,7 @@
 //! A controller in a temporary directory with a clock that the test turns, and a host.
 
+mod identity;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,6 +32,7 @@ use vpn_node_protocol::enrolment::{
 };
 use vpn_node_protocol::envelope::{CONTENT_TYPE, Envelope, Payload};
 use vpn_node_protocol::hardware::{Component, Components};
+use vpn_node_protocol::identity::Rotation;
 use vpn_node_protocol::keys::{PublicKey, registration_key};
 use vpn_node_protocol::message::{
     Authorisation, BacklogReport, Body as MessageBody, Header, Heartbeat, Message, Refusal, Reply,
@@ -128,9 +131,30 @@ impl World {
         self.now_ms.load(Ordering::Relaxed)
     }
 
+    /// The controller's process once more, on the same files.
+    pub(crate) async fn restart(self) -> Self {
+        self.store.close().await.unwrap();
+        let now_ms = self.now();
+        let Self { config, _dir, .. } = self;
+        Self::open(_dir, config, now_ms).await
+    }
+
     pub(crate) async fn token(&self) -> Token {
+        self.token_for(None).await
+    }
+
+    /// A token for a new server, or for a new identity of this one.
+    pub(crate) async fn token_for(&self, server_id: Option<&str>) -> Token {
         let day = 24 * 3600 * 1000;
-        let made = registration::create(&*self.store, &self.config, day, None, self.now()).await;
+        let made = registration::create(
+            &*self.store,
+            &self.config,
+            day,
+            None,
+            server_id.map(str::to_owned),
+            self.now(),
+        )
+        .await;
         Token::parse(&made.unwrap().text).unwrap()
     }
 
@@ -242,12 +266,16 @@ pub(crate) struct Host {
     pub(crate) boot_id: Uuid,
     pub(crate) idempotency_id: Uuid,
     pub(crate) server_id: String,
+    /// Of the key.
+    pub(crate) epoch: u32,
     pub(crate) seq: u64,
     pub(crate) chain: Digest,
     pub(crate) nonce: Nonce,
     pub(crate) authorisation: Authorisation,
     /// The last reply, for a proof.
     pub(crate) last_reply: Option<Envelope>,
+    /// Oldest first.
+    pub(crate) rotations: Vec<Rotation>,
 }
 
 pub(crate) fn components() -> Components {
@@ -267,11 +295,13 @@ impl Host {
             boot_id: Uuid::from_u128(u128::from(seed)),
             idempotency_id: Uuid::from_u128(77),
             server_id: String::new(),
+            epoch: 1,
             seq: 0,
             chain: Hex([0; 32]),
             nonce: Hex([0; 32]),
             authorisation: Authorisation::Unverified,
             last_reply: None,
+            rotations: vec![],
         }
     }
 
@@ -359,12 +389,13 @@ impl Host {
         };
         self.chain = chain::start(&server_id, epoch, &self.identity());
         (self.server_id, self.nonce, self.seq) = (server_id, nonce, 0);
+        self.epoch = epoch;
     }
 
     pub(crate) fn header(&self, world: &World) -> Header {
         Header {
             server_id: self.server_id.clone(),
-            epoch: 1,
+            epoch: self.epoch,
             seq: self.seq + 1,
             chain: self.chain,
             nonce: self.nonce,

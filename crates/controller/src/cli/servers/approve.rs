@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use super::find;
 use crate::cli::show;
+use crate::clock;
 use crate::store::Store;
 
 pub(super) async fn approve(
@@ -14,7 +15,7 @@ pub(super) async fn approve(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let server_id = find(store, name).await?.server_id;
-    let approved = store.approve_server(&server_id).await?;
+    let approved = store.approve_server(&server_id, clock::now_ms()).await?;
     let server = find(store, &server_id).await?;
     store.close().await?;
     let host = show::escaped(&server.hostname);
@@ -40,8 +41,8 @@ fn no_approval(status: &str) -> &'static str {
     match status {
         "active" => "there is nothing to approve",
         "quarantined" => {
-            "two holders of its identity were seen, and approval does not tell which is the right one; enrol the host again with a new token"
+            "two holders of its identity were seen, and approval does not tell which is the right one; give the right host a new identity with 'registration-key create --server'"
         }
-        _ => "only a pending server can be approved; enrol the host again with a new token",
+        _ => "that is for ever; enrol the host as a new server with a new token",
     }
 }

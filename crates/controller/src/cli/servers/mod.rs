@@ -3,6 +3,8 @@
 mod approve;
 mod list;
 mod one;
+mod revoke;
+mod rotate_key;
 mod verify;
 
 use std::process::ExitCode;
@@ -38,6 +40,25 @@ pub(super) enum ServerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Refuse a host for ever, from this second on
+    Revoke {
+        /// Host name, server id, or the beginning of an id
+        server: String,
+        /// Why; shown by 'server show' and in the event
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a host give itself a new identity key, and wait until it is used
+    RotateKey {
+        /// Host name, server id, or the beginning of an id
+        server: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Challenge a host now, and wait for its answer
     Verify {
         /// Host name, server id, or the beginning of an id
@@ -54,6 +75,14 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
         ServerCommand::List { json } => list::list(&*store, json).await,
         ServerCommand::Show { server, json } => one::one(&*store, &server, json).await,
         ServerCommand::Approve { server, json } => approve::approve(&*store, &server, json).await,
+        ServerCommand::Revoke {
+            server,
+            reason,
+            json,
+        } => revoke::revoke(&*store, &server, &reason, json).await,
+        ServerCommand::RotateKey { server, json } => {
+            rotate_key::rotate_key(&*store, &server, json).await
+        }
         ServerCommand::Verify { server, json } => verify::verify(&*store, &server, json).await,
     }
 }
@@ -107,10 +136,14 @@ pub(super) mod tests {
             registration_date: String::new(),
             last_heartbeat: None,
             status: "active".into(),
+            status_reason: None,
+            status_changed_at: None,
             available: true,
             registered_with_key: None,
             verification_hash: String::new(),
             identity_key_id: "6b86b273".into(),
+            key_epoch: 1,
+            next_key_id: None,
             os_version: None,
             verdict: "verified".into(),
             verdict_reason: None,

@@ -26,7 +26,15 @@ fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
         ("Server", server.server_id.clone()),
         // What `vpn-node enroll` and `vpn-node status` show on the host: to be compared.
         ("Key", show::escaped(&server.identity_key_id)),
+        ("Key epoch", server.key_epoch.to_string()),
+        // Accepted, and not used by the host yet.
+        ("Next key", show::optional(server.next_key_id.as_deref())),
         ("Status", show::escaped(&server.status)),
+        ("Status since", show::instant(Some(since(server)))),
+        (
+            "Status reason",
+            show::optional(server.status_reason.as_deref()),
+        ),
         ("Verdict", show::escaped(&server.verdict)),
         ("Reason", show::optional(server.verdict_reason.as_deref())),
         ("Available", show::yes_no(server.available).to_owned()),
@@ -59,6 +67,12 @@ fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
         ("Public key", show::escaped(&server.public_key)),
         ("Fingerprint", show::escaped(&server.verification_hash)),
     ]
+}
+
+/// Since its enrolment, when nothing changed the status after it.
+fn since(server: &ServerRow) -> &str {
+    let changed = server.status_changed_at.as_deref();
+    changed.unwrap_or(&server.registration_date)
 }
 
 #[cfg(test)]

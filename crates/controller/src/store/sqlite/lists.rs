@@ -18,10 +18,14 @@ pub(super) async fn registration_keys(
 
 pub(super) async fn servers(pool: &SqlitePool) -> Result<Vec<ServerRow>, StoreError> {
     sqlx::query_as(
-        "SELECT s.*, (SELECT COUNT(*) FROM connections c
+        "SELECT s.*, ch.key_epoch,
+                (SELECT k.identity_key_id FROM server_keys k
+                 WHERE k.server_id = s.server_id AND k.status = 'next') AS next_key_id,
+                (SELECT COUNT(*) FROM connections c
                       WHERE c.server_id = s.server_id AND c.status = 'active')
                      AS active_connections
-         FROM servers s ORDER BY s.hostname, s.server_id",
+         FROM servers s JOIN server_chains ch ON ch.server_id = s.server_id
+         ORDER BY s.hostname, s.server_id",
     )
     .fetch_all(pool)
     .await
