@@ -14,7 +14,7 @@ use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
 use vpn_node_protocol::identity::{Introduction, IntroductionReply};
 use vpn_node_protocol::keys::PublicKey;
-use vpn_node_protocol::limits::{MAX_REQUEST_BYTES, MAX_ROTATIONS};
+use vpn_node_protocol::limits::{MAX_REQUEST_BYTES, MAX_ROTATIONS, is_short_text};
 
 use super::body::{Takes, read};
 use super::messages::refusal;
@@ -99,6 +99,12 @@ fn parse(body: &[u8]) -> Result<(Envelope, Introduction), EnvelopeError> {
             introduction.rotations.len()
         )));
     }
+    // Quoted in an event.
+    if !is_short_text(&introduction.server_id) {
+        return Err(EnvelopeError::BadPayload(
+            "server_id is too long, or holds control characters".to_owned(),
+        ));
+    }
     Ok((envelope, introduction))
 }
 
@@ -146,7 +152,7 @@ async fn unknown(app: &App, peer: IpAddr, digest: Digest, server_id: &str) -> (u
         event_type: "introduction_refused",
         severity: Severity::Medium,
         description: format!(
-            "an introduction in the name of server {server_id:.64?} does not lead from its current key to the one that signed"
+            "an introduction in the name of server {server_id:?} does not lead from its current key to the one that signed"
         ),
     })
     .await;

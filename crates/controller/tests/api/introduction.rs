@@ -256,7 +256,12 @@ async fn a_forged_introduction_is_refused_and_changes_nothing() {
     let many = with(vec![first.clone(); MAX_ROTATIONS + 1]);
     let none = with(vec![]);
     let wrong_order = with(vec![second.clone(), first.clone()]);
+    let long_name = Introduction {
+        server_id: "s".repeat(100_000),
+        ..good.clone()
+    };
     for envelope in [
+        Envelope::sign(&long_name, &[&k2]),
         thief_signs,
         Envelope::sign(&good, &[&k1]),
         Envelope::sign(&many, &[&k1]),

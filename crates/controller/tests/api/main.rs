@@ -6,6 +6,7 @@ mod enrolment;
 mod http;
 mod interleaving;
 mod introduction;
+mod operator;
 mod poll;
 mod reenrolment;
 mod revocation;
