@@ -4,6 +4,7 @@
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use sqlx::sqlite::SqlitePool;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::message::RefusalCode;
 
@@ -50,6 +51,7 @@ struct Sent {
 
 /// What must be so.
 struct Oracle {
+    database: SqlitePool,
     host: Host,
     pending: Option<Sent>,
     last: Option<Sent>,
@@ -135,10 +137,10 @@ impl Oracle {
                 };
                 let old = &self.dead[n];
                 let envelope = old.sign(old.header(world), old.heartbeat());
-                let before = stored(world).await;
+                let before = stored(&self.database).await;
                 let (status, refusal) = old.refused(world, &envelope).await;
                 assert_eq!((status, refusal.code), (403, RefusalCode::RetiredKey));
-                assert_eq!(stored(world).await, before);
+                assert_eq!(stored(&self.database).await, before);
             }
         }
     }
@@ -148,10 +150,10 @@ impl Oracle {
         let Some(sent) = self.pending.as_ref().or(self.last.as_ref()) else {
             return;
         };
-        let before = stored(world).await;
+        let before = stored(&self.database).await;
         let answer = world.post("/v1/messages", sent.envelope.to_json()).await;
         assert_eq!(answer, sent.answer);
-        assert_eq!(stored(world).await, before);
+        assert_eq!(stored(&self.database).await, before);
     }
 
     /// What the controller has stored is what the oracle knows.
@@ -188,20 +190,22 @@ impl Oracle {
 }
 
 /// What no refused and no repeated request may touch.
-async fn stored(world: &World) -> Vec<String> {
-    world
-        .query(
-            "SELECT c.key_epoch || ' ' || c.seq || ' ' || c.chain || ' ' || c.nonce || ' ' ||
-                    s.identity_key_id || ' ' || (SELECT COUNT(*) FROM heartbeats) || ' ' ||
-                    (SELECT group_concat(identity_key_id || status) FROM server_keys)
-             FROM server_chains c JOIN servers s ON s.server_id = c.server_id",
-        )
-        .await
+async fn stored(database: &SqlitePool) -> String {
+    sqlx::query_scalar(
+        "SELECT c.key_epoch || ' ' || c.seq || ' ' || c.chain || ' ' || c.nonce || ' ' ||
+                s.identity_key_id || ' ' || (SELECT COUNT(*) FROM heartbeats) || ' ' ||
+                (SELECT group_concat(identity_key_id || status) FROM server_keys)
+         FROM server_chains c JOIN servers s ON s.server_id = c.server_id",
+    )
+    .fetch_one(database)
+    .await
+    .unwrap()
 }
 
 async fn play(steps: Vec<Step>) {
     let world = World::new().await;
     let mut oracle = Oracle {
+        database: world.database().await,
         host: Host::enrolled(&world, 1).await,
         pending: None,
         last: None,

@@ -197,7 +197,7 @@ impl World {
             .unwrap_or_else(|| panic!("{} is not a {}", envelope.payload_type(), P::TYPE))
     }
 
-    async fn database(&self) -> SqlitePool {
+    pub(crate) async fn database(&self) -> SqlitePool {
         let url = format!("sqlite://{}", self.config.database().display());
         SqlitePool::connect(&url).await.unwrap()
     }
