@@ -35,7 +35,8 @@ pub struct NewToken {
     pub expires_ms: i64,
 }
 
-/// Makes a token that is good for `lifetime_ms`.
+/// Makes a token that is good for `lifetime_ms`: for a new server, or for a new identity of the one
+/// that exists.
 ///
 /// # Errors
 /// [`RegistrationError`].
@@ -44,6 +45,7 @@ pub async fn create(
     config: &Config,
     lifetime_ms: i64,
     note: Option<String>,
+    for_server_id: Option<String>,
     now_ms: i64,
 ) -> Result<NewToken, RegistrationError> {
     let (certificate, _) = keys::certificate(&config.data_dir)?;
@@ -62,6 +64,7 @@ pub async fn create(
         created_ms: now_ms,
         expires_ms: expires_s * 1000,
         notes: note,
+        for_server_id,
     };
     let (registration_key, expires_ms) = (key.registration_key.clone(), key.expires_ms);
     store.create_registration_key(key).await?;

@@ -65,6 +65,7 @@ impl Controller {
             &self.config,
             lifetime_ms,
             None,
+            None,
             clock::system()(),
         );
         self.runtime.block_on(made).unwrap().text

@@ -50,6 +50,7 @@ async fn greet(app: &App, peer: IpAddr, request: Request) -> Result<HelloRespons
         .await?;
     let now_ms = app.now_ms();
     let key_status = key_status(stored.as_ref(), now_ms);
+    let server_id = stored.and_then(|key| key.for_server_id);
     presented(app, peer, &asked.registration_key, &key_status).await;
     // Stateless: our own signature on it is what the next request is checked by.
     let hello = Hello {
@@ -58,7 +59,7 @@ async fn greet(app: &App, peer: IpAddr, request: Request) -> Result<HelloRespons
         server_nonce: clock::nonce(),
         controller_time_ms: now_ms,
         key_status,
-        server_id: None,
+        server_id,
     };
     Ok(HelloResponse {
         certificate: app.keys.certificate_envelope().clone(),

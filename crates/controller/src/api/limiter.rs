@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// One event a minute for each kind and source.
 const EVENT_WINDOW_MS: i64 = 60_000;
-/// Enrolment requests of one source a minute: a whole rack behind one address may enrol at once.
+/// Enrolment requests, or introductions, of one source a minute: a whole rack behind one address may enrol at once.
 const ENROLMENTS_A_MINUTE: u64 = 600;
 /// How often a full table is searched for windows that are over.
 const SWEEP_EVERY_MS: u64 = 1000;
@@ -73,7 +73,7 @@ impl EventLimiter {
     }
 }
 
-/// So many requests of one source in a minute.
+/// So many requests of one source in a minute; one limiter for each thing that is asked.
 #[derive(Default)]
 pub(super) struct RateLimiter(Mutex<Windows>);
 
@@ -81,7 +81,7 @@ impl RateLimiter {
     /// Seconds to wait when there were too many.
     pub(super) fn check(&self, source: String, now_ms: i64) -> Result<(), u32> {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = windows.count("enrolment", source, now_ms, 60_000);
+        let window = windows.count("request", source, now_ms, 60_000);
         if window.count <= ENROLMENTS_A_MINUTE {
             return Ok(());
         }

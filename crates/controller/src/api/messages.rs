@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
-use vpn_node_protocol::limits::{MAX_REQUEST_BYTES, MAX_SIGNATURES};
+use vpn_node_protocol::identity::Rotate;
+use vpn_node_protocol::limits::MAX_REQUEST_BYTES;
 use vpn_node_protocol::message::{
     Body, ChallengeAnswer, ConnectionBatch, Header, Heartbeat, Message, Refusal, RefusalCode, Reply,
 };
@@ -19,6 +20,7 @@ use vpn_node_protocol::message::{
 use super::body::{Takes, read};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
+use super::signer::{self, Signed, identify};
 use super::{App, opening, peer_of, respond, seat_of};
 use crate::clock;
 use crate::keys::Keys;
@@ -27,7 +29,6 @@ use crate::rules::challenge;
 use crate::rules::events::EventType;
 use crate::rules::exchange::{self, Outcome};
 use crate::rules::request::{self, Fresh, OpenedAnswer, Subject};
-use crate::rules::state::ServerStatus;
 use crate::rules::{connections, heartbeat};
 use crate::store::{Decision, KnownServer, Wants};
 
@@ -40,14 +41,25 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
     respond(answer(&app, peer, seat.as_deref(), &body).await)
 }
 
+/// A request that has been read, with the servers whose keys it names. Nothing is verified yet.
+struct Came<'a> {
+    app: &'a Arc<App>,
+    peer: IpAddr,
+    seat: Option<&'a Seat>,
+    servers: Vec<KnownServer>,
+    envelope: &'a Envelope,
+}
+
 /// A verified request: who sent it, and its digest.
 struct Verified<'a> {
     app: &'a Arc<App>,
     peer: IpAddr,
-    seat: Option<&'a Seat>,
     server: KnownServer,
     digest: Digest,
 }
+
+/// A verified message, or a signed refusal of it.
+type Opened<'a, B> = Result<(Verified<'a>, Message<B>), (u16, Vec<u8>)>;
 
 async fn answer(
     app: &Arc<App>,
@@ -55,70 +67,33 @@ async fn answer(
     seat: Option<&Seat>,
     body: &Bytes,
 ) -> Result<(u16, Vec<u8>), Problem> {
-    let (server, envelope) = identify(app, peer, body, MAX_REQUEST_BYTES).await?;
-    let kind = envelope.payload_type().to_owned();
-    let verified = Verified {
+    let (servers, envelope) = identify(app, peer, body, MAX_REQUEST_BYTES).await?;
+    let kind = envelope.payload_type();
+    let came = Came {
         app,
         peer,
         seat,
-        server,
-        digest: envelope.digest(),
+        servers,
+        envelope: &envelope,
     };
-    match kind.as_str() {
-        Heartbeat::TYPE => heartbeat_came(verified, &envelope).await,
-        ChallengeAnswer::TYPE => answer_came(verified, &envelope).await,
-        ConnectionBatch::TYPE => batch_came(verified, &envelope).await,
+    match kind {
+        Heartbeat::TYPE => heartbeat_came(came).await,
+        ChallengeAnswer::TYPE => answer_came(came).await,
+        ConnectionBatch::TYPE => batch_came(came).await,
+        Rotate::TYPE => rotate_came(came).await,
         _ => {
             let error = EnvelopeError::WrongType {
                 found: kind.chars().take(80).collect(),
                 expected: Heartbeat::TYPE,
             };
-            Err(verified.unverified(&error, false).await)
+            Err(came.unverified(&came.servers[0].server_id, &error).await)
         }
     }
 }
 
-/// Finds the server whose key the envelope names. The hint is unauthenticated: the signature is
-/// verified with the key that is found.
-pub(super) async fn identify(
-    app: &App,
-    peer: IpAddr,
-    body: &[u8],
-    limit: usize,
-) -> Result<(KnownServer, Envelope), Problem> {
-    let envelope = match Envelope::parse(body, limit) {
-        Ok(envelope) => envelope,
-        Err(error) => return Err(app.unreadable(peer, problem_of(&error)).await),
-    };
-    let key_ids: Vec<Digest> = envelope.key_ids().take(MAX_SIGNATURES).collect();
-    for key_id in &key_ids {
-        if let Some(server) = app.store.server_by_key(*key_id).await? {
-            return Ok((server, envelope));
-        }
-    }
-    app.reject(Rejected {
-        peer,
-        about: None,
-        event_type: EventType::UnknownKey,
-        description: match key_ids.first() {
-            Some(id) => format!("no server has the key {id}"),
-            None => "the message names no key".to_owned(),
-        },
-    })
-    .await;
-    Err(Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "unknown_key",
-        "this controller knows no server with that key: enrol the host with a new token",
-    ))
-}
-
-async fn heartbeat_came(
-    verified: Verified<'_>,
-    envelope: &Envelope,
-) -> Result<(u16, Vec<u8>), Problem> {
-    let message: Message<Heartbeat> = match verified.open(envelope, true).await? {
-        Ok(message) => message,
+async fn heartbeat_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
+    let (verified, message) = match came.open::<Heartbeat>().await? {
+        Ok(opened) => opened,
         Err(refused) => return Ok(refused),
     };
     if let Err(why) = heartbeat::check(&message.body) {
@@ -130,12 +105,9 @@ async fn heartbeat_came(
         .await
 }
 
-async fn answer_came(
-    verified: Verified<'_>,
-    envelope: &Envelope,
-) -> Result<(u16, Vec<u8>), Problem> {
-    let message: Message<ChallengeAnswer> = match verified.open(envelope, false).await? {
-        Ok(message) => message,
+async fn answer_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
+    let (verified, message) = match came.open::<ChallengeAnswer>().await? {
+        Ok(opened) => opened,
         Err(refused) => return Ok(refused),
     };
     if let Err(why) = challenge::check(&message.body) {
@@ -152,12 +124,9 @@ async fn answer_came(
         .await
 }
 
-async fn batch_came(
-    verified: Verified<'_>,
-    envelope: &Envelope,
-) -> Result<(u16, Vec<u8>), Problem> {
-    let message: Message<ConnectionBatch> = match verified.open(envelope, false).await? {
-        Ok(message) => message,
+async fn batch_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
+    let (verified, message) = match came.open::<ConnectionBatch>().await? {
+        Ok(opened) => opened,
         Err(refused) => return Ok(refused),
     };
     if let Err(why) = connections::check(&message.body) {
@@ -181,85 +150,127 @@ async fn batch_came(
         })?;
     let wants = Wants {
         ledger_epoch: Some(opened.ledger_epoch),
-        seq: None,
+        ..Wants::default()
     };
     verified
         .exchange(message.header, Subject::Batch(opened), wants)
         .await
 }
 
-impl Verified<'_> {
+/// A new identity key. A missing signature of that key is no word of the host: anybody on the way
+/// can take it out, so it gets no signed answer.
+async fn rotate_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
+    let envelope = came.envelope;
+    let (verified, message) = match came.open::<Rotate>().await? {
+        Ok(opened) => opened,
+        Err(refused) => return Ok(refused),
+    };
+    let new_key = message.body.new_key;
+    if let Err(error) = envelope.verify(Rotate::TYPE, &new_key) {
+        return Err(verified.unverified(&error).await);
+    }
+    let wants = Wants {
+        new_key: Some(new_key),
+        ..Wants::default()
+    };
+    verified
+        .exchange(message.header, Subject::Rotate(new_key), wants)
+        .await
+}
+
+impl<'a> Came<'a> {
     /// Verifies and parses; the inner error is a signed refusal, for a signature that holds.
-    async fn open<B>(
-        &self,
-        envelope: &Envelope,
-        is_heartbeat: bool,
-    ) -> Result<Result<Message<B>, (u16, Vec<u8>)>, Problem>
+    async fn open<B>(mut self) -> Result<Opened<'a, B>, Problem>
     where
         B: Body + Serialize + DeserializeOwned,
     {
-        let message: Message<B> = match envelope.open(&self.server.identity) {
-            Ok(message) => message,
-            Err(EnvelopeError::BadPayload(why)) => {
-                let why = format!("the signed payload does not parse: {why}");
-                return Ok(Err(self.bad(&why)));
+        let servers = std::mem::take(&mut self.servers);
+        let named = |message: &Message<B>| (message.header.server_id.clone(), message.header.epoch);
+        let (server, message) = match signer::open(servers, self.envelope, named) {
+            Signed::Own(server, message) => (server, Ok(message)),
+            Signed::Unparsable(server, why) => (server, Err(why)),
+            Signed::Another(server) => {
+                return Err(self.app.in_anothers_name(self.peer, &server).await);
             }
-            Err(error) => return Err(self.unverified(&error, is_heartbeat).await),
+            Signed::Unverified(server, error) => {
+                return Err(self.unverified(&server.server_id, &error).await);
+            }
         };
         if let Some(seat) = self.seat {
-            seat.prove(&self.server.server_id);
+            seat.prove(&server.server_id);
         }
-        let header = &message.header;
-        if header.server_id != self.server.server_id || header.epoch != self.server.epoch {
-            self.app
-                .reject(Rejected {
-                    peer: self.peer,
-                    about: Some(&self.server.server_id),
-                    event_type: EventType::MessageForAnotherServer,
-                    description: "the signed message names another server id or key epoch"
-                        .to_owned(),
-                })
-                .await;
-            return Ok(Err(
-                self.bad("the message names another server or key epoch")
-            ));
+        let verified = Verified {
+            app: self.app,
+            peer: self.peer,
+            server,
+            digest: self.envelope.digest(),
+        };
+        if let Some((code, why)) = self.app.standing_refusal(self.peer, &verified.server).await {
+            return Ok(Err(verified.refused(code, why)));
         }
-        if let Err(why) = exchange::check_header(header) {
-            return Ok(Err(self.bad(why)));
+        let message = match message {
+            Ok(message) => message,
+            Err(why) => {
+                let why = format!("the signed payload does not parse: {why}");
+                return Ok(Err(verified.bad(&why)));
+            }
+        };
+        if let Err(why) = exchange::check_header(&message.header) {
+            return Ok(Err(verified.bad(why)));
         }
-        Ok(Ok(message))
+        Ok(Ok((verified, message)))
     }
 
     /// Records a message of a known key whose signature or type does not hold.
-    async fn unverified(&self, error: &EnvelopeError, is_heartbeat: bool) -> Problem {
-        let recorded = self
-            .app
-            .reject(Rejected {
-                peer: self.peer,
-                about: Some(&self.server.server_id),
-                event_type: match error {
-                    EnvelopeError::BadSignature { .. } => EventType::BadSignature,
-                    _ => EventType::WrongType,
-                },
-                description: error.to_string(),
-            })
-            .await;
-        if recorded && is_heartbeat {
-            let id = self.server.server_id.clone();
-            let row = self.app.store.record_bad_heartbeat(id, self.app.now_ms());
+    async fn unverified(&self, server_id: &str, error: &EnvelopeError) -> Problem {
+        let (problem, recorded) = unverified(self.app, self.peer, server_id, error).await;
+        if recorded && self.envelope.payload_type() == Heartbeat::TYPE {
+            let now_ms = self.app.now_ms();
+            let row = self
+                .app
+                .store
+                .record_bad_heartbeat(server_id.to_owned(), now_ms);
             if let Err(error) = row.await {
                 tracing::error!(%error, "a rejected heartbeat could not be stored");
             }
         }
-        problem_of(error)
+        problem
+    }
+}
+
+/// The problem of a message of a known key that does not verify, and whether it was recorded.
+async fn unverified(
+    app: &App,
+    peer: IpAddr,
+    server_id: &str,
+    error: &EnvelopeError,
+) -> (Problem, bool) {
+    let recorded = app
+        .reject(Rejected {
+            peer,
+            about: Some(server_id),
+            event_type: match error {
+                EnvelopeError::BadSignature { .. } => EventType::BadSignature,
+                _ => EventType::WrongType,
+            },
+            description: error.to_string(),
+        })
+        .await;
+    (problem_of(error), recorded)
+}
+
+impl Verified<'_> {
+    async fn unverified(&self, error: &EnvelopeError) -> Problem {
+        let id = &self.server.server_id;
+        unverified(self.app, self.peer, id, error).await.0
     }
 
     /// A signed refusal of what can never be accepted.
     fn bad(&self, why: &str) -> (u16, Vec<u8>) {
-        let (code, why) = match self.server.status {
-            ServerStatus::Revoked => (RefusalCode::Revoked, "this server was revoked"),
-            _ => (RefusalCode::BadRequest, why),
-        };
+        self.refused(RefusalCode::BadRequest, why)
+    }
+
+    fn refused(&self, code: RefusalCode, why: &str) -> (u16, Vec<u8>) {
         refusal(&self.app.keys, self.digest, self.app.now_ms(), code, why)
     }
 
@@ -277,7 +288,7 @@ impl Verified<'_> {
             .as_deref()
             .and_then(|envelope| app.keys.open_own::<Reply>(envelope))
             .map(|reply| reply.header)
-            .filter(|reply| reply.server_id == header.server_id && reply.epoch == header.epoch);
+            .filter(|reply| reply.server_id == header.server_id);
         let seq = header.seq;
         let request = request::Request {
             header,
@@ -301,6 +312,7 @@ impl Verified<'_> {
         });
         let wants = Wants {
             seq: Some(seq),
+            signer: Some(self.server.identity.id()),
             ..wants
         };
         let id = self.server.server_id;

@@ -5,12 +5,14 @@
 
 mod body;
 mod enrol;
+mod introduction;
 mod limiter;
 mod messages;
 mod opening;
 mod poll;
 mod problem;
 mod reject;
+mod signer;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,6 +50,7 @@ pub struct App {
     clock: Clock,
     events: EventLimiter,
     enrolments: RateLimiter,
+    introductions: RateLimiter,
     polls: Polls,
     stopping: watch::Receiver<bool>,
 }
@@ -73,6 +76,7 @@ impl App {
             clock,
             events: EventLimiter::default(),
             enrolments: RateLimiter::default(),
+            introductions: RateLimiter::default(),
             polls: Polls::default(),
             stopping,
         })
@@ -90,6 +94,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/enrol/complete", post(enrol::complete))
         .route("/v1/messages", post(messages::post))
         .route("/v1/poll", post(poll::post))
+        .route("/v1/introduction", post(introduction::post))
         .route("/v1/certificate", get(certificate))
         .route("/v1/health", get(|| async { "ok" }))
         .with_state(app)

@@ -1,8 +1,9 @@
 //! `/v1/poll`: the long-lived directive request.
 //!
 //! Held requests wait in a bounded map, one for each server. One task asks the database every
-//! [`LOOK_EVERY`] whether something waits for anybody, with a single indexed query, because the
-//! operator's commands are other processes; what it finds wakes the held requests.
+//! [`LOOK_EVERY`] whether something waits for anybody, or somebody was stopped, with a single
+//! indexed query, because the operator's commands are other processes; what it finds wakes the held
+//! requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -20,19 +21,21 @@ use vpn_node_protocol::limits::MAX_POLL_WAIT_S;
 use vpn_node_protocol::message::{Poll, PollReply, RefusalCode};
 
 use super::body::{Takes, read};
-use super::messages::{identify, refusal};
+use super::messages::refusal;
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
+use super::signer::{self, Signed, identify};
 use super::{App, peer_of, respond, seat_of, stopped};
 use crate::places::Seat;
 use crate::rules::events::EventType;
+use crate::rules::exchange::{QUARANTINED, REVOKED};
 use crate::rules::heartbeat::to_wire;
-use crate::rules::state::ServerStatus;
+use crate::rules::state::{KeyRole, OpenDirective, ServerStatus};
 use crate::store::KnownServer;
 
 /// A poll has a dozen short fields.
 const MAX_POLL_BYTES: usize = 16 * 1024;
-/// How soon a directive of another process is noticed.
+/// How soon a directive of another process is noticed, and that a server was stopped by one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Polls of one server whose ids are remembered: as many as an agent sends while the nonces of two
@@ -47,7 +50,7 @@ pub(super) struct Polls {
 }
 
 /// A place in [`Polls`], given up when the request ends in whatever way.
-struct Held<'a> {
+struct Place<'a> {
     polls: &'a Polls,
     server_id: &'a str,
     wake: Arc<Notify>,
@@ -73,13 +76,13 @@ impl Polls {
     }
 
     /// Holds a request; an older one of the same server is answered at once.
-    fn hold<'a>(&'a self, server_id: &'a str) -> Held<'a> {
+    fn hold<'a>(&'a self, server_id: &'a str) -> Place<'a> {
         let wake = Arc::new(Notify::new());
         let older = self.lock().insert(server_id.to_owned(), Arc::clone(&wake));
         if let Some(older) = older {
             older.notify_one();
         }
-        Held {
+        Place {
             polls: self,
             server_id,
             wake,
@@ -97,7 +100,7 @@ impl Polls {
     }
 }
 
-impl Held<'_> {
+impl Place<'_> {
     fn is_newest(&self) -> bool {
         let held = self.polls.lock();
         held.get(self.server_id)
@@ -105,7 +108,7 @@ impl Held<'_> {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut held = self.polls.lock();
         let mine = |newest: &Arc<Notify>| Arc::ptr_eq(newest, &self.wake);
@@ -115,7 +118,7 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Wakes held requests for which something waits, until the controller stops.
+/// Wakes held requests that are to be answered, until the controller stops.
 pub async fn watch_directives(app: Arc<App>) {
     let mut stopping = app.stopping.clone();
     loop {
@@ -126,9 +129,11 @@ pub async fn watch_directives(app: Arc<App>) {
         if app.polls.is_empty() {
             continue;
         }
-        match app.store.servers_with_directives().await {
+        match app.store.servers_to_wake().await {
             Ok(servers) => servers.iter().for_each(|id| app.polls.wake(id)),
-            Err(error) => tracing::warn!(%error, "waiting directives could not be looked up"),
+            Err(error) => {
+                tracing::warn!(%error, "what waits for held requests could not be looked up")
+            }
         }
     }
 }
@@ -148,28 +153,25 @@ async fn answer(
     seat: Option<&Seat>,
     body: &[u8],
 ) -> Result<(u16, Vec<u8>), Problem> {
-    let (server, envelope) = identify(app, peer, body, MAX_POLL_BYTES).await?;
-    let poll: Poll = match envelope.open(&server.identity) {
-        Ok(poll) => poll,
-        Err(error) => return Err(unverified(app, peer, &server, &error).await),
+    let (servers, envelope) = identify(app, peer, body, MAX_POLL_BYTES).await?;
+    let named = |poll: &Poll| (poll.server_id.clone(), poll.epoch);
+    let (server, poll) = match signer::open(servers, &envelope, named) {
+        Signed::Own(server, poll) => (server, poll),
+        Signed::Another(server) => return Err(app.in_anothers_name(peer, &server).await),
+        Signed::Unparsable(server, why) => {
+            let error = EnvelopeError::BadPayload(why);
+            return Err(unverified(app, peer, &server, &error).await);
+        }
+        Signed::Unverified(server, error) => {
+            return Err(unverified(app, peer, &server, &error).await);
+        }
     };
     if let Some(seat) = seat {
         seat.prove(&server.server_id);
     }
     let digest = envelope.digest();
-    let no = |code, why| Ok(refusal(&app.keys, digest, app.now_ms(), code, why));
-    match server.status {
-        ServerStatus::Revoked => return no(RefusalCode::Revoked, "this server was revoked"),
-        ServerStatus::Quarantined => {
-            return no(RefusalCode::Quarantined, "this server is quarantined");
-        }
-        ServerStatus::Pending | ServerStatus::Active => {}
-    }
-    if poll.server_id != server.server_id || poll.epoch != server.epoch {
-        return no(
-            RefusalCode::BadRequest,
-            "the poll names another server or key epoch",
-        );
+    if let Some((code, why)) = app.standing_refusal(peer, &server).await {
+        return Ok(refusal(&app.keys, digest, app.now_ms(), code, why));
     }
     if poll.nonce != server.nonce && Some(poll.nonce) != server.previous_nonce {
         app.reject(Rejected {
@@ -200,7 +202,12 @@ async fn answer(
         ));
     }
     let wait = Duration::from_secs(poll.wait_s.min(MAX_POLL_WAIT_S).into());
-    let directives = hold(app, &server.server_id, Instant::now() + wait).await?;
+    let directives = match hold(app, &server, Instant::now() + wait).await? {
+        Held::Directives(directives) => directives,
+        Held::Stopped(code, why) => {
+            return Ok(refusal(&app.keys, digest, app.now_ms(), code, why));
+        }
+    };
     let reply = PollReply {
         request_digest: digest,
         controller_time_ms: app.now_ms(),
@@ -215,26 +222,47 @@ async fn answer(
     Ok((200, app.keys.sign(&reply).to_json()))
 }
 
+/// How a held request ends.
+enum Held {
+    /// What is handed out; nothing when the wait was over.
+    Directives(Vec<OpenDirective>),
+    /// The server was stopped meanwhile.
+    Stopped(RefusalCode, &'static str),
+}
+
 /// Waits for something to hand out. Nothing is written for a wait that ends empty.
-async fn hold(
-    app: &App,
-    server_id: &str,
-    until: Instant,
-) -> Result<Vec<crate::rules::state::OpenDirective>, Problem> {
-    let held = app.polls.hold(server_id);
+async fn hold(app: &App, server: &KnownServer, until: Instant) -> Result<Held, Problem> {
+    let nothing = || Ok(Held::Directives(vec![]));
+    let held = app.polls.hold(&server.server_id);
     let mut stopping = app.stopping.clone();
     loop {
-        tokio::select! {
-            () = held.wake.notified() => {}
-            () = tokio::time::sleep_until(until) => return Ok(vec![]),
-            () = stopped(&mut stopping) => return Ok(vec![]),
+        let over = tokio::select! {
+            () = held.wake.notified() => false,
+            () = tokio::time::sleep_until(until) => true,
+            () = stopped(&mut stopping) => return nothing(),
+        };
+        // As it is when the answer goes out, not as it was when the request came.
+        let Some(now) = app.store.server_by_key(server.identity.id()).await? else {
+            return nothing();
+        };
+        match now.status {
+            ServerStatus::Revoked => return Ok(Held::Stopped(RefusalCode::Revoked, REVOKED)),
+            ServerStatus::Quarantined => {
+                return Ok(Held::Stopped(RefusalCode::Quarantined, QUARANTINED));
+            }
+            ServerStatus::Pending | ServerStatus::Active => {}
         }
-        if !held.is_newest() {
-            return Ok(vec![]);
+        // Replaced while its request was held, which was right when it came: nothing is handed out
+        // to it, and it is no misuse.
+        if over || !held.is_newest() || now.role == KeyRole::Retired {
+            return nothing();
         }
-        let directives = app.store.take_directives(server_id, app.now_ms()).await?;
+        let directives = app
+            .store
+            .take_directives(&server.server_id, app.now_ms())
+            .await?;
         if !directives.is_empty() {
-            return Ok(directives);
+            return Ok(Held::Directives(directives));
         }
     }
 }

@@ -50,7 +50,7 @@ enum Command {
     /// Make, list and revoke the tokens that enrol hosts
     #[command(subcommand)]
     RegistrationKey(registration::RegistrationCommand),
-    /// List, show, approve and verify the hosts of the fleet
+    /// List, show, approve, verify and revoke the hosts of the fleet, and renew their keys
     #[command(subcommand)]
     Server(servers::ServerCommand),
     /// Who is and was connected
@@ -172,12 +172,15 @@ mod tests {
             "serve",
             "--data-dir /x serve",
             "registration-key create --expires 24h --note rack-7 --json",
+            "registration-key create --server host-1 --expires 1h",
             "registration-key list --json",
             "registration-key revoke abcd --json",
             "server list --json",
             "server show host-1 --json",
             "server approve host-1 --json",
             "server verify host-1 --json",
+            "server revoke host-1 --reason stolen --json",
+            "server rotate-key host-1 --json",
             "connections list --server host-1 --active --limit 5 --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",

@@ -1,5 +1,6 @@
 //! `registration-key create|list|revoke`.
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -7,11 +8,11 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::span::span_ms;
-use super::{open, show};
+use super::{open, servers, show};
 use crate::clock;
 use crate::config::Config;
 use crate::registration;
-use crate::store::RegistrationKeyRow;
+use crate::store::{RegistrationKeyRow, ServerRow, Store};
 
 /// A token is pasted within the hour, usually.
 const DEFAULT_LIFETIME: &str = "24h";
@@ -29,6 +30,10 @@ pub(super) enum RegistrationCommand {
         /// For how long it is good: a number with s, m, h or d, from 1m to 365d
         #[arg(long, value_name = "TIME", allow_hyphen_values = true, default_value = DEFAULT_LIFETIME, value_parser = lifetime_ms)]
         expires: i64,
+        /// Give this server a new identity, instead of enrolling a new one: host name, server id,
+        /// or the beginning of an id
+        #[arg(long, value_name = "NAME")]
+        server: Option<String>,
         /// What it is for; shown in the list
         #[arg(long, value_name = "TEXT")]
         note: Option<String>,
@@ -56,9 +61,10 @@ pub(super) async fn run(command: RegistrationCommand, config: &Config) -> anyhow
     match command {
         RegistrationCommand::Create {
             expires,
+            server,
             note,
             json,
-        } => create(config, expires, note, json).await?,
+        } => create(config, expires, server.as_deref(), note, json).await?,
         RegistrationCommand::List { json } => list(config, json).await?,
         RegistrationCommand::Revoke { id, json } => revoke(config, &id, json).await?,
     }
@@ -72,6 +78,7 @@ const COMMAND: &str = "vpn-node enroll";
 async fn create(
     config: &Config,
     lifetime_ms: i64,
+    server: Option<&str>,
     note: Option<String>,
     as_json: bool,
 ) -> anyhow::Result<()> {
@@ -82,7 +89,14 @@ async fn create(
         bail!("the note is longer than {MAX_NOTE_BYTES} bytes");
     }
     let store = open(config).await?;
-    let made = registration::create(&*store, config, lifetime_ms, note, clock::now_ms()).await?;
+    let server = match server {
+        Some(name) => Some(reenrolled(&*store, name).await?),
+        None => None,
+    };
+    let for_server_id = server.as_ref().map(|server| server.server_id.clone());
+    let now_ms = clock::now_ms();
+    let made =
+        registration::create(&*store, config, lifetime_ms, note, for_server_id, now_ms).await?;
     store.close().await?;
     let expires = clock::to_text(made.expires_ms);
     if as_json {
@@ -90,6 +104,7 @@ async fn create(
             "schema": 1,
             "token": *made.text,
             "registration_key": made.registration_key,
+            "server_id": server.map(|server| server.server_id),
             "expires": expires,
             "command": COMMAND,
         });
@@ -99,19 +114,51 @@ async fn create(
     show::line(&*made.text)?;
     show::note(format_args!(
         "
-Good for one host until {until} UTC; key {key}.
-On the host, run this, then paste the token and press Enter:
+Good for {whom} until {until} UTC; key {key}.
+On the host, {first}run this, then paste the token and press Enter:
 
   {COMMAND}
 ",
+        whom = match &server {
+            Some(server) => format!(
+                "a new identity of {} ({})",
+                show::escaped(&server.hostname),
+                server.server_id
+            ),
+            None => "one host".to_owned(),
+        },
+        first = match server {
+            Some(_) => "stop the agent, ",
+            None => "",
+        },
         until = show::instant(Some(&expires)),
         key = short(&made.registration_key),
     ));
     Ok(())
 }
 
+/// The server that a token shall give a new identity.
+async fn reenrolled(store: &dyn Store, name: &str) -> anyhow::Result<ServerRow> {
+    let server = servers::find(store, name).await?;
+    if server.status == "revoked" {
+        bail!(
+            "{} ({}) is revoked, for ever: make a token without --server, and enrol the host as a new server",
+            show::escaped(&server.hostname),
+            server.server_id
+        );
+    }
+    Ok(server)
+}
+
 async fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
-    let mut keys = open(config).await?.list_registration_keys().await?;
+    let store = open(config).await?;
+    let mut keys = store.list_registration_keys().await?;
+    let names: HashMap<String, String> = store
+        .list_servers()
+        .await?
+        .into_iter()
+        .map(|server| (server.server_id, server.hostname))
+        .collect();
     let now = clock::to_text(clock::now_ms());
     for key in &mut keys {
         key.status = status_at(key, &now).to_owned();
@@ -127,16 +174,30 @@ async fn list(config: &Config, as_json: bool) -> anyhow::Result<()> {
                 show::escaped(&key.status),
                 show::instant(Some(&key.creation_date)),
                 show::instant(key.expiration_date.as_deref()),
+                for_whom(key, &names),
                 show::optional(key.used_by_server_id.as_deref()),
                 show::optional(key.notes.as_deref()),
             ]
         })
         .collect();
     show::table(
-        &["KEY", "STATUS", "CREATED", "EXPIRES", "USED BY", "NOTE"],
+        &[
+            "KEY", "STATUS", "CREATED", "EXPIRES", "FOR", "USED BY", "NOTE",
+        ],
         rows,
         "There are no registration keys: run 'vpn-node-controller registration-key create'.",
     )
+}
+
+/// Whom a key enrols: a new server, or one that exists and gets a new identity.
+fn for_whom(key: &RegistrationKeyRow, names: &HashMap<String, String>) -> String {
+    match &key.for_server_id {
+        None => "new server".to_owned(),
+        Some(id) => format!(
+            "{} ({id})",
+            show::optional(names.get(id).map(String::as_str))
+        ),
+    }
 }
 
 /// The key's status as an operator means it: the database knows of no end that merely came.
@@ -218,6 +279,7 @@ mod tests {
             used_date: None,
             notes: None,
             status: status.into(),
+            for_server_id: None,
         };
         let now = clock::to_text(1_795_000_000_000);
         for (status, end, shown) in [

@@ -18,7 +18,7 @@ pub struct Place<'a> {
     /// Its own digest.
     pub digest: Digest,
     /// The header of a reply that it shows, when one of our own keys signed that reply for this
-    /// server and epoch.
+    /// server and epoch ([`crate::rules::rotation::proof`]).
     pub proof: Option<&'a ReplyHeader>,
     /// Digest of what was accepted under its number before, as far as that is remembered.
     pub earlier: Option<Digest>,

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
 use vpn_node_protocol::hardware::HardwareStatus;
+use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{Authorisation, Purpose, Verdict};
 
 use crate::rules::boot::Boot;
@@ -18,6 +19,11 @@ pub enum Effect {
     Heartbeat(Box<HeartbeatWrite>),
     /// The controller's word changes.
     Standing(StandingWrite),
+    /// A rotation was accepted: this is the server's next key, and the only next one.
+    NextKey(NewKey),
+    /// The next key was used for the first time: it is the current one, and the one before is
+    /// retired.
+    KeyInForce(NewKey),
     /// Two holders of one identity: status `quarantined`, not available.
     Quarantine,
     /// A new challenge: a directive and its row of `server_verifications`.
@@ -64,11 +70,27 @@ pub enum Effect {
     Event(NewEvent),
 }
 
+/// A key that changes its role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// The public key.
+    pub key: PublicKey,
+    /// Its epoch.
+    pub epoch: u32,
+    /// When.
+    pub at_ms: i64,
+}
+
 /// One step of a request chain.
 #[derive(Clone, Debug)]
 pub struct ChainStep {
-    /// The number it starts from; the store refuses when it is not that any more.
+    /// The epoch it starts from; the store refuses when it is not that any more.
+    pub from_epoch: u32,
+    /// The number it starts from; the same.
     pub from_seq: u64,
+    /// The epoch of the accepted request: with a new one, the digests of the old one are
+    /// forgotten.
+    pub epoch: u32,
     /// The number of the accepted request.
     pub seq: u64,
     /// The value for the next request.

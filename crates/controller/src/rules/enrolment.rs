@@ -23,6 +23,8 @@ pub struct StoredKey {
     pub used_ms: Option<i64>,
     /// When it ends, if it does.
     pub expires_ms: Option<i64>,
+    /// The server that it gives a new identity, instead of enrolling a new one.
+    pub for_server_id: Option<String>,
 }
 
 /// What a registration key is good for now.
@@ -219,6 +221,7 @@ mod tests {
             status: status.into(),
             used_ms,
             expires_ms,
+            for_server_id: None,
         };
         let at = |key: StoredKey| key_status(Some(&key), 100);
         assert_eq!(at(key("active", None, None)), KeyStatus::Active);

@@ -113,12 +113,21 @@ catalogue! {
     ControllerStateRollback, "controller_state_rollback", Medium, "chain",
         "A host is ahead of this database and proved it with the controller's own signature.",
         "Nothing after a restored backup or a failover; else examine the disk of the database.";
+    IntroductionRefused, "introduction_refused", Medium, "api",
+        "Somebody claimed a new identity key for a server without proof.",
+        "After a restored backup: a host that was given a new identity since needs a new token. Else look at the address.";
+    OtherHolderRefused, "other_holder_refused", Medium, "api",
+        "The holder of an identity that an operator did not keep spoke, and was refused.",
+        "Stop and erase that machine; if it is the right one, enrol it with a token for its server.";
     HardwareChanged, "hardware_changed", Low, "verification",
         "A secondary component of a host is another one than at its enrolment; it stays verified.",
         "Nothing, if the machine was repaired or updated; else look at it.";
     KeyRotated, "key_rotated", Low, "identity",
         "A host replaced its identity key, signed by the old one, which is dead now.",
         "Nothing.";
+    RehostPermitWithdrawn, "rehost_permit_withdrawn", Low, "operator",
+        "An operator took a permit to move a host back.",
+        "Nothing, if you know why; else ask who did it.";
     ServerApproved, "server_approved", Low, "operator",
         "An operator let a waiting host in.",
         "Nothing, if you know why; else ask who did it.";

@@ -17,7 +17,8 @@ use crate::rules::effect::{ChainStep, Effect, NewEvent, StandingWrite};
 use crate::rules::events::EventType;
 use crate::rules::heartbeat;
 use crate::rules::request::{Request, Subject};
-use crate::rules::state::{ServerStatus, Snapshot, standing};
+use crate::rules::rotation::{self, Shown};
+use crate::rules::state::{KeyRole, ServerKey, ServerStatus, Snapshot, standing};
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -82,26 +83,45 @@ pub fn check_header(header: &Header) -> Result<(), &'static str> {
 /// Decides.
 #[must_use]
 pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
-    match snapshot.status {
-        ServerStatus::Revoked => return refuse(RefusalCode::Revoked, REVOKED, vec![]),
-        ServerStatus::Quarantined => return refuse(RefusalCode::Quarantined, QUARANTINED, vec![]),
-        ServerStatus::Pending | ServerStatus::Active => {}
+    if snapshot.status == ServerStatus::Revoked {
+        return refuse(RefusalCode::Revoked, REVOKED, vec![]);
+    }
+    // Looked up again in the transaction: the key may have been replaced since the signature was
+    // verified.
+    let Some(signer) = snapshot.signer.filter(|key| key.role != KeyRole::Retired) else {
+        return refuse(RefusalCode::RetiredKey, RETIRED_KEY, vec![]);
+    };
+    if snapshot.status == ServerStatus::Quarantined {
+        return refuse(RefusalCode::Quarantined, QUARANTINED, vec![]);
     }
     let header = &request.header;
+    let chain = rotation::chain_of(snapshot, &signer);
+    let shown = rotation::proof(snapshot, &signer, request);
     let place = Place {
         seq: header.seq,
         chain: header.chain,
         nonce: header.nonce,
         digest: request.digest,
-        proof: request.proof.as_ref(),
+        proof: match &shown {
+            Shown::Before(reply) => Some(reply),
+            Shown::Overtaken | Shown::Nothing => None,
+        },
         earlier: snapshot.earlier,
     };
-    match (judge(&snapshot.chain, &place), &snapshot.last_reply) {
+    match (judge(&chain, &place), &snapshot.last_reply) {
         (Judgement::Repeat, Some(reply)) => Outcome::Repeat(reply.clone()),
-        (Judgement::Next, _) => accept(snapshot, request, vec![]),
+        (Judgement::Next | Judgement::AheadProven, _)
+            if rotation::is_to_a_taken_key(snapshot, request) =>
+        {
+            refuse(RefusalCode::BadRequest, TAKEN_KEY, vec![])
+        }
+        (Judgement::Next, _) => accept(snapshot, &signer, request, vec![]),
         (Judgement::AheadProven, _) => {
             let event = rollback_event(snapshot, request);
-            accept(snapshot, request, vec![Effect::Event(event)])
+            accept(snapshot, &signer, request, vec![Effect::Event(event)])
+        }
+        (Judgement::Ahead, _) if matches!(shown, Shown::Overtaken) => {
+            quarantine(snapshot, request, "the old key was used after its rotation")
         }
         (Judgement::Ahead, _) => refuse(RefusalCode::Ahead, AHEAD, vec![]),
         (Judgement::Replayed, _) => old(RefusalCode::BadRequest, REPLAYED),
@@ -111,8 +131,14 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
     }
 }
 
-const REVOKED: &str = "this server was revoked; to use the host again, enrol it with a new token";
-const QUARANTINED: &str = "two holders of this server's identity were seen (a copied disk, or a restored snapshot): both are stopped until an operator resolves it or the host is enrolled again";
+/// Why a revoked server is refused.
+pub const REVOKED: &str = "this server was revoked, for ever: to use the host again, enrol it as a new server with a new token";
+/// Why a replaced key is refused.
+pub const RETIRED_KEY: &str = "this identity key was replaced by a newer one: if this host has no newer key, it is a copy or an old backup; enrol it again with a new token";
+/// Why a quarantined server is refused.
+pub const QUARANTINED: &str = "two holders of this server's identity were seen (a copied disk, or a restored snapshot): both are stopped until an operator resolves it or the host is enrolled again";
+const TAKEN_KEY: &str =
+    "the new key is or was in use already: a host makes a new key for each rotation";
 const REPLAYED: &str = "this request was accepted before, and others after it";
 const FORGOTTEN: &str = "this request is far behind: it was recorded and sent again, or this host was restored from an old snapshot; if so, enrol it again";
 const AHEAD: &str = "the controller does not remember that far: send the last reply as proof";
@@ -135,7 +161,13 @@ fn old(code: RefusalCode, message: &str) -> Outcome {
     }
 }
 
-fn accept(snapshot: &Snapshot, request: &Request, mut effects: Vec<Effect>) -> Outcome {
+fn accept(
+    snapshot: &Snapshot,
+    signer: &ServerKey,
+    request: &Request,
+    mut effects: Vec<Effect>,
+) -> Outcome {
+    rotation::first_use(snapshot, signer, request, &mut effects);
     let before = StandingWrite {
         verdict: snapshot.verdict,
         reason: snapshot.verdict_reason.clone(),
@@ -163,6 +195,7 @@ fn accept(snapshot: &Snapshot, request: &Request, mut effects: Vec<Effect>) -> O
         Subject::Batch(batch) => {
             connections_ack = Some(store_batch(snapshot, request, batch, &mut effects));
         }
+        Subject::Rotate(new_key) => effects.push(rotation::next_key(new_key, signer, request)),
     }
     let said = |s: &StandingWrite| (s.verdict, s.reason.clone(), s.challenges_missed);
     now.available = snapshot.status == ServerStatus::Active && now.verdict == Verdict::Verified;
@@ -171,7 +204,9 @@ fn accept(snapshot: &Snapshot, request: &Request, mut effects: Vec<Effect>) -> O
     }
     let header = &request.header;
     let step = ChainStep {
+        from_epoch: snapshot.chain.epoch,
         from_seq: snapshot.chain.seq,
+        epoch: signer.epoch,
         seq: header.seq,
         // From the request's own chain value: after a loss of ours, the host's is the longer one.
         chain: chain_value::next(&header.chain, &request.digest),
@@ -184,7 +219,7 @@ fn accept(snapshot: &Snapshot, request: &Request, mut effects: Vec<Effect>) -> O
     let reply = Reply {
         header: ReplyHeader {
             server_id: snapshot.server_id.clone(),
-            epoch: snapshot.chain.epoch,
+            epoch: signer.epoch,
             request_digest: request.digest,
             seq: step.seq,
             chain: step.chain,
@@ -272,8 +307,8 @@ fn rollback_event(snapshot: &Snapshot, request: &Request) -> NewEvent {
         event_type: EventType::ControllerStateRollback,
         source_id: Some(snapshot.server_id.clone()),
         description: format!(
-            "the host is at request {} and proves it with our own signature, but only {} is stored: this database lost its newest commits (restored backup, failover)",
-            request.header.seq, snapshot.chain.seq
+            "the host is at request {} of key epoch {} and proves it with our own signature, but only {} of epoch {} is stored: this database lost its newest commits (restored backup, failover)",
+            request.header.seq, request.header.epoch, snapshot.chain.seq, snapshot.chain.epoch
         ),
         at_ms: request.now_ms,
     }

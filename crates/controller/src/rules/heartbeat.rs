@@ -139,7 +139,7 @@ pub(super) fn judge(
         standing.available,
     ))));
     out.into_iter()
-        .map(|directive| to_wire(directive, &snapshot.server_id, snapshot.chain.epoch))
+        .map(|directive| to_wire(directive, &snapshot.server_id, request.header.epoch))
         .collect()
 }
 

@@ -11,7 +11,10 @@ pub mod enrolment;
 pub mod events;
 pub mod exchange;
 pub mod heartbeat;
+pub mod introduction;
+pub mod lifecycle;
 pub mod request;
+pub mod rotation;
 pub mod state;
 
 pub use effect::Effect;

@@ -4,6 +4,7 @@
 use uuid::Uuid;
 use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::hardware::Components;
+use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{ChallengeAnswer, Header, Heartbeat, ReplyHeader};
 
 use crate::rules::connections::OpenedBatch;
@@ -19,7 +20,7 @@ pub struct Request {
     /// Its digest.
     pub digest: Digest,
     /// The header of the reply in [`Header::proof`], when one of our own keys signed it for this
-    /// server and epoch.
+    /// server, in whatever epoch.
     pub proof: Option<ReplyHeader>,
     /// Where it came from.
     pub peer_ip: String,
@@ -40,6 +41,8 @@ pub enum Subject {
     Answer(Box<OpenedAnswer>),
     /// A piece of a connection ledger.
     Batch(OpenedBatch),
+    /// A new identity key, which has signed the request as well.
+    Rotate(PublicKey),
 }
 
 /// Randomness, drawn before the transaction.

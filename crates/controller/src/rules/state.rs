@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::hardware::HardwareStatus;
+use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{Authorisation, Purpose, Standing, Verdict};
 
 use crate::rules::boot::Boot;
@@ -16,6 +17,10 @@ pub struct Snapshot {
     pub server_id: String,
     /// Whether it may speak at all.
     pub status: ServerStatus,
+    /// The key that signed the request, as the transaction found it.
+    pub signer: Option<ServerKey>,
+    /// Whose the new key of a rotation is.
+    pub new_key: KeyUse,
     /// Where its request chain stands.
     pub chain: ChainState,
     /// Digest of what was accepted under the number of the request, when that is an old one.
@@ -59,6 +64,41 @@ pub struct ChainState {
     pub nonce: Nonce,
     /// Digest of the last accepted request.
     pub last_digest: Option<Digest>,
+}
+
+/// One identity key of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerKey {
+    /// The public key.
+    pub key: PublicKey,
+    /// Its epoch.
+    pub epoch: u32,
+    /// What it is good for.
+    pub role: KeyRole,
+}
+
+/// `server_keys.status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyRole {
+    /// A rotation to it was accepted; it was not used yet.
+    Next,
+    /// In force.
+    Current,
+    /// Replaced: refused for ever.
+    Retired,
+}
+
+/// Whose a key is that a host wants to have from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyUse {
+    /// Nobody's, as far as the controller remembers.
+    #[default]
+    Free,
+    /// The server's own next one: the rotation is repeated.
+    OwnNext,
+    /// It is or was an identity key of a server, or is a registration key.
+    Taken,
 }
 
 /// `servers.status`.

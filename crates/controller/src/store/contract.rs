@@ -2,11 +2,12 @@
 
 mod approval;
 mod challenges;
+mod concurrent;
 mod events;
+mod keys;
 pub(crate) mod racers;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+mod reenrolment;
+mod revocation;
 
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
@@ -38,12 +39,16 @@ pub(crate) async fn all(store: &dyn Store) {
     keys_are_good_until_spent_revoked_or_expired(store).await;
     a_token_binds_one_identity(store).await;
     a_chain_moves_once_and_failures_leave_nothing(store).await;
-    concurrent_exchanges_are_one_after_the_other(store).await;
+    concurrent::concurrent_exchanges_are_one_after_the_other(store).await;
     records_are_applied_once_and_only_to_ones_own(store).await;
     challenges::a_challenge_is_queued_taken_and_closed_once(store).await;
     approval::only_a_waiting_server_is_approved_and_once(store).await;
     events::every_filter_counts_and_the_newest_come_first(store).await;
     events::events_are_handled_once_and_all_or_none(store).await;
+    keys::a_next_key_comes_into_force_with_its_first_use(store).await;
+    keys::an_introduction_is_stored_only_on_the_key_it_begins_at(store).await;
+    reenrolment::a_server_gets_a_new_identity_and_keeps_its_connections(store).await;
+    revocation::a_revoked_server_ends_with_everything_that_waits_for_it(store).await;
 }
 
 /// What a later process finds.
@@ -77,6 +82,7 @@ async fn make_key(store: &dyn Store, name: &str, expires_ms: i64) {
         created_ms: NOW,
         expires_ms,
         notes: None,
+        for_server_id: None,
     };
     store.create_registration_key(key).await.unwrap();
 }
@@ -183,6 +189,7 @@ async fn keys_are_good_until_spent_revoked_or_expired(store: &dyn Store) {
         created_ms: NOW,
         expires_ms: NOW,
         notes: None,
+        for_server_id: None,
     };
     assert!(store.create_registration_key(twice).await.is_err());
 }
@@ -217,7 +224,9 @@ async fn a_token_binds_one_identity(store: &dyn Store) {
 
 fn step(from_seq: u64) -> Effect {
     Effect::Advance(Box::new(ChainStep {
+        from_epoch: 1,
         from_seq,
+        epoch: 1,
         seq: from_seq + 1,
         chain: Digest::of(&[&from_seq.to_be_bytes()]),
         nonce: Digest::of(&[b"nonce", &from_seq.to_be_bytes()]),
@@ -254,8 +263,8 @@ async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
         }
     });
     let wants = Wants {
-        seq: None,
         ledger_epoch: Some(LEDGER),
+        ..Wants::default()
     };
     store
         .exchange(server_id.to_owned(), wants, decide)
@@ -302,44 +311,6 @@ async fn a_chain_moves_once_and_failures_leave_nothing(store: &dyn Store) {
     let before = Digest::of(&[b"nonce", &0u64.to_be_bytes()]);
     assert_eq!(known.previous_nonce, Some(before));
     assert!(write(store, "no such server", vec![]).await.is_err());
-}
-
-async fn concurrent_exchanges_are_one_after_the_other(store: &dyn Store) {
-    let id = server(store, 2).await;
-    let accepted = Arc::new(AtomicU32::new(0));
-    let racers = (0..50).map(|_| {
-        let accepted = Arc::clone(&accepted);
-        let decide = Box::new(move |snapshot: &crate::rules::Snapshot| {
-            // Every racer takes itself for the first request.
-            let mine = snapshot.chain.seq == 0;
-            accepted.fetch_add(u32::from(mine), Ordering::Relaxed);
-            Decision {
-                old: false,
-                effects: if mine { vec![step(0)] } else { vec![] },
-                status: 200,
-                body: vec![],
-            }
-        });
-        store.exchange(id.clone(), Wants::default(), decide)
-    });
-    let mut waiting: Vec<_> = racers.collect();
-    // Polled together, so that they are queued together.
-    std::future::poll_fn(|context| {
-        waiting.retain_mut(|racer| match racer.as_mut().poll(context) {
-            std::task::Poll::Pending => true,
-            std::task::Poll::Ready(result) => {
-                result.unwrap();
-                false
-            }
-        });
-        match waiting.is_empty() {
-            true => std::task::Poll::Ready(()),
-            false => std::task::Poll::Pending,
-        }
-    })
-    .await;
-    assert_eq!(accepted.load(Ordering::Relaxed), 1);
-    assert_eq!(read(store, &id).await.chain.seq, 1);
 }
 
 fn record(connection: u128, seq: u64, event: ConnectionEvent) -> Effect {

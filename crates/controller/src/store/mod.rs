@@ -24,7 +24,8 @@ use vpn_node_protocol::keys::PublicKey;
 use crate::config::{Config, RUN_AS_OWNER};
 use crate::rules::effect::{NewChallenge, NewEvent};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
-use crate::rules::state::{OpenDirective, ServerStatus};
+use crate::rules::introduction::Introduced;
+use crate::rules::state::{KeyRole, OpenDirective, ServerStatus};
 use crate::rules::{Effect, Snapshot};
 
 pub use events::{EventFilter, HandleEnd, Handling};
@@ -57,6 +58,10 @@ pub struct Wants {
     pub ledger_epoch: Option<Hex<16>>,
     /// What was accepted under this number, if it is an old one.
     pub seq: Option<u64>,
+    /// What the key of this id, which signed the request, is good for.
+    pub signer: Option<Digest>,
+    /// Whose this key is, which the host wants to have from now on.
+    pub new_key: Option<PublicKey>,
 }
 
 /// Whose key this is: enough to verify a request before any transaction.
@@ -64,10 +69,12 @@ pub struct Wants {
 pub struct KnownServer {
     /// Its id.
     pub server_id: String,
-    /// Its identity key.
+    /// The identity key that was looked up.
     pub identity: PublicKey,
     /// Epoch of that key.
     pub epoch: u32,
+    /// What that key is good for.
+    pub role: KeyRole,
     /// Whether it may speak.
     pub status: ServerStatus,
     /// The nonce for its next request.
@@ -87,6 +94,19 @@ pub struct NewRegistrationKey {
     pub expires_ms: i64,
     /// The operator's note.
     pub notes: Option<String>,
+    /// The server that gets a new identity with it; `None` for a key that enrols a new server.
+    pub for_server_id: Option<String>,
+}
+
+/// The wish that a host gives itself a new identity key.
+#[derive(Clone, Debug)]
+pub struct NewRotation {
+    /// Its directive's id.
+    pub id: Uuid,
+    /// When it was made.
+    pub issued_ms: i64,
+    /// For how long it may be followed, in seconds.
+    pub deadline_s: u32,
 }
 
 /// Why the store did not do it.
@@ -141,10 +161,23 @@ pub trait Store: Send + Sync {
     /// Spends the token and binds the server, or finds the server that it was spent on.
     fn enrol(&self, enrolment: Enrolment) -> Answer<'_, EnrolEnd>;
     /// Makes a pending server active; `false` when there is no pending server of this id.
-    fn approve_server<'a>(&'a self, server_id: &'a str) -> Answer<'a, bool>;
+    fn approve_server<'a>(&'a self, server_id: &'a str, now_ms: i64) -> Answer<'a, bool>;
+    /// Refuses a server for ever, and ends everything that waits for it; `false` when there is no
+    /// such server, or it is revoked already.
+    fn revoke_server<'a>(
+        &'a self,
+        server_id: &'a str,
+        reason: &'a str,
+        now_ms: i64,
+    ) -> Answer<'a, bool>;
 
-    /// Whose identity key has this id.
+    /// Whose identity key has this id: one in force, a next one, or a retired one.
     fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>>;
+    /// A server with its current key.
+    fn server_by_id<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<KnownServer>>;
+    /// Stores the newest key of an introduction as the server's next one; `false` when the server
+    /// may not speak, its current key is another by now, or a key of the introduction is taken.
+    fn introduce(&self, introduced: Introduced) -> Answer<'_, bool>;
     /// One chained request: reads, decides, writes, commits, answers.
     fn exchange(&self, server_id: String, wants: Wants, decide: Decide) -> Answer<'_, Decision>;
     /// A security event outside any exchange.
@@ -159,8 +192,12 @@ pub trait Store: Send + Sync {
         server_id: &'a str,
         challenge: NewChallenge,
     ) -> Answer<'a, Uuid>;
-    /// Servers for which something waits to be handed out: one cheap query for all of them.
-    fn servers_with_directives(&self) -> Answer<'_, Vec<String>>;
+    /// Queues the wish for a new identity key of an active server. Returns its id, or that of the
+    /// one that is open already.
+    fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid>;
+    /// Servers whose held request is to be answered, because something waits to be handed out or
+    /// because they are stopped: one cheap query for all of them.
+    fn servers_to_wake(&self) -> Answer<'_, Vec<String>>;
     /// Takes what waits for a server, and marks it as handed out.
     fn take_directives<'a>(
         &'a self,

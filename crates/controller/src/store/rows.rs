@@ -14,6 +14,7 @@ pub struct RegistrationKeyRow {
     pub used_date: Option<String>,
     pub notes: Option<String>,
     pub status: String,
+    pub for_server_id: Option<String>,
 }
 
 /// A row of `servers`.
@@ -29,10 +30,14 @@ pub struct ServerRow {
     pub registration_date: String,
     pub last_heartbeat: Option<String>,
     pub status: String,
+    pub status_reason: Option<String>,
+    pub status_changed_at: Option<String>,
     pub available: bool,
     pub registered_with_key: Option<String>,
     pub verification_hash: String,
     pub identity_key_id: String,
+    pub key_epoch: i64,
+    pub next_key_id: Option<String>,
     pub os_version: Option<String>,
     pub verdict: String,
     pub verdict_reason: Option<String>,

@@ -174,35 +174,27 @@ async fn a_message_for_another_server_or_of_another_kind_changes_nothing() {
     let before = world.dump().await;
     let mut header = host.header(&world);
     header.server_id = other.server_id.clone();
-    let envelope = host.sign(header, host.heartbeat());
-    let (status, refusal) = host.refused(&world, &envelope).await;
-    assert_eq!((status, refusal.code), (400, RefusalCode::BadRequest));
+    let foreign = host.sign(header, host.heartbeat());
     let mut header = host.header(&world);
     header.epoch = 2;
-    let envelope = host.sign(header, host.heartbeat());
-    assert_eq!(
-        host.refused(&world, &envelope).await.1.code,
-        RefusalCode::BadRequest
-    );
-    // Another's signature on a message of ours.
+    let of_no_epoch = host.sign(header, host.heartbeat());
+    // Another's signature on a message of ours: a signed refusal would be a word to us.
     let stolen = other.sign(host.header(&world), host.heartbeat());
-    assert_eq!(
-        host.refused(&world, &stolen).await.1.code,
-        RefusalCode::BadRequest
-    );
+    for envelope in [foreign, of_no_epoch, stolen] {
+        let answer = world.post("/v1/messages", envelope.to_json()).await;
+        assert!(!answer.signed && answer.status == 400, "{answer:?}");
+    }
+    // Bounds.
+    let mut heartbeat = host.heartbeat();
+    heartbeat.version = "1".repeat(256);
+    let envelope = host.sign(host.header(&world), heartbeat);
+    let (status, refusal) = host.refused(&world, &envelope).await;
+    assert_eq!((status, refusal.code), (400, RefusalCode::BadRequest));
     // A reply of the controller, sent back to it.
     let reply = world.keys.sign(&refusal);
     assert_eq!(
         world.post("/v1/messages", reply.to_json()).await.status,
         401
-    );
-    // Bounds.
-    let mut heartbeat = host.heartbeat();
-    heartbeat.version = "1".repeat(256);
-    let envelope = host.sign(host.header(&world), heartbeat);
-    assert_eq!(
-        host.refused(&world, &envelope).await.1.code,
-        RefusalCode::BadRequest
     );
     let mut header = host.header(&world);
     header.seq = u64::MAX;
@@ -222,7 +214,13 @@ async fn a_host_that_waits_for_approval_is_told_so_and_challenged_once_let_in() 
     assert_eq!(reply.standing.verdict, Verdict::Pending);
     assert_eq!((reply.standing.lease_s, reply.directives.len()), (0, 0));
     // Once approved, it is challenged like any other.
-    assert!(world.store.approve_server(&host.server_id).await.unwrap());
+    assert!(
+        world
+            .store
+            .approve_server(&host.server_id, world.now())
+            .await
+            .unwrap()
+    );
     let reply = host.beat(&world).await;
     assert_eq!(reply.standing.verdict, Verdict::Unverified);
     assert_eq!(host.directives(&world, &reply.directives).len(), 1);

@@ -15,7 +15,7 @@ use crate::support::{Answered, Host, World};
 pub(crate) fn poll(host: &Host, wait_s: u32) -> Envelope {
     let poll = Poll {
         server_id: host.server_id.clone(),
-        epoch: 1,
+        epoch: host.epoch,
         nonce: host.nonce,
         boot_id: host.boot_id,
         request_id: Uuid::from_bytes(vpn_node_controller::clock::random()),
@@ -24,7 +24,7 @@ pub(crate) fn poll(host: &Host, wait_s: u32) -> Envelope {
     Envelope::sign(&poll, &[&host.key])
 }
 
-async fn ask(world: &World, envelope: &Envelope) -> Answered {
+pub(crate) async fn ask(world: &World, envelope: &Envelope) -> Answered {
     world.post("/v1/poll", envelope.to_json()).await
 }
 

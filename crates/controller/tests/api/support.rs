@@ -1,5 +1,8 @@
 //! A controller in a temporary directory with a clock that the test turns, and a host.
 
+mod database;
+mod identity;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,8 +15,6 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::sqlite::SqlitePool;
-use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::watch;
 use uuid::Uuid;
 use vpn_node_controller::api::{self, App, Peer};
@@ -30,6 +31,7 @@ use vpn_node_protocol::enrolment::{
 };
 use vpn_node_protocol::envelope::{CONTENT_TYPE, Envelope, Payload};
 use vpn_node_protocol::hardware::{Component, Components};
+use vpn_node_protocol::identity::Rotation;
 use vpn_node_protocol::keys::{PublicKey, registration_key};
 use vpn_node_protocol::message::{
     Authorisation, BacklogReport, Body as MessageBody, Header, Heartbeat, Message, Refusal, Reply,
@@ -132,9 +134,30 @@ impl World {
         self.now_ms.load(Ordering::Relaxed)
     }
 
+    /// The controller's process once more, on the same files.
+    pub(crate) async fn restart(self) -> Self {
+        self.store.close().await.unwrap();
+        let now_ms = self.now();
+        let Self { config, _dir, .. } = self;
+        Self::open(_dir, config, now_ms).await
+    }
+
     pub(crate) async fn token(&self) -> Token {
+        self.token_for(None).await
+    }
+
+    /// A token for a new server, or for a new identity of this one.
+    pub(crate) async fn token_for(&self, server_id: Option<&str>) -> Token {
         let day = 24 * 3600 * 1000;
-        let made = registration::create(&*self.store, &self.config, day, None, self.now()).await;
+        let made = registration::create(
+            &*self.store,
+            &self.config,
+            day,
+            None,
+            server_id.map(str::to_owned),
+            self.now(),
+        )
+        .await;
         Token::parse(&made.unwrap().text).unwrap()
     }
 
@@ -177,59 +200,6 @@ impl World {
             .unwrap_or_else(|| panic!("{} is not a {}", envelope.payload_type(), P::TYPE))
     }
 
-    async fn database(&self) -> SqlitePool {
-        let url = format!("sqlite://{}", self.config.database().display());
-        SqlitePool::connect(&url).await.unwrap()
-    }
-
-    pub(crate) async fn query(&self, sql: &str) -> Vec<String> {
-        let pool = self.database().await;
-        let rows = sqlx::query(AssertSqlSafe(sql.to_owned()))
-            .fetch_all(&pool)
-            .await
-            .unwrap();
-        pool.close().await;
-        rows.iter().map(|row| row.get::<String, _>(0)).collect()
-    }
-
-    pub(crate) async fn count(&self, from: &str) -> usize {
-        let counted = self
-            .query(&format!("SELECT CAST(COUNT(*) AS TEXT) FROM {from}"))
-            .await;
-        counted[0].parse().unwrap()
-    }
-
-    /// Every table but those that record rejected requests.
-    pub(crate) async fn dump(&self) -> String {
-        let tables = self
-            .query(
-                "SELECT name FROM sqlite_master WHERE type = 'table'
-                 AND name NOT IN ('security_events', 'sqlite_sequence')",
-            )
-            .await;
-        let mut dump = String::new();
-        for table in tables {
-            let columns = self
-                .query(&format!(
-                    "SELECT 'quote(\"' || name || '\")' FROM pragma_table_info('{table}')"
-                ))
-                .await
-                .join(" || ',' || ");
-            let only = if table == "heartbeats" {
-                "WHERE signature_valid"
-            } else {
-                ""
-            };
-            let rows = self
-                .query(&format!(
-                    "SELECT {columns} FROM \"{table}\" {only} ORDER BY 1"
-                ))
-                .await;
-            dump.push_str(&format!("{table}\n{}\n", rows.join("\n")));
-        }
-        dump
-    }
-
     pub(crate) async fn events(&self, event_type: &str) -> Vec<store::EventRow> {
         let mut events = self
             .store
@@ -250,12 +220,16 @@ pub(crate) struct Host {
     pub(crate) boot_id: Uuid,
     pub(crate) idempotency_id: Uuid,
     pub(crate) server_id: String,
+    /// Of the key.
+    pub(crate) epoch: u32,
     pub(crate) seq: u64,
     pub(crate) chain: Digest,
     pub(crate) nonce: Nonce,
     pub(crate) authorisation: Authorisation,
     /// The last reply, for a proof.
     pub(crate) last_reply: Option<Envelope>,
+    /// Oldest first.
+    pub(crate) rotations: Vec<Rotation>,
 }
 
 pub(crate) fn components() -> Components {
@@ -275,11 +249,13 @@ impl Host {
             boot_id: Uuid::from_u128(u128::from(seed)),
             idempotency_id: Uuid::from_u128(77),
             server_id: String::new(),
+            epoch: 1,
             seq: 0,
             chain: Hex([0; 32]),
             nonce: Hex([0; 32]),
             authorisation: Authorisation::Unverified,
             last_reply: None,
+            rotations: vec![],
         }
     }
 
@@ -367,12 +343,13 @@ impl Host {
         };
         self.chain = chain::start(&server_id, epoch, &self.identity());
         (self.server_id, self.nonce, self.seq) = (server_id, nonce, 0);
+        self.epoch = epoch;
     }
 
     pub(crate) fn header(&self, world: &World) -> Header {
         Header {
             server_id: self.server_id.clone(),
-            epoch: 1,
+            epoch: self.epoch,
             seq: self.seq + 1,
             chain: self.chain,
             nonce: self.nonce,

@@ -16,7 +16,7 @@ pub(super) async fn only_a_waiting_server_is_approved_and_once(store: &dyn Store
         (&id, true),
         (&id, false),
     ] {
-        let done = store.approve_server(server_id).await.unwrap();
+        let done = store.approve_server(server_id, super::NOW).await.unwrap();
         assert_eq!(done, approved, "{server_id}");
     }
     let known = store.server_by_key(super::identity(3).id()).await.unwrap();

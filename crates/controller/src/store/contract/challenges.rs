@@ -26,12 +26,12 @@ pub(super) async fn a_challenge_is_queued_taken_and_closed_once(store: &dyn Stor
         store.queue_challenge(&id, challenge(71)).await.unwrap(),
         queued
     );
-    let waiting = store.servers_with_directives().await.unwrap();
+    let waiting = store.servers_to_wake().await.unwrap();
     assert_eq!(waiting, std::slice::from_ref(&id));
     let taken = store.take_directives(&id, NOW).await.unwrap();
     assert_eq!(taken.len(), 1);
     assert!(store.take_directives(&id, NOW).await.unwrap().is_empty());
-    assert!(store.servers_with_directives().await.unwrap().is_empty());
+    assert!(store.servers_to_wake().await.unwrap().is_empty());
     // Handed out, and still open until it is answered.
     assert_eq!(read(store, &id).await.directives[0].id, queued);
     let close = || {

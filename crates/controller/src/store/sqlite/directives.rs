@@ -98,11 +98,13 @@ pub(super) async fn open_of(
     .collect()
 }
 
-/// Servers for which something was never handed out.
+/// Servers for which something was never handed out, and those that are stopped, by whatever
+/// process: few rows, found by their indexes.
 pub(super) async fn waiting(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
     sqlx::query_scalar(
-        "SELECT DISTINCT server_id FROM directives
-         WHERE status = 'pending' AND delivered_at IS NULL",
+        "SELECT server_id FROM directives WHERE status = 'pending' AND delivered_at IS NULL
+         UNION
+         SELECT server_id FROM servers WHERE status IN ('quarantined', 'revoked')",
     )
     .fetch_all(pool)
     .await

@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::map::{counter, database};
-use super::{directives, events};
+use super::{directives, events, keys};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
@@ -27,7 +27,9 @@ pub(super) async fn apply(
             Effect::Advance(step) => advance(conn, server_id, &step).await?,
             Effect::Heartbeat(row) => heartbeat(conn, server_id, &row).await?,
             Effect::Standing(row) => standing(conn, server_id, &row).await?,
-            Effect::Quarantine => quarantine(conn, server_id).await?,
+            Effect::NextKey(new) => keys::set_next(conn, server_id, &new).await?,
+            Effect::KeyInForce(new) => keys::set_current(conn, server_id, &new).await?,
+            Effect::Quarantine => quarantine(conn, server_id, now_ms).await?,
             Effect::OpenChallenge(new) => directives::open(conn, server_id, &new).await?,
             Effect::Delivered(ids) => {
                 directives::delivered(conn, ids.into_iter(), now_ms).await?;
@@ -117,10 +119,11 @@ async fn advance(
 ) -> Result<(), StoreError> {
     let done = sqlx::query(
         "UPDATE server_chains
-         SET seq = ?, chain = ?, previous_nonce = nonce, nonce = ?, last_digest = ?,
+         SET key_epoch = ?, seq = ?, chain = ?, previous_nonce = nonce, nonce = ?, last_digest = ?,
              last_reply = ?, boot_id = ?, booted = ?, peer_ip = ?
-         WHERE server_id = ? AND seq = ?",
+         WHERE server_id = ? AND key_epoch = ? AND seq = ?",
     )
+    .bind(counter(step.epoch.into()))
     .bind(counter(step.seq))
     .bind(step.chain.to_string())
     .bind(step.nonce.to_string())
@@ -130,12 +133,21 @@ async fn advance(
     .bind(to_text(step.boot.at_ms))
     .bind(&step.peer_ip)
     .bind(server_id)
+    .bind(counter(step.from_epoch.into()))
     .bind(counter(step.from_seq))
     .execute(&mut *conn)
     .await
     .map_err(database)?;
     if done.rows_affected() != 1 {
         return Err(StoreError::Conflict);
+    }
+    if step.epoch != step.from_epoch {
+        // Numbers begin anew; requests of the old key are refused as a whole.
+        sqlx::query("DELETE FROM request_digests WHERE server_id = ?")
+            .bind(server_id)
+            .execute(&mut *conn)
+            .await
+            .map_err(database)?;
     }
     remember(conn, server_id, step).await
 }
@@ -226,13 +238,23 @@ async fn standing(
     .map_err(database)
 }
 
-async fn quarantine(conn: &mut SqliteConnection, server_id: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE servers SET status = 'quarantined', available = FALSE WHERE server_id = ?")
-        .bind(server_id)
-        .execute(conn)
-        .await
-        .map(drop)
-        .map_err(database)
+async fn quarantine(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE servers SET status = 'quarantined', available = FALSE, status_reason = ?,
+             status_changed_at = ?
+         WHERE server_id = ?",
+    )
+    .bind("two holders of its identity were seen, or a restored snapshot; see 'events list'")
+    .bind(to_text(now_ms))
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
 }
 
 pub(super) async fn hardware_log(

@@ -1,44 +1,15 @@
 //! Reading what a chained request is judged on.
 
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
-use vpn_node_protocol::encoding::{Digest, Hex};
-use vpn_node_protocol::keys::PublicKey;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::directives::open_of;
+use super::keys;
 use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
 use crate::rules::Snapshot;
 use crate::rules::boot::Boot;
-use crate::rules::state::ChainState;
-use crate::store::{KnownServer, StoreError, Wants};
-
-pub(super) async fn find_server(
-    pool: &SqlitePool,
-    key_id: Digest,
-) -> Result<Option<KnownServer>, StoreError> {
-    let row = sqlx::query(
-        "SELECT s.server_id, s.public_key, s.status, c.key_epoch, c.nonce, c.previous_nonce
-         FROM servers s JOIN server_chains c ON c.server_id = s.server_id
-         WHERE s.identity_key_id = ?",
-    )
-    .bind(key_id.to_string())
-    .fetch_optional(pool)
-    .await
-    .map_err(database)?;
-    let Some(row) = row else {
-        return Ok(None);
-    };
-    let public: Hex<32> = parse("servers.public_key", row.get("public_key"))?;
-    Ok(Some(KnownServer {
-        server_id: row.get("server_id"),
-        identity: PublicKey::from_bytes(&public.0)
-            .ok_or(StoreError::Impossible("servers.public_key"))?,
-        epoch: number("server_chains.key_epoch", row.get("key_epoch"))?,
-        status: enum_of("servers.status", row.get("status"))?,
-        nonce: parse("server_chains.nonce", row.get("nonce"))?,
-        previous_nonce: parse_optional("server_chains.previous_nonce", row.get("previous_nonce"))?,
-    }))
-}
+use crate::rules::state::{ChainState, KeyUse};
+use crate::store::{StoreError, Wants};
 
 pub(super) async fn load(
     conn: &mut SqliteConnection,
@@ -60,6 +31,12 @@ pub(super) async fn load(
     .ok_or(StoreError::Conflict)?;
     let mut snapshot = snapshot(server_id, &row)?;
     snapshot.directives = open_of(conn, server_id).await?;
+    if let Some(key_id) = wants.signer {
+        snapshot.signer = keys::of_server(conn, server_id, &key_id).await?;
+    }
+    if let Some(key) = wants.new_key {
+        snapshot.new_key = keys::use_of(conn, server_id, &key).await?;
+    }
     if let Some(seq) = wants.seq.filter(|&seq| seq < snapshot.chain.seq) {
         let digest: Option<String> = sqlx::query_scalar(
             "SELECT digest FROM request_digests WHERE server_id = ? AND seq = ?",
@@ -96,6 +73,8 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
     Ok(Snapshot {
         server_id: server_id.to_owned(),
         status: enum_of("servers.status", row.get("status"))?,
+        signer: None,
+        new_key: KeyUse::Free,
         chain: ChainState {
             epoch: number("server_chains.key_epoch", row.get("key_epoch"))?,
             seq: number("server_chains.seq", row.get("seq"))?,

@@ -18,7 +18,10 @@ pub(super) async fn servers(pool: &SqlitePool) -> Result<Vec<ServerRow>, StoreEr
     // A heartbeat states controller minus host; turned round here, with the one number left out
     // that has no opposite: a host chooses it.
     sqlx::query_as(
-        "SELECT s.*, (SELECT COUNT(*) FROM connections c
+        "SELECT s.*, ch.key_epoch,
+                (SELECT k.identity_key_id FROM server_keys k
+                 WHERE k.server_id = s.server_id AND k.status = 'next') AS next_key_id,
+                (SELECT COUNT(*) FROM connections c
                       WHERE c.server_id = s.server_id AND c.status = 'active')
                      AS active_connections,
                      (SELECT -max(json_extract(h.system_metrics, '$.clock_offset_ms'),
@@ -27,7 +30,8 @@ pub(super) async fn servers(pool: &SqlitePool) -> Result<Vec<ServerRow>, StoreEr
                       WHERE h.server_id = s.server_id AND h.signature_valid
                       ORDER BY h.heartbeat_id DESC LIMIT 1)
                      AS clock_offset_ms
-         FROM servers s ORDER BY s.hostname, s.server_id",
+         FROM servers s JOIN server_chains ch ON ch.server_id = s.server_id
+         ORDER BY s.hostname, s.server_id",
     )
     .fetch_all(pool)
     .await

@@ -9,8 +9,11 @@ mod effects;
 mod enrol;
 mod events;
 mod exchange;
+mod keys;
+mod lifecycle;
 mod lists;
 mod map;
+mod reenrol;
 mod writer;
 
 use std::path::Path;
@@ -28,11 +31,12 @@ use vpn_node_protocol::encoding::Digest;
 
 use crate::rules::effect::{NewChallenge, NewEvent};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
+use crate::rules::introduction::Introduced;
 use crate::rules::state::OpenDirective;
 use crate::store::{
     Answer, ConnectionRow, Decide, Decision, EventFilter, EventRow, HandleEnd, Handling,
-    HeartbeatRow, KnownServer, NewRegistrationKey, RegistrationKeyRow, ServerRow, Store,
-    StoreError, VerificationRow, Wants,
+    HeartbeatRow, KnownServer, NewRegistrationKey, NewRotation, RegistrationKeyRow, ServerRow,
+    Store, StoreError, VerificationRow, Wants,
 };
 
 use map::database;
@@ -149,13 +153,33 @@ impl Store for SqliteStore {
         Box::pin(self.write(move |conn| Box::pin(enrol::enrol(conn, enrolment))))
     }
 
-    fn approve_server<'a>(&'a self, server_id: &'a str) -> Answer<'a, bool> {
+    fn approve_server<'a>(&'a self, server_id: &'a str, now_ms: i64) -> Answer<'a, bool> {
         let server_id = server_id.to_owned();
-        Box::pin(self.write(move |conn| Box::pin(enrol::approve(conn, server_id))))
+        Box::pin(self.write(move |conn| Box::pin(lifecycle::approve(conn, server_id, now_ms))))
+    }
+
+    fn revoke_server<'a>(
+        &'a self,
+        server_id: &'a str,
+        reason: &'a str,
+        now_ms: i64,
+    ) -> Answer<'a, bool> {
+        let (server_id, reason) = (server_id.to_owned(), reason.to_owned());
+        Box::pin(
+            self.write(move |conn| Box::pin(lifecycle::revoke(conn, server_id, reason, now_ms))),
+        )
     }
 
     fn server_by_key(&self, key_id: Digest) -> Answer<'_, Option<KnownServer>> {
-        Box::pin(exchange::find_server(&self.readers, key_id))
+        Box::pin(keys::find_server(&self.readers, key_id))
+    }
+
+    fn server_by_id<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<KnownServer>> {
+        Box::pin(keys::find_current(&self.readers, server_id))
+    }
+
+    fn introduce(&self, introduced: Introduced) -> Answer<'_, bool> {
+        Box::pin(self.write(move |conn| Box::pin(keys::introduce(conn, introduced))))
     }
 
     fn exchange(&self, server_id: String, wants: Wants, decide: Decide) -> Answer<'_, Decision> {
@@ -189,7 +213,14 @@ impl Store for SqliteStore {
         Box::pin(self.write(move |conn| Box::pin(directives::queue(conn, server_id, challenge))))
     }
 
-    fn servers_with_directives(&self) -> Answer<'_, Vec<String>> {
+    fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid> {
+        let server_id = server_id.to_owned();
+        Box::pin(
+            self.write(move |conn| Box::pin(lifecycle::queue_rotation(conn, server_id, rotation))),
+        )
+    }
+
+    fn servers_to_wake(&self) -> Answer<'_, Vec<String>> {
         Box::pin(directives::waiting(&self.readers))
     }
 

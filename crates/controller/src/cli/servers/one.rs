@@ -1,0 +1,91 @@
+//! `server show`: one host in full.
+
+use std::process::ExitCode;
+
+use super::find;
+use crate::cli::show;
+use crate::store::{ServerRow, Store};
+
+pub(super) async fn one(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+    let server = find(store, name).await?;
+    if as_json {
+        show::json("servers", &[server])?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines: Vec<String> = fields(&server)
+        .iter()
+        .map(|(name, value)| format!("{name:<20} {value}"))
+        .collect();
+    show::line(lines.join("\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
+    vec![
+        ("Host", show::escaped(&server.hostname)),
+        ("Server", server.server_id.clone()),
+        // What `vpn-node enroll` and `vpn-node status` show on the host: to be compared.
+        ("Key", show::escaped(&server.identity_key_id)),
+        ("Key epoch", server.key_epoch.to_string()),
+        // Accepted, and not used by the host yet.
+        ("Next key", show::optional(server.next_key_id.as_deref())),
+        ("Status", show::escaped(&server.status)),
+        ("Status since", show::instant(Some(since(server)))),
+        (
+            "Status reason",
+            show::optional(server.status_reason.as_deref()),
+        ),
+        ("Verdict", show::escaped(&server.verdict)),
+        ("Reason", show::optional(server.verdict_reason.as_deref())),
+        ("Available", show::yes_no(server.available).to_owned()),
+        ("Says of itself", show::escaped(&server.authorisation)),
+        (
+            "Hardware",
+            show::escaped(&server.hardware_verification_status),
+        ),
+        (
+            "Hardware verified",
+            show::instant(server.last_hardware_verification_at.as_deref()),
+        ),
+        ("Connections", server.active_connections.to_string()),
+        ("Address", show::escaped(&server.public_ip)),
+        ("Location", show::optional(server.location.as_deref())),
+        ("Version", show::escaped(&server.version)),
+        (
+            "Operating system",
+            show::optional(server.os_version.as_deref()),
+        ),
+        ("Enrolled", show::instant(Some(&server.registration_date))),
+        (
+            "Last heartbeat",
+            show::instant(server.last_heartbeat.as_deref()),
+        ),
+        ("Clock offset", show::clock_offset(server.clock_offset_ms)),
+        (
+            "Grace periods used",
+            server.grace_period_usage_count.to_string(),
+        ),
+        ("Public key", show::escaped(&server.public_key)),
+        ("Fingerprint", show::escaped(&server.verification_hash)),
+    ]
+}
+
+/// Since its enrolment, when nothing changed the status after it.
+fn since(server: &ServerRow) -> &str {
+    let changed = server.status_changed_at.as_deref();
+    changed.unwrap_or(&server.registration_date)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::server;
+    use super::*;
+
+    #[test]
+    fn the_key_that_the_host_shows_is_shown_here_too() {
+        let server = server("0199-a", "honest");
+        assert!(fields(&server).contains(&("Key", "6b86b273".to_owned())));
+        let json = serde_json::to_value(&server).unwrap();
+        assert_eq!(json["identity_key_id"], "6b86b273");
+    }
+}

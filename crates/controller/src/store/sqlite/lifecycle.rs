@@ -1,0 +1,128 @@
+//! What operators do to a server as a whole: let it in, revoke it, want a new key of it; and what a
+//! change of its identity ends.
+
+use sqlx::sqlite::SqliteConnection;
+use uuid::Uuid;
+
+use super::directives::open_of;
+use super::events;
+use super::map::database;
+use crate::clock::to_text;
+use crate::rules::lifecycle::revoked;
+use crate::rules::state::{OpenDirective, ServerStatus, Want, word};
+use crate::store::{NewRotation, StoreError};
+
+pub(super) async fn approve(
+    conn: &mut SqliteConnection,
+    server_id: String,
+    now_ms: i64,
+) -> Result<bool, StoreError> {
+    sqlx::query(
+        "UPDATE servers SET status = ?, status_reason = NULL, status_changed_at = ?
+         WHERE server_id = ? AND status = ?",
+    )
+    .bind(word(&ServerStatus::Active))
+    .bind(to_text(now_ms))
+    .bind(server_id)
+    .bind(word(&ServerStatus::Pending))
+    .execute(conn)
+    .await
+    .map(|done| done.rows_affected() == 1)
+    .map_err(database)
+}
+
+/// There is no way back: tokens for this server end with it.
+pub(super) async fn revoke(
+    conn: &mut SqliteConnection,
+    server_id: String,
+    reason: String,
+    now_ms: i64,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE servers
+         SET status = 'revoked', available = FALSE, status_reason = ?, status_changed_at = ?
+         WHERE server_id = ? AND status <> 'revoked'",
+    )
+    .bind(&reason)
+    .bind(to_text(now_ms))
+    .bind(&server_id)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    if done.rows_affected() != 1 {
+        return Ok(false);
+    }
+    close_directives(conn, &server_id, "revoked", now_ms).await?;
+    sqlx::query(
+        "UPDATE registration_keys SET status = 'revoked'
+         WHERE for_server_id = ? AND used = FALSE AND status = 'active'",
+    )
+    .bind(&server_id)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    events::record(conn, &revoked(&server_id, &reason, now_ms)).await?;
+    Ok(true)
+}
+
+/// Ends everything that still waits for the host; challenges end with this failure.
+pub(super) async fn close_directives(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    failure: &'static str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let now = to_text(now_ms);
+    sqlx::query(
+        "UPDATE server_verifications
+         SET verification_time = ?, verification_result = FALSE, failure_reason = ?
+         WHERE server_id = ? AND verification_result IS NULL",
+    )
+    .bind(&now)
+    .bind(failure)
+    .bind(server_id)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    sqlx::query(
+        "UPDATE directives SET status = 'expired', closed_at = ?
+         WHERE server_id = ? AND status IN ('pending', 'applied')",
+    )
+    .bind(&now)
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+/// The wish for a new key, unless one is open already.
+pub(super) async fn queue_rotation(
+    conn: &mut SqliteConnection,
+    server_id: String,
+    new: NewRotation,
+) -> Result<Uuid, StoreError> {
+    let open = open_of(conn, &server_id).await?;
+    let waits =
+        |d: &&OpenDirective| d.want == Want::Rotate && !d.applied && !d.is_over(new.issued_ms);
+    if let Some(other) = open.iter().find(waits) {
+        return Ok(other.id);
+    }
+    let done = sqlx::query(
+        "INSERT INTO directives (directive_id, server_id, key_epoch, kind, issued_at, deadline_s)
+         SELECT ?, c.server_id, c.key_epoch, 'rotate', ?, ?
+         FROM server_chains c JOIN servers s ON s.server_id = c.server_id
+         WHERE c.server_id = ? AND s.status = 'active'",
+    )
+    .bind(new.id.to_string())
+    .bind(to_text(new.issued_ms))
+    .bind(i64::from(new.deadline_s))
+    .bind(&server_id)
+    .execute(conn)
+    .await
+    .map_err(database)?;
+    match done.rows_affected() {
+        1 => Ok(new.id),
+        _ => Err(StoreError::Conflict),
+    }
+}
