@@ -10,7 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vpn_node_protocol::encoding::Digest;
-use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
+use vpn_node_protocol::envelope::{Envelope, EnvelopeError, Payload};
+use vpn_node_protocol::identity::Witness;
 use vpn_node_protocol::limits::{MAX_REQUEST_BYTES, MAX_SIGNATURES};
 use vpn_node_protocol::message::{
     Body, ChallengeAnswer, ConnectionBatch, Header, Heartbeat, Message, Refusal, RefusalCode, Reply,
@@ -19,7 +20,7 @@ use vpn_node_protocol::message::{
 use super::body::{Takes, read};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
-use super::{App, opening, peer_of, respond, seat_of};
+use super::{App, opening, peer_of, respond, seat_of, witness};
 use crate::clock;
 use crate::keys::Keys;
 use crate::places::Seat;
@@ -41,12 +42,12 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
 }
 
 /// A verified request: who sent it, and its digest.
-struct Verified<'a> {
-    app: &'a Arc<App>,
-    peer: IpAddr,
+pub(super) struct Verified<'a> {
+    pub(super) app: &'a Arc<App>,
+    pub(super) peer: IpAddr,
     seat: Option<&'a Seat>,
-    server: KnownServer,
-    digest: Digest,
+    pub(super) server: KnownServer,
+    pub(super) digest: Digest,
 }
 
 async fn answer(
@@ -68,6 +69,7 @@ async fn answer(
         Heartbeat::TYPE => heartbeat_came(verified, &envelope).await,
         ChallengeAnswer::TYPE => answer_came(verified, &envelope).await,
         ConnectionBatch::TYPE => batch_came(verified, &envelope).await,
+        Witness::TYPE => witness::came(verified, &envelope).await,
         _ => {
             let error = EnvelopeError::WrongType {
                 found: kind.chars().take(80).collect(),
@@ -199,8 +201,26 @@ impl Verified<'_> {
     where
         B: Body + Serialize + DeserializeOwned,
     {
-        let message: Message<B> = match envelope.open(&self.server.identity) {
+        let named = |message: &Message<B>| (message.header.server_id.clone(), message.header.epoch);
+        let message = match self.open_named(envelope, is_heartbeat, named).await? {
             Ok(message) => message,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if let Err(why) = exchange::check_header(&message.header) {
+            return Ok(Err(self.bad(why)));
+        }
+        Ok(Ok(message))
+    }
+
+    /// The same for a payload that says by itself which server and key epoch it is of.
+    pub(super) async fn open_named<P: Payload>(
+        &self,
+        envelope: &Envelope,
+        is_heartbeat: bool,
+        named: impl Fn(&P) -> (String, u32),
+    ) -> Result<Result<P, (u16, Vec<u8>)>, Problem> {
+        let payload: P = match envelope.open(&self.server.identity) {
+            Ok(payload) => payload,
             Err(EnvelopeError::BadPayload(why)) => {
                 let why = format!("the signed payload does not parse: {why}");
                 return Ok(Err(self.bad(&why)));
@@ -210,8 +230,8 @@ impl Verified<'_> {
         if let Some(seat) = self.seat {
             seat.prove(&self.server.server_id);
         }
-        let header = &message.header;
-        if header.server_id != self.server.server_id || header.epoch != self.server.epoch {
+        let (server_id, epoch) = named(&payload);
+        if server_id != self.server.server_id || epoch != self.server.epoch {
             self.app
                 .reject(Rejected {
                     peer: self.peer,
@@ -226,10 +246,7 @@ impl Verified<'_> {
                 self.bad("the message names another server or key epoch")
             ));
         }
-        if let Err(why) = exchange::check_header(header) {
-            return Ok(Err(self.bad(why)));
-        }
-        Ok(Ok(message))
+        Ok(Ok(payload))
     }
 
     /// Records a message of a known key whose signature or type does not hold.
@@ -294,13 +311,14 @@ impl Verified<'_> {
                 nonce: clock::nonce(),
                 challenge_id: clock::uuid_v7(now_ms),
                 challenge_value: clock::nonce(),
+                rotation_id: clock::uuid_v7(now_ms),
                 log_id: clock::uuid_v7(now_ms),
             },
         };
         let keys = Arc::clone(&app.keys);
         let decide = Box::new(move |snapshot: &_| {
             let outcome = exchange::decide(snapshot, &request);
-            decision(&keys, &request, outcome)
+            decision(&keys, request.digest, request.now_ms, outcome)
         });
         let wants = Wants {
             seq: Some(seq),
@@ -308,43 +326,34 @@ impl Verified<'_> {
         };
         let id = self.server.server_id;
         let decided = app.store.exchange(id.clone(), wants, decide).await?;
-        if decided.old {
-            app.reject(Rejected {
-                peer: self.peer,
-                about: Some(&id),
-                event_type: "replayed_request",
-                severity: Severity::Medium,
-                description: format!(
-                    "the old request {seq} came again: recorded traffic, or a restored snapshot"
-                ),
-            })
-            .await;
+        if let Some(repeats) = decided.repeats {
+            app.repeated(self.peer, &id, seq, repeats).await;
         }
         Ok((decided.status, decided.body))
     }
 }
 
 /// Signs what was decided.
-fn decision(keys: &Keys, request: &request::Request, outcome: Outcome) -> Decision {
+pub(super) fn decision(keys: &Keys, digest: Digest, now_ms: i64, outcome: Outcome) -> Decision {
     match outcome {
         Outcome::Repeat(body) => Decision {
             effects: vec![],
             status: 200,
             body,
-            old: false,
+            repeats: None,
         },
         Outcome::Refuse {
             code,
             message,
             effects,
-            old,
+            repeats,
         } => {
-            let (status, body) = refusal(keys, request.digest, request.now_ms, code, &message);
+            let (status, body) = refusal(keys, digest, now_ms, code, &message);
             Decision {
                 effects,
                 status,
                 body,
-                old,
+                repeats,
             }
         }
         Outcome::Accept(mut accepted) => {
@@ -354,7 +363,7 @@ fn decision(keys: &Keys, request: &request::Request, outcome: Outcome) -> Decisi
                 effects: accepted.into_effects(body.clone()),
                 status: 200,
                 body,
-                old: false,
+                repeats: None,
             }
         }
     }

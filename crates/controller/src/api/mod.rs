@@ -11,6 +11,7 @@ mod opening;
 mod poll;
 mod problem;
 mod reject;
+mod witness;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ mod init;
 mod lists;
 mod registration;
 mod servers;
+mod servers_clones;
 mod serving;
 mod show;
 
@@ -170,6 +171,8 @@ mod tests {
             "server show host-1 --json",
             "server approve host-1 --json",
             "server verify host-1 --json",
+            "server resolve-clone host-1 --json",
+            "server resolve-clone host-1 --keep 192.0.2.1 --json",
             "connections list --server host-1 --active --limit 5 --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use vpn_node_protocol::limits::CHALLENGE_DEADLINE_S;
 use vpn_node_protocol::message::Purpose;
 
+use super::servers_clones::{self, ResolveClone};
 use super::{open, show};
 use crate::clock;
 use crate::config::Config;
@@ -43,6 +44,8 @@ pub(super) enum ServerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show two holders of one identity, and keep one of them
+    ResolveClone(ResolveClone),
     /// Challenge a host now, and wait for its answer
     Verify {
         /// Host name, server id, or the beginning of an id
@@ -59,6 +62,7 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
         ServerCommand::List { json } => list(&*store, json).await,
         ServerCommand::Show { server, json } => one(&*store, &server, json).await,
         ServerCommand::Approve { server, json } => approve(&*store, &server, json).await,
+        ServerCommand::ResolveClone(args) => servers_clones::run(&*store, args).await,
         ServerCommand::Verify { server, json } => verify(&*store, &server, json).await,
     }
 }
@@ -221,7 +225,7 @@ fn no_approval(status: &str) -> &'static str {
     match status {
         "active" => "there is nothing to approve",
         "quarantined" => {
-            "two holders of its identity were seen, and approval does not tell which is the right one; enrol the host again with a new token"
+            "two holders of its identity were seen, and approval does not tell which is the right one; see 'server resolve-clone'"
         }
         _ => "only a pending server can be approved; enrol the host again with a new token",
     }

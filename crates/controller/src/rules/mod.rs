@@ -5,6 +5,7 @@
 pub mod boot;
 pub mod chain;
 pub mod challenge;
+pub mod clones;
 pub mod connections;
 pub mod effect;
 pub mod enrolment;
@@ -12,6 +13,7 @@ pub mod exchange;
 pub mod heartbeat;
 pub mod request;
 pub mod state;
+pub mod witness;
 
 pub use effect::Effect;
 pub use state::Snapshot;

@@ -228,7 +228,7 @@ fn step(from_seq: u64) -> Effect {
 
 async fn write(store: &dyn Store, server_id: &str, effects: Vec<Effect>) -> Result<(), StoreError> {
     let decide = Box::new(move |_: &_| Decision {
-        old: false,
+        repeats: None,
         effects,
         status: 200,
         body: vec![],
@@ -242,7 +242,7 @@ async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
     let decide = Box::new(move |snapshot: &crate::rules::Snapshot| {
         send.send(snapshot.clone()).unwrap();
         Decision {
-            old: false,
+            repeats: None,
             effects: vec![],
             status: 200,
             body: vec![],
@@ -311,7 +311,7 @@ async fn concurrent_exchanges_are_one_after_the_other(store: &dyn Store) {
             let mine = snapshot.chain.seq == 0;
             accepted.fetch_add(u32::from(mine), Ordering::Relaxed);
             Decision {
-                old: false,
+                repeats: None,
                 effects: if mine { vec![step(0)] } else { vec![] },
                 status: 200,
                 body: vec![],

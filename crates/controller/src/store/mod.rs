@@ -23,11 +23,13 @@ use vpn_node_protocol::keys::PublicKey;
 use crate::config::{Config, RUN_AS_OWNER};
 use crate::rules::effect::{NewChallenge, NewEvent};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
-use crate::rules::state::{OpenDirective, ServerStatus};
+use crate::rules::exchange::Repeats;
+use crate::rules::state::{Kept, OpenDirective, ServerStatus};
 use crate::rules::{Effect, Snapshot};
 
 pub use rows::{
-    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, VerificationRow,
+    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, SuspicionRow,
+    VerificationRow,
 };
 
 /// An answer of the store that is still to come.
@@ -44,8 +46,8 @@ pub struct Decision {
     pub status: u16,
     /// See `status`.
     pub body: Vec<u8>,
-    /// The request is an old one, sent again.
-    pub old: bool,
+    /// It was refused without any effect, and may come again and again.
+    pub repeats: Option<Repeats>,
 }
 
 /// What a request needs of the stored state besides the server itself.
@@ -85,6 +87,23 @@ pub struct NewRegistrationKey {
     pub expires_ms: i64,
     /// The operator's note.
     pub notes: Option<String>,
+}
+
+/// An operator's word on two holders of one identity.
+#[derive(Clone, Debug)]
+pub struct CloneResolution {
+    /// Whose identity.
+    pub server_id: String,
+    /// The row of `clone_suspicions`.
+    pub suspicion_id: i64,
+    /// Who goes on: the first or the second.
+    pub kept: Kept,
+    /// Id of the directive `rotate` for whoever goes on.
+    pub directive_id: Uuid,
+    /// For how long that may be followed, in seconds.
+    pub deadline_s: u32,
+    /// When.
+    pub now_ms: i64,
 }
 
 /// Why the store did not do it.
@@ -157,6 +176,19 @@ pub trait Store: Send + Sync {
         server_id: &'a str,
         challenge: NewChallenge,
     ) -> Answer<'a, Uuid>;
+    /// Queues a directive `rotate`. Returns its id, or that of the one that is open already.
+    fn queue_rotation<'a>(
+        &'a self,
+        server_id: &'a str,
+        directive_id: Uuid,
+        now_ms: i64,
+        deadline_s: u32,
+    ) -> Answer<'a, Uuid>;
+    /// Two holders of this server's identity about whom nothing is decided, or whose decision has
+    /// not taken hold: there is one such row at most.
+    fn unresolved_clone<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<SuspicionRow>>;
+    /// Keeps one of two holders; `false` when there is nothing to decide any more.
+    fn resolve_clone(&self, decision: CloneResolution) -> Answer<'_, bool>;
     /// Servers for which something waits to be handed out: one cheap query for all of them.
     fn servers_with_directives(&self) -> Answer<'_, Vec<String>>;
     /// Takes what waits for a server, and marks it as handed out.

@@ -200,7 +200,7 @@ impl World {
         let tables = self
             .query(
                 "SELECT name FROM sqlite_master WHERE type = 'table'
-                 AND name NOT IN ('security_events', 'sqlite_sequence')",
+                 AND name NOT IN ('security_events', 'ahead_digests', 'sqlite_sequence')",
             )
             .await;
         let mut dump = String::new();

@@ -2,8 +2,8 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::directives;
 use super::map::{counter, database};
+use super::{clones, directives};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
@@ -28,8 +28,17 @@ pub(super) async fn apply(
             Effect::Advance(step) => advance(conn, server_id, &step).await?,
             Effect::Heartbeat(row) => heartbeat(conn, server_id, &row).await?,
             Effect::Standing(row) => standing(conn, server_id, &row).await?,
-            Effect::Quarantine => quarantine(conn, server_id).await?,
+            Effect::Quarantine(new) => clones::suspect(conn, server_id, &new).await?,
+            Effect::ResolveClones { kept, at_ms } => {
+                clones::resolved(conn, server_id, kept, at_ms).await?;
+            }
+            Effect::RefusedAhead(digest) => {
+                clones::refused_ahead(conn, server_id, digest).await?;
+            }
             Effect::OpenChallenge(new) => directives::open(conn, server_id, &new).await?,
+            Effect::OpenRotation(new) => {
+                directives::open_rotation(conn, server_id, new).await?;
+            }
             Effect::Delivered(ids) => {
                 directives::delivered(conn, ids.into_iter(), now_ms).await?;
             }
@@ -227,15 +236,6 @@ async fn standing(
     .await
     .map(drop)
     .map_err(database)
-}
-
-async fn quarantine(conn: &mut SqliteConnection, server_id: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE servers SET status = 'quarantined', available = FALSE WHERE server_id = ?")
-        .bind(server_id)
-        .execute(conn)
-        .await
-        .map(drop)
-        .map_err(database)
 }
 
 pub(super) async fn hardware_log(

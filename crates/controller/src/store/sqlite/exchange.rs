@@ -5,11 +5,12 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::keys::PublicKey;
 
-use super::directives::open_of;
+use super::clones::all_refused_ahead;
+use super::directives::{last_rotation, open_of};
 use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
 use crate::rules::Snapshot;
 use crate::rules::boot::Boot;
-use crate::rules::state::ChainState;
+use crate::rules::state::{ChainState, Resolving};
 use crate::store::{KnownServer, StoreError, Wants};
 
 pub(super) async fn find_server(
@@ -49,8 +50,9 @@ pub(super) async fn load(
         "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
                 s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
                 c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
-                c.booted, c.peer_ip
+                c.booted, c.peer_ip, k.kept, k.second_seq, k.second_digest
          FROM servers s JOIN server_chains c ON c.server_id = s.server_id
+         LEFT JOIN clone_suspicions k ON k.server_id = s.server_id AND k.status = 'resolving'
          WHERE s.server_id = ?",
     )
     .bind(server_id)
@@ -60,6 +62,15 @@ pub(super) async fn load(
     .ok_or(StoreError::Conflict)?;
     let mut snapshot = snapshot(server_id, &row)?;
     snapshot.directives = open_of(conn, server_id).await?;
+    if let Some(resolving) = &mut snapshot.resolving {
+        resolving.rotation_ms = last_rotation(conn, server_id).await?;
+    }
+    if wants.seq.is_some_and(|seq| seq <= snapshot.chain.seq) {
+        for digest in all_refused_ahead(conn, server_id).await? {
+            let digest = parse("ahead_digests.digest", &digest)?;
+            snapshot.refused_ahead.push(digest);
+        }
+    }
     if let Some(seq) = wants.seq.filter(|&seq| seq < snapshot.chain.seq) {
         let digest: Option<String> = sqlx::query_scalar(
             "SELECT digest FROM request_digests WHERE server_id = ? AND seq = ?",
@@ -86,6 +97,18 @@ pub(super) async fn load(
     Ok(snapshot)
 }
 
+fn resolving(row: &SqliteRow) -> Result<Option<Resolving>, StoreError> {
+    let Some(kept) = row.get::<Option<&str>, _>("kept") else {
+        return Ok(None);
+    };
+    Ok(Some(Resolving {
+        kept: enum_of("clone_suspicions.kept", kept)?,
+        second_seq: number("clone_suspicions.second_seq", row.get("second_seq"))?,
+        second_digest: parse("clone_suspicions.second_digest", row.get("second_digest"))?,
+        rotation_ms: None,
+    }))
+}
+
 fn boot(row: &SqliteRow) -> Result<Option<Boot>, StoreError> {
     let id = parse_optional("server_chains.boot_id", row.get("boot_id"))?;
     let at_ms = instant_optional("server_chains.booted", row.get("booted"))?;
@@ -104,6 +127,7 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
             last_digest: parse_optional("server_chains.last_digest", row.get("last_digest"))?,
         },
         earlier: None,
+        refused_ahead: vec![],
         last_reply: row.get("last_reply"),
         boot: boot(row)?,
         peer_ip: row.get("peer_ip"),
@@ -119,5 +143,6 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
         last_heartbeat_ms: instant_optional("servers.last_heartbeat", row.get("last_heartbeat"))?,
         directives: vec![],
         ledger_acked: 0,
+        resolving: resolving(row)?,
     })
 }
