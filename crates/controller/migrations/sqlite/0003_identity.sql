@@ -69,6 +69,10 @@ CREATE TABLE clone_suspicions (
 );
 CREATE INDEX idx_clone_suspicions_server_id ON clone_suspicions(server_id, status);
 
+-- True when the holder was kept whose ledger is behind what is stored: the next batch says from which
+-- number on its records are new.
+ALTER TABLE connection_ledgers ADD COLUMN set_back BOOLEAN NOT NULL DEFAULT FALSE;
+
 -- Directives are more than challenges now: value and purpose belong to those alone.
 CREATE TABLE directives_new (
     directive_id TEXT PRIMARY KEY,

@@ -270,7 +270,11 @@ fn store_batch(
     batch: &OpenedBatch,
     effects: &mut Vec<Effect>,
 ) -> ConnectionsAck {
-    let plan = connections::plan(snapshot.ledger_acked, batch);
+    let acked = match snapshot.ledger_set_back {
+        true => batch.before_first(),
+        false => snapshot.ledger_acked,
+    };
+    let plan = connections::plan(acked, batch);
     let header = &request.header;
     let host_now = Stamp {
         boot_id: header.boot_id,
@@ -306,7 +310,7 @@ fn store_batch(
             at_ms: request.now_ms,
         }));
     }
-    if plan.ack > snapshot.ledger_acked {
+    if plan.ack > acked {
         effects.push(Effect::LedgerAck {
             ledger_epoch: epoch,
             through: plan.ack,

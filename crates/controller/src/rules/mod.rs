@@ -15,5 +15,8 @@ pub mod request;
 pub mod state;
 pub mod witness;
 
+#[cfg(test)]
+mod interleavings;
+
 pub use effect::Effect;
 pub use state::Snapshot;

@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub directives: Vec<OpenDirective>,
     /// How far the ledger of the request is stored; 0 for a ledger not seen before.
     pub ledger_acked: u64,
+    /// The ledger was set back with its host: its numbers come again, with other records.
+    pub ledger_set_back: bool,
     /// The operator has chosen one of two holders, whose new key is not in use yet.
     pub resolving: Option<Resolving>,
 }

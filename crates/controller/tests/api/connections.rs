@@ -12,7 +12,7 @@ use crate::support::{Host, START_MS, World};
 
 const LEDGER: Hex<16> = Hex([8; 16]);
 
-fn record(host: &Host, connection: u128, event: ConnectionEvent) -> ConnectionRecord {
+pub(crate) fn record(host: &Host, connection: u128, event: ConnectionEvent) -> ConnectionRecord {
     // Half a minute after the host's boot clock began, by a wall clock that is years off.
     let stamp = Stamp {
         boot_id: host.boot_id,
@@ -39,7 +39,12 @@ fn record(host: &Host, connection: u128, event: ConnectionEvent) -> ConnectionRe
     }
 }
 
-fn seal(world: &World, host: &Host, seq: u64, record: &ConnectionRecord) -> SealedRecord {
+pub(crate) fn seal(
+    world: &World,
+    host: &Host,
+    seq: u64,
+    record: &ConnectionRecord,
+) -> SealedRecord {
     let entry = world.keys.certificate().sealing_key(world.now()).unwrap();
     let context = Context::Connection {
         server_id: &host.server_id,
@@ -54,7 +59,7 @@ fn seal(world: &World, host: &Host, seq: u64, record: &ConnectionRecord) -> Seal
     }
 }
 
-fn batch(records: Vec<SealedRecord>) -> ConnectionBatch {
+pub(crate) fn batch(records: Vec<SealedRecord>) -> ConnectionBatch {
     ConnectionBatch {
         ledger_epoch: LEDGER,
         records,
@@ -62,7 +67,7 @@ fn batch(records: Vec<SealedRecord>) -> ConnectionBatch {
     }
 }
 
-fn end() -> ConnectionEvent {
+pub(crate) fn end() -> ConnectionEvent {
     ConnectionEvent::End {
         reason: "timeout".into(),
         confidence: Confidence::Observed,

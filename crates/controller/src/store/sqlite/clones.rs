@@ -125,6 +125,7 @@ pub(super) async fn resolve(
         .execute(&mut *conn)
         .await
         .map_err(database)?;
+    close_challenges(conn, server_id, decision.now_ms).await?;
     if decision.kept == Kept::Second {
         take_second(conn, server_id, id, decision.now_ms).await?;
     }
@@ -136,6 +137,34 @@ pub(super) async fn resolve(
     };
     directives::queue_rotation(conn, server_id, rotation).await?;
     Ok(true)
+}
+
+/// A challenge from before may have been seen by either holder: the kept one answers a new one.
+async fn close_challenges(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE server_verifications
+         SET verification_time = ?, verification_result = FALSE, failure_reason = 'quarantined'
+         WHERE server_id = ? AND verification_result IS NULL",
+    )
+    .bind(to_text(now_ms))
+    .bind(server_id)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    sqlx::query(
+        "UPDATE directives SET status = 'expired', closed_at = ?
+         WHERE server_id = ? AND kind = 'challenge' AND status IN ('pending', 'applied')",
+    )
+    .bind(to_text(now_ms))
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
 }
 
 /// The chain goes on where the second holder stands; what the first has sent since counts no more.
@@ -158,6 +187,11 @@ async fn take_second(
     .await
     .map_err(database)?;
     sqlx::query("DELETE FROM request_digests WHERE server_id = ?")
+        .bind(server_id)
+        .execute(&mut *conn)
+        .await
+        .map_err(database)?;
+    sqlx::query("UPDATE connection_ledgers SET set_back = TRUE WHERE server_id = ?")
         .bind(server_id)
         .execute(&mut *conn)
         .await

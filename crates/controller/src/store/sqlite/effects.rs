@@ -91,7 +91,7 @@ pub(super) async fn apply(
                     "INSERT INTO connection_ledgers (server_id, ledger_epoch, acked_through)
                      VALUES (?, ?, ?)
                      ON CONFLICT (server_id, ledger_epoch)
-                     DO UPDATE SET acked_through = excluded.acked_through",
+                     DO UPDATE SET acked_through = excluded.acked_through, set_back = FALSE",
                 )
                 .bind(server_id)
                 .bind(ledger_epoch.to_string())
@@ -288,8 +288,9 @@ async fn hardware(
     .map_err(database)
 }
 
-/// Applies a ledger record: once by its place in the ledger, and only to a connection of the
-/// same server: false says that it is another one's. An end or an update without its start makes
+/// Applies a ledger record: once by its place in the ledger (another record of that place comes
+/// from a ledger that was set back, and is new), and only to a connection of the same server: false
+/// says that it is another one's. An end or an update without its start makes
 /// the row.
 async fn connection(
     conn: &mut SqliteConnection,
@@ -302,7 +303,12 @@ async fn connection(
         "INSERT INTO connection_events
              (server_id, ledger_epoch, seq, connection_id, event, event_time)
          VALUES (?, ?, ?, ?, ?, ?)
-         ON CONFLICT (server_id, ledger_epoch, seq) DO NOTHING",
+         ON CONFLICT (server_id, ledger_epoch, seq) DO UPDATE SET
+             connection_id = excluded.connection_id, event = excluded.event,
+             event_time = excluded.event_time
+         WHERE connection_events.connection_id <> excluded.connection_id
+            OR connection_events.event <> excluded.event
+            OR connection_events.event_time <> excluded.event_time",
     )
     .bind(server_id)
     .bind(row.ledger_epoch.to_string())

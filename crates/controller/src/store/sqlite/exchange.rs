@@ -83,8 +83,8 @@ pub(super) async fn load(
         snapshot.earlier = parse_optional("request_digests.digest", digest.as_deref())?;
     }
     if let Some(epoch) = wants.ledger_epoch {
-        let acked: Option<i64> = sqlx::query_scalar(
-            "SELECT acked_through FROM connection_ledgers
+        let row: Option<(i64, bool)> = sqlx::query_as(
+            "SELECT acked_through, set_back FROM connection_ledgers
              WHERE server_id = ? AND ledger_epoch = ?",
         )
         .bind(server_id)
@@ -92,7 +92,9 @@ pub(super) async fn load(
         .fetch_optional(conn)
         .await
         .map_err(database)?;
-        snapshot.ledger_acked = number("connection_ledgers.acked_through", acked.unwrap_or(0))?;
+        let (acked, set_back) = row.unwrap_or_default();
+        snapshot.ledger_acked = number("connection_ledgers.acked_through", acked)?;
+        snapshot.ledger_set_back = set_back;
     }
     Ok(snapshot)
 }
@@ -143,6 +145,7 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
         last_heartbeat_ms: instant_optional("servers.last_heartbeat", row.get("last_heartbeat"))?,
         directives: vec![],
         ledger_acked: 0,
+        ledger_set_back: false,
         resolving: resolving(row)?,
     })
 }
