@@ -247,3 +247,151 @@ pub fn pick(keep: &str, first: Named<'_>, second: Named<'_>) -> Result<Kept, Pic
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+    use vpn_node_protocol::encoding::Hex;
+    use vpn_node_protocol::hardware::HardwareStatus;
+    use vpn_node_protocol::message::{Authorisation, Verdict};
+
+    use super::*;
+    use crate::rules::boot::Boot;
+    use crate::rules::state::ServerStatus;
+
+    const NOW: i64 = 1_000_000_000;
+    const POLICY: Policy = Policy {
+        heartbeat_interval_s: 30,
+        lease_s: 1800,
+    };
+
+    /// At request 20, in boot 1 for 1000 seconds now, heard so many seconds ago.
+    fn first(heard_s: Option<i64>) -> Snapshot {
+        Snapshot {
+            server_id: "s".into(),
+            status: ServerStatus::Pending,
+            chain: ChainState {
+                epoch: 3,
+                seq: 20,
+                chain: Hex([0; 32]),
+                nonce: Hex([0; 32]),
+                last_digest: None,
+            },
+            earlier: None,
+            refused_ahead: vec![],
+            last_reply: None,
+            boot: Some(Boot {
+                id: Uuid::from_u128(1),
+                at_ms: NOW - 1_000_000,
+            }),
+            peer_ip: "192.0.2.1".into(),
+            verdict: Verdict::Verified,
+            verdict_reason: None,
+            challenges_missed: 0,
+            authorisation: Authorisation::Verified,
+            hardware_status: HardwareStatus::Verified,
+            raw_hardware: None,
+            last_heartbeat_ms: heard_s.map(|s| NOW - s * 1000),
+            directives: vec![],
+            ledger_acked: 0,
+            ledger_set_back: false,
+            resolving: None,
+        }
+    }
+
+    fn second(seq: u64, boot: u128, up_s: u64) -> SecondHolder {
+        SecondHolder {
+            seq,
+            digest: Hex([1; 32]),
+            place: None,
+            peer_ip: "192.0.2.2".into(),
+            boot_id: Uuid::from_u128(boot),
+            boottime_ms: up_s * 1000,
+        }
+    }
+
+    #[test]
+    fn what_two_holders_look_like() {
+        for (heard_s, seq, boot, up_s, expected, words) in [
+            // Both alive, in boots of their own; or a running copy of a running machine.
+            (Some(10), 15, 2, 500, Likely::Copy, "two machines"),
+            (Some(60), 21, 2, 500, Likely::Copy, "two machines"),
+            (Some(10), 15, 1, 1000, Likely::Copy, "two machines"),
+            // No further in the same boot than the first was when it spoke last.
+            (Some(10), 15, 1, 990, Likely::RestoredSnapshot, "memory"),
+            (Some(900), 15, 1, 50, Likely::RestoredSnapshot, "memory"),
+            // Silence, then something older.
+            (
+                Some(61),
+                15,
+                2,
+                50,
+                Likely::RestoredSnapshot,
+                "disk was most",
+            ),
+            (
+                Some(61),
+                20,
+                2,
+                50,
+                Likely::RestoredSnapshot,
+                "disk was most",
+            ),
+            // Silence, and then something that is not older.
+            (Some(61), 21, 2, 50, Likely::Unknown, "cannot be told"),
+            (Some(600), 15, 1, 900, Likely::Unknown, "cannot be told"),
+            (None, 15, 2, 50, Likely::Unknown, "cannot be told"),
+        ] {
+            let found = suspicion(&first(heard_s), second(seq, boot, up_s), POLICY, NOW);
+            assert_eq!(found.likely, expected, "{heard_s:?} {seq} {boot} {up_s}");
+            assert!(found.reason.contains(words), "{}", found.reason);
+            assert_eq!(
+                (found.epoch, found.status_before),
+                (3, ServerStatus::Pending)
+            );
+        }
+        let mut never = first(Some(1));
+        never.boot = None;
+        let found = suspicion(&never, second(1, 1, 1), POLICY, NOW);
+        assert_eq!(found.likely, Likely::Unknown);
+        let event = event("clone_suspected", &never, &found, "why");
+        assert!(event.description.contains("(no boot yet)"), "{event:?}");
+    }
+
+    #[test]
+    fn a_holder_is_named_in_its_own_words_only() {
+        let of = |address, boot_id| Named {
+            address,
+            boot_id: Some(boot_id),
+        };
+        let (a, b) = (of("192.0.2.1", "abc1"), of("2001:db8::1", "abd2"));
+        for (keep, kept) in [
+            ("first", Kept::First),
+            ("second", Kept::Second),
+            ("192.0.2.1", Kept::First),
+            ("::ffff:192.0.2.1", Kept::First),
+            ("2001:DB8:0::1", Kept::Second),
+            ("abc", Kept::First),
+            ("ABD2", Kept::Second),
+        ] {
+            assert_eq!(pick(keep, a, b), Ok(kept), "{keep}");
+        }
+        for keep in ["", "First", "192.0.2.2", "abc12", "2001:db8::", "\u{1b}[2J"] {
+            assert_eq!(pick(keep, a, b), Err(PickError::None(keep.into())));
+        }
+        let shared = pick("ab", a, b).unwrap_err();
+        assert!(shared.to_string().contains("both holders have a boot id"));
+        let unknown = Named { boot_id: None, ..a };
+        assert_eq!(pick("abd", unknown, b), Ok(Kept::Second));
+        let shared = pick(
+            "192.0.2.1",
+            a,
+            Named {
+                address: "192.0.2.1",
+                ..b
+            },
+        )
+        .unwrap_err();
+        assert!(shared.to_string().contains("both holders have the address"));
+    }
+}

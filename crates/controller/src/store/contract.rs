@@ -1,6 +1,7 @@
 //! What every store must do, whatever database stands behind it.
 
 mod approval;
+mod clones;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,6 +40,7 @@ pub(crate) async fn all(store: &dyn Store) {
     records_are_applied_once_and_only_to_ones_own(store).await;
     a_challenge_is_queued_taken_and_closed_once(store).await;
     approval::only_a_waiting_server_is_approved_and_once(store).await;
+    clones::two_holders_are_stopped_and_one_is_kept(store).await;
 }
 
 /// What a later process finds.
@@ -238,6 +240,15 @@ async fn write(store: &dyn Store, server_id: &str, effects: Vec<Effect>) -> Resu
 }
 
 async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
+    read_for(store, server_id, None).await
+}
+
+/// What a request of this number is judged on.
+async fn read_at(store: &dyn Store, server_id: &str, seq: u64) -> crate::rules::Snapshot {
+    read_for(store, server_id, Some(seq)).await
+}
+
+async fn read_for(store: &dyn Store, server_id: &str, seq: Option<u64>) -> crate::rules::Snapshot {
     let (send, receive) = std::sync::mpsc::channel();
     let decide = Box::new(move |snapshot: &crate::rules::Snapshot| {
         send.send(snapshot.clone()).unwrap();
@@ -249,7 +260,7 @@ async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
         }
     });
     let wants = Wants {
-        seq: None,
+        seq,
         ledger_epoch: Some(LEDGER),
     };
     store

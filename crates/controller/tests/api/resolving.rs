@@ -215,6 +215,10 @@ async fn one_that_was_found_by_its_witness_can_be_kept() {
     assert_eq!(status(&world).await, "quarantined");
     assert!(keep(&world, &host.server_id, Kept::Second).await);
     is_refused(&host, &world, RefusalCode::Quarantined).await;
+    assert_eq!(
+        world.post("/v1/poll", poll(&host, &world)).await.status,
+        409
+    );
     let reply = old.beat(&world).await;
     assert_eq!(wants(&old, &world, &reply), ["rotate", "challenge"]);
     old.beat(&world).await;
@@ -323,6 +327,18 @@ async fn a_resolution_approves_nobody_and_permits_no_other_hardware() {
     assert_eq!(reply.standing.reason.as_deref(), Some("disk1"));
 }
 
+fn poll(of: &Host, world: &World) -> Vec<u8> {
+    let poll = Poll {
+        server_id: of.server_id.clone(),
+        epoch: 1,
+        nonce: of.nonce,
+        boot_id: of.boot_id,
+        request_id: clock::uuid_v7(world.now()),
+        wait_s: 0,
+    };
+    Envelope::sign(&poll, &[&of.key]).to_json()
+}
+
 #[tokio::test]
 async fn a_poll_with_a_nonce_from_before_the_decision_gets_nothing() {
     let world = World::new().await;
@@ -332,19 +348,14 @@ async fn a_poll_with_a_nonce_from_before_the_decision_gets_nothing() {
     host.beat(&world).await;
     is_refused(&copy, &world, RefusalCode::Quarantined).await;
     keep(&world, &host.server_id, Kept::First).await;
-    let poll = |of: &Host| {
-        let poll = Poll {
-            server_id: of.server_id.clone(),
-            epoch: 1,
-            nonce: of.nonce,
-            boot_id: of.boot_id,
-            request_id: clock::uuid_v7(world.now()),
-            wait_s: 0,
-        };
-        Envelope::sign(&poll, &[&of.key]).to_json()
-    };
-    assert_eq!(world.post("/v1/poll", poll(&copy)).await.status, 409);
-    assert_eq!(world.post("/v1/poll", poll(&host)).await.status, 200);
+    assert_eq!(
+        world.post("/v1/poll", poll(&copy, &world)).await.status,
+        409
+    );
+    assert_eq!(
+        world.post("/v1/poll", poll(&host, &world)).await.status,
+        200
+    );
 }
 
 /// The operator's command on the world's own database.

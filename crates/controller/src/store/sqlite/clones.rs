@@ -174,10 +174,12 @@ async fn take_second(
     suspicion_id: i64,
     now_ms: i64,
 ) -> Result<(), StoreError> {
+    // Where that is not known, the digest stands instead, on which nobody builds and with which
+    // nobody polls; the request itself is known by it.
     sqlx::query(
         "UPDATE server_chains
-         SET seq = k.second_seq - 1, chain = COALESCE(k.second_chain, chain),
-             nonce = COALESCE(k.second_nonce, nonce), last_digest = NULL, last_reply = NULL
+         SET seq = k.second_seq - 1, chain = COALESCE(k.second_chain, k.second_digest),
+             nonce = COALESCE(k.second_nonce, k.second_digest), last_digest = NULL, last_reply = NULL
          FROM clone_suspicions k
          WHERE k.suspicion_id = ? AND server_chains.server_id = ?",
     )
