@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
-use vpn_node_protocol::certificate::SealingKeyEntry;
-use vpn_node_protocol::certificate::Validity;
+use vpn_node_protocol::certificate::{SealingKeyEntry, Validity};
 use vpn_node_protocol::connection::{
     ClientIdentity, Confidence, ConnectionEvent, ConnectionRecord, Stamp,
 };
@@ -240,15 +239,6 @@ async fn write(store: &dyn Store, server_id: &str, effects: Vec<Effect>) -> Resu
 }
 
 async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
-    read_for(store, server_id, None).await
-}
-
-/// What a request of this number is judged on.
-async fn read_at(store: &dyn Store, server_id: &str, seq: u64) -> crate::rules::Snapshot {
-    read_for(store, server_id, Some(seq)).await
-}
-
-async fn read_for(store: &dyn Store, server_id: &str, seq: Option<u64>) -> crate::rules::Snapshot {
     let (send, receive) = std::sync::mpsc::channel();
     let decide = Box::new(move |snapshot: &crate::rules::Snapshot| {
         send.send(snapshot.clone()).unwrap();
@@ -260,7 +250,7 @@ async fn read_for(store: &dyn Store, server_id: &str, seq: Option<u64>) -> crate
         }
     });
     let wants = Wants {
-        seq,
+        seq: None,
         ledger_epoch: Some(LEDGER),
     };
     store
@@ -291,9 +281,8 @@ async fn a_chain_moves_once_and_failures_leave_nothing(store: &dyn Store) {
     // The same step again: nothing of the transaction stays, the event before it neither.
     let failed = write(store, &id, vec![event("lost"), step(0)]).await;
     assert!(matches!(failed, Err(StoreError::Conflict)), "{failed:?}");
-    write(store, &id, vec![event("kept"), step(1)])
-        .await
-        .unwrap();
+    let kept = vec![event("kept"), step(1)];
+    write(store, &id, kept).await.unwrap();
     let events = store.list_events(100).await.unwrap();
     let has = |name: &str| events.iter().any(|e| e.event_type == name);
     assert!(has("kept") && !has("lost"));

@@ -4,10 +4,10 @@ use uuid::Uuid;
 use vpn_node_protocol::encoding::{Digest, Hex};
 
 use super::{NOW, enrolled, enrolment, make_key, read, step, write};
-use crate::rules::Effect;
 use crate::rules::effect::{FirstHolder, Likely, NewEvent, NewSuspicion, SecondHolder, Severity};
 use crate::rules::state::{Kept, Resolving, ServerStatus, Want};
-use crate::store::{CloneResolution, Store, StoreError};
+use crate::rules::{Effect, Snapshot};
+use crate::store::{CloneResolution, Decision, Store, StoreError, Wants};
 
 fn suspicion() -> NewSuspicion {
     NewSuspicion {
@@ -142,10 +142,31 @@ async fn what_was_refused_as_ahead_is_remembered(store: &dyn Store, id: &str) {
         write(store, id, twice).await.unwrap();
     }
     // The newest, and only for a number that was reached.
-    let found = super::read_at(store, id, 1).await.refused_ahead;
+    let found = refused_ahead(store, id, 1).await;
     let newest: Vec<Digest> = (4..20).map(digest).collect();
     assert_eq!(found.len(), newest.len());
     assert!(newest.iter().all(|digest| found.contains(digest)));
-    let above = super::read_at(store, id, 2).await.refused_ahead;
+    let above = refused_ahead(store, id, 2).await;
     assert!(above.is_empty());
+}
+
+/// What a request of this number may have been refused as.
+async fn refused_ahead(store: &dyn Store, id: &str, seq: u64) -> Vec<Digest> {
+    let (send, receive) = std::sync::mpsc::channel();
+    let decide = Box::new(move |snapshot: &Snapshot| {
+        send.send(snapshot.refused_ahead.clone()).unwrap();
+        Decision {
+            effects: vec![],
+            status: 200,
+            body: vec![],
+            repeats: None,
+        }
+    });
+    let wants = Wants {
+        seq: Some(seq),
+        ledger_epoch: None,
+    };
+    let id = id.to_owned();
+    store.exchange(id, wants, decide).await.unwrap();
+    receive.recv().unwrap()
 }
