@@ -109,7 +109,8 @@ pub fn while_resolving(
     place: &Place<'_>,
     judged: Judgement,
 ) -> Judgement {
-    let keeps_second = resolving.kept == Kept::Second;
+    // In the epoch of its new key the kept holder is alone.
+    let keeps_second = resolving.kept == Kept::Second && stored.epoch == resolving.epoch;
     // The first holder built requests on that place too, and they may have been recorded: only
     // the very request that showed the second holder counts there.
     if keeps_second
@@ -356,6 +357,45 @@ mod tests {
         assert_eq!(found.likely, Likely::Unknown);
         let event = event("clone_suspected", &never, &found, "why");
         assert!(event.description.contains("(no boot yet)"), "{event:?}");
+    }
+
+    #[test]
+    fn the_number_of_the_second_holder_is_its_own_in_its_own_epoch_only() {
+        let resolving = Resolving {
+            kept: Kept::Second,
+            epoch: 3,
+            second_seq: 1,
+            second_digest: Hex([1; 32]),
+            rotation_ms: None,
+        };
+        let mut stored = first(None).chain;
+        stored.seq = 0;
+        let place = |digest| Place {
+            seq: 1,
+            chain: stored.chain,
+            nonce: stored.nonce,
+            digest,
+            proof: None,
+            earlier: None,
+            refused_ahead: false,
+        };
+        let judged = |stored: &ChainState, digest, judged| {
+            while_resolving(stored, &resolving, &place(digest), judged)
+        };
+        let (seen, other) = (Hex([1; 32]), Hex([2; 32]));
+        assert_eq!(judged(&stored, seen, Judgement::Ahead), Judgement::Next);
+        assert_eq!(
+            judged(&stored, other, Judgement::Next),
+            Judgement::OtherHolder
+        );
+        // The first request with the new key.
+        let next = ChainState {
+            epoch: 4,
+            ..stored.clone()
+        };
+        assert_eq!(judged(&next, other, Judgement::Next), Judgement::Next);
+        let proven = judged(&next, other, Judgement::AheadProven);
+        assert_eq!(proven, Judgement::AheadProven);
     }
 
     #[test]

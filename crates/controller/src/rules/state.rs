@@ -57,6 +57,8 @@ pub struct Snapshot {
 pub struct Resolving {
     /// Who is kept.
     pub kept: Kept,
+    /// Epoch of the key that both have.
+    pub epoch: u32,
     /// Number of the request that showed the second holder.
     pub second_seq: u64,
     /// Its digest.

@@ -101,6 +101,7 @@ async fn the_second_is_kept(store: &dyn Store, id: &str) {
     assert_eq!(snapshot.last_reply, None);
     let resolving = Resolving {
         kept: Kept::Second,
+        epoch: 1,
         second_seq: 2,
         second_digest: Hex([6; 32]),
         rotation_ms: Some(NOW),

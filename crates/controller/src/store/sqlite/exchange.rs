@@ -50,7 +50,8 @@ pub(super) async fn load(
         "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
                 s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
                 c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
-                c.booted, c.peer_ip, k.kept, k.second_seq, k.second_digest
+                c.booted, c.peer_ip, k.kept, k.key_epoch AS clone_epoch, k.second_seq,
+                k.second_digest
          FROM servers s JOIN server_chains c ON c.server_id = s.server_id
          LEFT JOIN clone_suspicions k ON k.server_id = s.server_id AND k.status = 'resolving'
          WHERE s.server_id = ?",
@@ -105,6 +106,7 @@ fn resolving(row: &SqliteRow) -> Result<Option<Resolving>, StoreError> {
     };
     Ok(Some(Resolving {
         kept: enum_of("clone_suspicions.kept", kept)?,
+        epoch: number("clone_suspicions.key_epoch", row.get("clone_epoch"))?,
         second_seq: number("clone_suspicions.second_seq", row.get("second_seq"))?,
         second_digest: parse("clone_suspicions.second_digest", row.get("second_digest"))?,
         rotation_ms: None,
