@@ -9,7 +9,7 @@
 //! | [`serve`], `places` | sockets, TLS handshakes, shutdown; who may hold how many connections |
 //! | [`api`] | HTTP: size, signature, dispatch, signed answers |
 //! | [`setup`], [`registration`] | what `init` and `registration-key create` make |
-//! | [`rules`] | PURE: enrolment, chain, verification, connection records |
+//! | [`rules`] | PURE: enrolment, chain, copies, verification, connection records |
 //! | [`store`] | the tables behind one trait; SQLite is the default |
 //! | [`keys`], [`tls`], [`config`] | what stands in the data directory |
 //! | `secrecy` | no core dump of a process that holds keys |

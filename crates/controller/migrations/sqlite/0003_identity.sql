@@ -26,9 +26,14 @@ ALTER TABLE servers ADD COLUMN status_changed_at TIMESTAMP;
 -- Until then an operator expects other hardware: the next mismatch becomes the new enrolled state.
 ALTER TABLE servers ADD COLUMN rehost_permitted_until TIMESTAMP;
 
--- The last request that was refused as ahead without proof: the host makes another one of the same
--- number, with proof, and a late copy of the first is no sign of a second holder.
-ALTER TABLE server_chains ADD COLUMN ahead_digest TEXT;
+-- Requests that were refused as ahead, without proof: the host makes another one of the same number,
+-- with proof, and a late copy of the first is no sign of a second holder.
+CREATE TABLE ahead_digests (
+    refusal_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    server_id TEXT NOT NULL REFERENCES servers(server_id) ON DELETE CASCADE,
+    digest TEXT NOT NULL,
+    UNIQUE (server_id, digest)
+);
 
 -- Two holders of one identity, as the request showed them that did not follow the stored chain.
 CREATE TABLE clone_suspicions (
@@ -36,7 +41,10 @@ CREATE TABLE clone_suspicions (
     server_id TEXT NOT NULL REFERENCES servers(server_id) ON DELETE CASCADE,
     seen_at TIMESTAMP NOT NULL,
     key_epoch INTEGER NOT NULL,
-    -- What it looks like, as far as that can be told: copy, restored_snapshot, unknown
+    -- servers.status before: what the server becomes again for the holder that is kept.
+    status_before TEXT NOT NULL,
+    -- What it looks like, as far as that can be told: copy, restored_snapshot, unknown; with a
+    -- sentence for people.
     likely TEXT NOT NULL,
     reason TEXT NOT NULL,
     -- The first holder: whose request was accepted last.
@@ -44,10 +52,13 @@ CREATE TABLE clone_suspicions (
     first_seen_at TIMESTAMP,
     first_peer_ip TEXT NOT NULL,
     first_boot_id TEXT,
-    -- The second holder: whose request came then, and where its chain stands.
+    -- The second holder: whose request came then. It is the only one of that number that counts
+    -- when the second is kept.
     second_seq INTEGER NOT NULL,
-    second_chain TEXT NOT NULL,
-    second_nonce TEXT NOT NULL,
+    second_digest TEXT NOT NULL,
+    -- Where its chain stands; not known of a holder that was found by its witness.
+    second_chain TEXT,
+    second_nonce TEXT,
     second_peer_ip TEXT NOT NULL,
     second_boot_id TEXT NOT NULL,
     -- open; resolving (one holder is kept, its new key is not in use yet); resolved
@@ -57,6 +68,10 @@ CREATE TABLE clone_suspicions (
     resolved_at TIMESTAMP
 );
 CREATE INDEX idx_clone_suspicions_server_id ON clone_suspicions(server_id, status);
+
+-- True when the holder was kept whose ledger is behind what is stored: the next batch says from which
+-- number on its records are new.
+ALTER TABLE connection_ledgers ADD COLUMN set_back BOOLEAN NOT NULL DEFAULT FALSE;
 
 -- Directives are more than challenges now: value and purpose belong to those alone.
 CREATE TABLE directives_new (

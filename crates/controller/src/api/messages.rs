@@ -10,8 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vpn_node_protocol::encoding::Digest;
-use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
-use vpn_node_protocol::identity::Rotate;
+use vpn_node_protocol::envelope::{Envelope, EnvelopeError, Payload};
+use vpn_node_protocol::identity::{Rotate, Witness};
 use vpn_node_protocol::limits::MAX_REQUEST_BYTES;
 use vpn_node_protocol::message::{
     Body, ChallengeAnswer, ConnectionBatch, Header, Heartbeat, Message, Refusal, RefusalCode, Reply,
@@ -21,7 +21,7 @@ use super::body::{Takes, read};
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
 use super::signer::{self, Signed, identify};
-use super::{App, opening, peer_of, respond, seat_of};
+use super::{App, opening, peer_of, respond, seat_of, witness};
 use crate::clock;
 use crate::keys::Keys;
 use crate::places::Seat;
@@ -51,15 +51,15 @@ struct Came<'a> {
 }
 
 /// A verified request: who sent it, and its digest.
-struct Verified<'a> {
-    app: &'a Arc<App>,
-    peer: IpAddr,
-    server: KnownServer,
-    digest: Digest,
+pub(super) struct Verified<'a> {
+    pub(super) app: &'a Arc<App>,
+    pub(super) peer: IpAddr,
+    pub(super) server: KnownServer,
+    pub(super) digest: Digest,
 }
 
-/// A verified message, or a signed refusal of it.
-type Opened<'a, B> = Result<(Verified<'a>, Message<B>), (u16, Vec<u8>)>;
+/// A verified payload, or a signed refusal of it.
+type Opened<'a, P> = Result<(Verified<'a>, P), (u16, Vec<u8>)>;
 
 async fn answer(
     app: &Arc<App>,
@@ -81,6 +81,7 @@ async fn answer(
         ChallengeAnswer::TYPE => answer_came(came).await,
         ConnectionBatch::TYPE => batch_came(came).await,
         Rotate::TYPE => rotate_came(came).await,
+        Witness::TYPE => witness_came(came).await,
         _ => {
             let error = EnvelopeError::WrongType {
                 found: kind.chars().take(80).collect(),
@@ -178,16 +179,41 @@ async fn rotate_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
         .await
 }
 
+/// The answer to a refusal `behind`: not chained, so that it can be given at once.
+async fn witness_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
+    let named = |witness: &Witness| (witness.server_id.clone(), witness.epoch);
+    match came.open_named(named).await? {
+        Ok((verified, witness)) => witness::judge(verified, witness).await,
+        Err(refused) => Ok(refused),
+    }
+}
+
 impl<'a> Came<'a> {
-    /// Verifies and parses; the inner error is a signed refusal, for a signature that holds.
-    async fn open<B>(mut self) -> Result<Opened<'a, B>, Problem>
+    /// A chained request: verified, parsed, its header checked.
+    async fn open<B>(self) -> Result<Opened<'a, Message<B>>, Problem>
     where
         B: Body + Serialize + DeserializeOwned,
     {
-        let servers = std::mem::take(&mut self.servers);
         let named = |message: &Message<B>| (message.header.server_id.clone(), message.header.epoch);
-        let (server, message) = match signer::open(servers, self.envelope, named) {
-            Signed::Own(server, message) => (server, Ok(message)),
+        let (verified, message) = match self.open_named(named).await? {
+            Ok(opened) => opened,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if let Err(why) = exchange::check_header(&message.header) {
+            return Ok(Err(verified.bad(why)));
+        }
+        Ok(Ok((verified, message)))
+    }
+
+    /// Verifies and parses; the inner error is a signed refusal, for a signature that holds.
+    /// `named` is the server and the key epoch that the payload names.
+    async fn open_named<P: Payload>(
+        mut self,
+        named: impl Fn(&P) -> (String, u32),
+    ) -> Result<Opened<'a, P>, Problem> {
+        let servers = std::mem::take(&mut self.servers);
+        let (server, payload) = match signer::open(servers, self.envelope, named) {
+            Signed::Own(server, payload) => (server, Ok(payload)),
             Signed::Unparsable(server, why) => (server, Err(why)),
             Signed::Another(server) => {
                 return Err(self.app.in_anothers_name(self.peer, &server).await);
@@ -208,17 +234,13 @@ impl<'a> Came<'a> {
         if let Some((code, why)) = self.app.standing_refusal(self.peer, &verified.server).await {
             return Ok(Err(verified.refused(code, why)));
         }
-        let message = match message {
-            Ok(message) => message,
+        match payload {
+            Ok(payload) => Ok(Ok((verified, payload))),
             Err(why) => {
                 let why = format!("the signed payload does not parse: {why}");
-                return Ok(Err(verified.bad(&why)));
+                Ok(Err(verified.bad(&why)))
             }
-        };
-        if let Err(why) = exchange::check_header(&message.header) {
-            return Ok(Err(verified.bad(why)));
         }
-        Ok(Ok((verified, message)))
     }
 
     /// Records a message of a known key whose signature or type does not hold.
@@ -302,13 +324,14 @@ impl Verified<'_> {
                 nonce: clock::nonce(),
                 challenge_id: clock::uuid_v7(now_ms),
                 challenge_value: clock::nonce(),
+                rotation_id: clock::uuid_v7(now_ms),
                 log_id: clock::uuid_v7(now_ms),
             },
         };
         let keys = Arc::clone(&app.keys);
         let decide = Box::new(move |snapshot: &_| {
             let outcome = exchange::decide(snapshot, &request);
-            decision(&keys, &request, outcome)
+            decision(&keys, request.digest, request.now_ms, outcome)
         });
         let wants = Wants {
             seq: Some(seq),
@@ -317,42 +340,34 @@ impl Verified<'_> {
         };
         let id = self.server.server_id;
         let decided = app.store.exchange(id.clone(), wants, decide).await?;
-        if decided.old {
-            app.reject(Rejected {
-                peer: self.peer,
-                about: Some(&id),
-                event_type: EventType::ReplayedRequest,
-                description: format!(
-                    "the old request {seq} came again: recorded traffic, or a restored snapshot"
-                ),
-            })
-            .await;
+        if let Some(repeats) = decided.repeats {
+            app.repeated(self.peer, &id, seq, repeats).await;
         }
         Ok((decided.status, decided.body))
     }
 }
 
 /// Signs what was decided.
-fn decision(keys: &Keys, request: &request::Request, outcome: Outcome) -> Decision {
+pub(super) fn decision(keys: &Keys, digest: Digest, now_ms: i64, outcome: Outcome) -> Decision {
     match outcome {
         Outcome::Repeat(body) => Decision {
             effects: vec![],
             status: 200,
             body,
-            old: false,
+            repeats: None,
         },
         Outcome::Refuse {
             code,
             message,
             effects,
-            old,
+            repeats,
         } => {
-            let (status, body) = refusal(keys, request.digest, request.now_ms, code, &message);
+            let (status, body) = refusal(keys, digest, now_ms, code, &message);
             Decision {
                 effects,
                 status,
                 body,
-                old,
+                repeats,
             }
         }
         Outcome::Accept(mut accepted) => {
@@ -362,7 +377,7 @@ fn decision(keys: &Keys, request: &request::Request, outcome: Outcome) -> Decisi
                 effects: accepted.into_effects(body.clone()),
                 status: 200,
                 body,
-                old: false,
+                repeats: None,
             }
         }
     }

@@ -13,6 +13,7 @@ mod poll;
 mod problem;
 mod reject;
 mod signer;
+mod witness;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use super::problem::Problem;
 use crate::places::source_of;
 use crate::rules::effect::NewEvent;
 use crate::rules::events::EventType;
+use crate::rules::exchange::Repeats;
 
 /// A request that was rejected before anything was believed of it.
 pub(super) struct Rejected<'a> {
@@ -54,6 +55,31 @@ impl App {
             tracing::error!(%error, "a security event could not be stored");
         }
         true
+    }
+
+    /// Records a signed request that has no effect, however often it comes.
+    pub(super) async fn repeated(&self, peer: IpAddr, server_id: &str, seq: u64, what: Repeats) {
+        let (event_type, description) = match what {
+            Repeats::OldRequest => (
+                EventType::ReplayedRequest,
+                format!(
+                    "the old request {seq} came again: recorded traffic, or a restored snapshot"
+                ),
+            ),
+            Repeats::OtherHolder => (
+                EventType::OtherHolderRefused,
+                format!(
+                    "request {seq} is of the holder that was not kept: it still runs with this identity"
+                ),
+            ),
+        };
+        self.reject(Rejected {
+            peer,
+            about: Some(server_id),
+            event_type,
+            description,
+        })
+        .await;
     }
 
     /// Records a request that is not even readable, and passes the problem on.

@@ -181,6 +181,8 @@ mod tests {
             "server verify host-1 --json",
             "server revoke host-1 --reason stolen --json",
             "server rotate-key host-1 --json",
+            "server resolve-clone host-1 --json",
+            "server resolve-clone host-1 --keep 192.0.2.1 --json",
             "connections list --server host-1 --active --limit 5 --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",

@@ -22,6 +22,8 @@ pub struct Place<'a> {
     pub proof: Option<&'a ReplyHeader>,
     /// Digest of what was accepted under its number before, as far as that is remembered.
     pub earlier: Option<Digest>,
+    /// Whether this very request was refused as ahead, before another one of its number was made.
+    pub refused_ahead: bool,
 }
 
 /// What follows from it.
@@ -38,10 +40,13 @@ pub enum Judgement {
     Ahead,
     /// An old request once more, to the byte: anybody may have recorded it. Nothing changes.
     Replayed,
-    /// Older than we remember, so a replay or a copy: it gets nothing, and nothing changes.
+    /// Older than we remember, so a replay or a copy: nothing changes, and a witness is asked for.
     Forgotten,
     /// Two histories: both holders are stopped.
     Diverged(&'static str),
+    /// Two holders are known, and the operator keeps the other one
+    /// ([`crate::rules::clones::while_resolving`]): nothing changes.
+    OtherHolder,
 }
 
 /// Judges a request against the stored chain.
@@ -66,6 +71,9 @@ pub fn judge(stored: &ChainState, place: &Place<'_>) -> Judgement {
     }
     if place.seq == stored.seq && stored.last_digest == Some(place.digest) {
         return Judgement::Repeat;
+    }
+    if place.refused_ahead {
+        return Judgement::Replayed;
     }
     if place.seq == stored.seq {
         return Judgement::Diverged("another request of that number was accepted before");
@@ -122,6 +130,7 @@ mod tests {
             digest: digest((state.seq + 1) * 1000 + history),
             proof: None,
             earlier: Some(digest((state.seq + 1) * 1000)),
+            refused_ahead: false,
         }
     }
 
@@ -147,6 +156,21 @@ mod tests {
         reply.nonce = Hex([9; 32]);
         request.proof = Some(&reply);
         assert_eq!(judge(&stored, &request), Judgement::AheadProven);
+    }
+
+    #[test]
+    fn a_late_copy_of_a_request_that_was_refused_as_ahead_stops_nobody() {
+        // Refused as ahead; then the same number with proof was accepted, and others after it.
+        for stored in [at(9, 0), at(12, 0)] {
+            let mut late = next_of(&at(8, 0), 5);
+            assert!(matches!(judge(&stored, &late), Judgement::Diverged(_)));
+            late.refused_ahead = true;
+            assert_eq!(judge(&stored, &late), Judgement::Replayed);
+        }
+        // Before that it is still ahead.
+        let mut again = next_of(&at(8, 0), 5);
+        again.refused_ahead = true;
+        assert_eq!(judge(&at(4, 0), &again), Judgement::Ahead);
     }
 
     #[test]

@@ -30,6 +30,17 @@ pub struct OpenedBatch {
     pub gaps: Vec<LostRange>,
 }
 
+impl OpenedBatch {
+    /// The sequence before its first record or gap; 0 when it has neither.
+    #[must_use]
+    pub fn before_first(&self) -> u64 {
+        let record = self.records.first().map(|(seq, _)| *seq);
+        let gap = self.gaps.first().map(|gap| gap.first);
+        let first = record.into_iter().chain(gap).min();
+        first.map_or(0, |first| first.saturating_sub(1))
+    }
+}
+
 /// Lost sequences, first and last included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostRange {

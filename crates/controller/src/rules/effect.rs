@@ -1,5 +1,6 @@
 //! What a decision writes. The store carries effects out, in order, in one transaction.
 
+use serde::Serialize;
 use uuid::Uuid;
 use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
 use vpn_node_protocol::hardware::HardwareStatus;
@@ -9,6 +10,7 @@ use vpn_node_protocol::message::{Authorisation, Purpose, Verdict};
 use crate::rules::boot::Boot;
 use crate::rules::connections::{ConnectionWrite, LostRange};
 use crate::rules::events::EventType;
+use crate::rules::state::{Kept, ServerStatus};
 
 /// One change of the stored state of the server that the decision is about.
 #[derive(Clone, Debug)]
@@ -24,10 +26,22 @@ pub enum Effect {
     /// The next key was used for the first time: it is the current one, and the one before is
     /// retired.
     KeyInForce(NewKey),
-    /// Two holders of one identity: status `quarantined`, not available.
-    Quarantine,
+    /// Two holders of one identity: status `quarantined`, not available, and a row that says who
+    /// they are.
+    Quarantine(Box<NewSuspicion>),
+    /// The new key of the kept holder is in use, or the server was enrolled again.
+    ResolveClones {
+        /// Who goes on.
+        kept: Kept,
+        /// When.
+        at_ms: i64,
+    },
+    /// A request was refused as ahead.
+    RefusedAhead(Digest),
     /// A new challenge: a directive and its row of `server_verifications`.
     OpenChallenge(NewChallenge),
+    /// A new directive `rotate`.
+    OpenRotation(NewRotation),
     /// Directives were handed out.
     Delivered(Vec<Uuid>),
     /// A directive is dealt with, or its time is over.
@@ -160,6 +174,80 @@ pub struct NewChallenge {
     pub deadline_s: u32,
     /// Whether it goes out with the reply of this very transaction.
     pub delivered: bool,
+}
+
+/// A directive `rotate` to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewRotation {
+    /// Its id.
+    pub id: Uuid,
+    /// When it was made.
+    pub issued_ms: i64,
+    /// For how long it may be followed, in seconds.
+    pub deadline_s: u32,
+    /// Whether it goes out with the reply of this very transaction.
+    pub delivered: bool,
+}
+
+/// A row of `clone_suspicions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSuspicion {
+    /// When the second holder was seen.
+    pub at_ms: i64,
+    /// Epoch of the key that both have.
+    pub epoch: u32,
+    /// The server's status before.
+    pub status_before: ServerStatus,
+    /// What it looks like.
+    pub likely: Likely,
+    /// The same for people, with what to do.
+    pub reason: &'static str,
+    /// Whose request was accepted last.
+    pub first: FirstHolder,
+    /// Whose request came then.
+    pub second: SecondHolder,
+}
+
+/// The holder whose request was accepted last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstHolder {
+    /// Number of that request.
+    pub seq: u64,
+    /// When its last heartbeat came.
+    pub seen_ms: Option<i64>,
+    /// Where its last request came from.
+    pub peer_ip: String,
+    /// The boot that it was in.
+    pub boot_id: Option<Uuid>,
+}
+
+/// The holder whose request does not follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondHolder {
+    /// Number of its request.
+    pub seq: u64,
+    /// Digest of its request, which it repeats until it is accepted.
+    pub digest: Digest,
+    /// The chain value and the nonce that its request builds on; a witness does not tell them.
+    pub place: Option<(Digest, Nonce)>,
+    /// Where it came from.
+    pub peer_ip: String,
+    /// The boot that it is in.
+    pub boot_id: Uuid,
+    /// Its uptime, suspend included, in milliseconds.
+    pub boottime_ms: u64,
+}
+
+/// What two holders of one identity look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Likely {
+    /// Two machines.
+    Copy,
+    /// One machine that was set back.
+    RestoredSnapshot,
+    /// Nothing speaks for either.
+    Unknown,
 }
 
 /// How a challenge ended.

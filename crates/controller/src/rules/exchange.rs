@@ -1,6 +1,5 @@
 //! One chained request, judged as a whole: place in the chain, effects, reply.
 
-use uuid::Uuid;
 use vpn_node_protocol::chain as chain_value;
 use vpn_node_protocol::connection::Stamp;
 use vpn_node_protocol::directive::Directive;
@@ -12,13 +11,14 @@ use vpn_node_protocol::message::{
 use crate::rules::boot::Boot;
 use crate::rules::chain::{Judgement, Place, judge};
 use crate::rules::challenge;
+use crate::rules::clones;
 use crate::rules::connections::{self, OpenedBatch};
-use crate::rules::effect::{ChainStep, Effect, NewEvent, StandingWrite};
+use crate::rules::effect::{ChainStep, Effect, NewEvent, SecondHolder, StandingWrite};
 use crate::rules::events::EventType;
 use crate::rules::heartbeat;
 use crate::rules::request::{Request, Subject};
 use crate::rules::rotation::{self, Shown};
-use crate::rules::state::{KeyRole, ServerKey, ServerStatus, Snapshot, standing};
+use crate::rules::state::{KeyRole, OpenDirective, ServerKey, ServerStatus, Snapshot, standing};
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -33,11 +33,20 @@ pub enum Outcome {
         message: String,
         /// What is written nevertheless.
         effects: Vec<Effect>,
-        /// It is old: anybody may send it again and again, so its event must be rate-limited.
-        old: bool,
+        /// It may come again and again, so its event must be rate-limited.
+        repeats: Option<Repeats>,
     },
     /// Accepted.
     Accept(Box<Accepted>),
+}
+
+/// What may be sent again and again without any effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// An old request: anybody may have recorded it.
+    OldRequest,
+    /// A request of the holder that is not kept.
+    OtherHolder,
 }
 
 /// An accepted request, ready to be signed and stored.
@@ -83,17 +92,10 @@ pub fn check_header(header: &Header) -> Result<(), &'static str> {
 /// Decides.
 #[must_use]
 pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
-    if snapshot.status == ServerStatus::Revoked {
-        return refuse(RefusalCode::Revoked, REVOKED, vec![]);
-    }
-    // Looked up again in the transaction: the key may have been replaced since the signature was
-    // verified.
-    let Some(signer) = snapshot.signer.filter(|key| key.role != KeyRole::Retired) else {
-        return refuse(RefusalCode::RetiredKey, RETIRED_KEY, vec![]);
+    let signer = match speaker(snapshot) {
+        Ok(signer) => signer,
+        Err(refused) => return refused,
     };
-    if snapshot.status == ServerStatus::Quarantined {
-        return refuse(RefusalCode::Quarantined, QUARANTINED, vec![]);
-    }
     let header = &request.header;
     let chain = rotation::chain_of(snapshot, &signer);
     let shown = rotation::proof(snapshot, &signer, request);
@@ -107,8 +109,13 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
             Shown::Overtaken | Shown::Nothing => None,
         },
         earlier: snapshot.earlier,
+        refused_ahead: snapshot.refused_ahead.contains(&request.digest),
     };
-    match (judge(&chain, &place), &snapshot.last_reply) {
+    let mut judged = judge(&chain, &place);
+    if let Some(resolving) = &snapshot.resolving {
+        judged = clones::while_resolving(&chain, resolving, &place, judged);
+    }
+    match (judged, &snapshot.last_reply) {
         (Judgement::Repeat, Some(reply)) => Outcome::Repeat(reply.clone()),
         (Judgement::Next | Judgement::AheadProven, _)
             if rotation::is_to_a_taken_key(snapshot, request) =>
@@ -121,11 +128,22 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
             accept(snapshot, &signer, request, vec![Effect::Event(event)])
         }
         (Judgement::Ahead, _) if matches!(shown, Shown::Overtaken) => {
+            if snapshot.resolving.is_some() {
+                return other_holder();
+            }
             quarantine(snapshot, request, "the old key was used after its rotation")
         }
-        (Judgement::Ahead, _) => refuse(RefusalCode::Ahead, AHEAD, vec![]),
-        (Judgement::Replayed, _) => old(RefusalCode::BadRequest, REPLAYED),
-        (Judgement::Forgotten, _) => old(RefusalCode::Quarantined, FORGOTTEN),
+        (Judgement::Ahead, _) => {
+            let effects = vec![Effect::RefusedAhead(request.digest)];
+            refuse(RefusalCode::Ahead, AHEAD, effects)
+        }
+        (Judgement::Replayed, _) => {
+            refuse_repeated(RefusalCode::BadRequest, REPLAYED, Repeats::OldRequest)
+        }
+        (Judgement::Forgotten, _) => {
+            refuse_repeated(RefusalCode::Behind, FORGOTTEN, Repeats::OldRequest)
+        }
+        (Judgement::OtherHolder, _) => other_holder(),
         (Judgement::Diverged(how), _) => quarantine(snapshot, request, how),
         (Judgement::Repeat, None) => quarantine(snapshot, request, "its reply is not stored"),
     }
@@ -136,11 +154,13 @@ pub const REVOKED: &str = "this server was revoked, for ever: to use the host ag
 /// Why a replaced key is refused.
 pub const RETIRED_KEY: &str = "this identity key was replaced by a newer one: if this host has no newer key, it is a copy or an old backup; enrol it again with a new token";
 /// Why a quarantined server is refused.
-pub const QUARANTINED: &str = "two holders of this server's identity were seen (a copied disk, or a restored snapshot): both are stopped until an operator resolves it or the host is enrolled again";
+pub const QUARANTINED: &str = "two holders of this server's identity were seen (a copied disk, or a restored snapshot): both are stopped until an operator keeps one of them at the controller ('server resolve-clone') or enrols the host again";
 const TAKEN_KEY: &str =
     "the new key is or was in use already: a host makes a new key for each rotation";
+const OTHER_HOLDER: &str = "two holders of this server's identity were seen, and the operator keeps the other one; if this is the right one, enrol it again";
 const REPLAYED: &str = "this request was accepted before, and others after it";
-const FORGOTTEN: &str = "this request is far behind: it was recorded and sent again, or this host was restored from an old snapshot; if so, enrol it again";
+const FORGOTTEN: &str =
+    "this request is far behind: a host that lives signs this refusal as a witness";
 const AHEAD: &str = "the controller does not remember that far: send the last reply as proof";
 
 fn refuse(code: RefusalCode, message: &str, effects: Vec<Effect>) -> Outcome {
@@ -148,17 +168,46 @@ fn refuse(code: RefusalCode, message: &str, effects: Vec<Effect>) -> Outcome {
         code,
         message: message.to_owned(),
         effects,
-        old: false,
+        repeats: None,
     }
 }
 
-fn old(code: RefusalCode, message: &str) -> Outcome {
+fn refuse_repeated(code: RefusalCode, message: &str, repeats: Repeats) -> Outcome {
     Outcome::Refuse {
         code,
         message: message.to_owned(),
         effects: vec![],
-        old: true,
+        repeats: Some(repeats),
     }
+}
+
+/// The answer to whoever is known as the holder that is not kept.
+pub(super) fn other_holder() -> Outcome {
+    refuse_repeated(RefusalCode::Quarantined, OTHER_HOLDER, Repeats::OtherHolder)
+}
+
+/// The key that signed, when server and key may speak at all. Looked up again in the transaction:
+/// the key may have been replaced since the signature was verified.
+pub(super) fn speaker(snapshot: &Snapshot) -> Result<ServerKey, Outcome> {
+    if snapshot.status == ServerStatus::Revoked {
+        return Err(refuse(RefusalCode::Revoked, REVOKED, vec![]));
+    }
+    let Some(signer) = snapshot.signer.filter(|key| key.role != KeyRole::Retired) else {
+        return Err(refuse(RefusalCode::RetiredKey, RETIRED_KEY, vec![]));
+    };
+    if snapshot.status == ServerStatus::Quarantined {
+        return Err(quarantined(vec![]));
+    }
+    Ok(signer)
+}
+
+/// The answer to what can never be accepted.
+pub(super) fn bad_request(why: &str) -> Outcome {
+    refuse(RefusalCode::BadRequest, why, vec![])
+}
+
+pub(super) fn quarantined(effects: Vec<Effect>) -> Outcome {
+    refuse(RefusalCode::Quarantined, QUARANTINED, effects)
 }
 
 fn accept(
@@ -176,12 +225,11 @@ fn accept(
     };
     let mut now = before.clone();
     let mut hardware_status = snapshot.hardware_status;
-    let mut directives = vec![];
     let mut connections_ack = None;
-    let open = heartbeat::settle_directives(snapshot, request, &mut now, &mut effects);
+    let mut open = heartbeat::settle_directives(snapshot, request, &mut now, &mut effects);
     match &request.subject {
         Subject::Heartbeat(body) => {
-            directives = heartbeat::judge(snapshot, request, body, open, &mut now, &mut effects);
+            open = heartbeat::judge(snapshot, request, body, open, &mut now, &mut effects);
         }
         Subject::Answer(answer) => challenge::judge(
             snapshot,
@@ -197,6 +245,17 @@ fn accept(
         }
         Subject::Rotate(new_key) => effects.push(rotation::next_key(new_key, signer, request)),
     }
+    open.extend(clones::rotation(snapshot, request, &open, &mut effects));
+    // A challenge goes out with a heartbeat, which decides on it; everything else at once.
+    let is_heartbeat = matches!(request.subject, Subject::Heartbeat(_));
+    let goes_out =
+        |d: &&OpenDirective| is_heartbeat || !(d.is_challenge() || d.is_over(request.now_ms));
+    let directives = heartbeat::hand_out(
+        snapshot,
+        request,
+        open.iter().filter(goes_out),
+        &mut effects,
+    );
     let said = |s: &StandingWrite| (s.verdict, s.reason.clone(), s.challenges_missed);
     now.available = snapshot.status == ServerStatus::Active && now.verdict == Verdict::Verified;
     if said(&now) != said(&before) {
@@ -256,7 +315,11 @@ fn store_batch(
     batch: &OpenedBatch,
     effects: &mut Vec<Effect>,
 ) -> ConnectionsAck {
-    let plan = connections::plan(snapshot.ledger_acked, batch);
+    let acked = match snapshot.ledger_set_back {
+        true => batch.before_first(),
+        false => snapshot.ledger_acked,
+    };
+    let plan = connections::plan(acked, batch);
     let header = &request.header;
     let host_now = Stamp {
         boot_id: header.boot_id,
@@ -290,7 +353,7 @@ fn store_batch(
             at_ms: request.now_ms,
         }));
     }
-    if plan.ack > snapshot.ledger_acked {
+    if plan.ack > acked {
         effects.push(Effect::LedgerAck {
             ledger_epoch: epoch,
             through: plan.ack,
@@ -315,24 +378,19 @@ fn rollback_event(snapshot: &Snapshot, request: &Request) -> NewEvent {
 }
 
 fn quarantine(snapshot: &Snapshot, request: &Request, how: &str) -> Outcome {
-    let boot = |id: Option<Uuid>| id.map_or("no boot yet".to_owned(), |id| format!("boot {id}"));
-    let event = NewEvent {
-        event_type: EventType::CloneSuspected,
-        source_id: Some(snapshot.server_id.clone()),
-        description: format!(
-            "two holders of one identity, or a restored snapshot: request {} from {} ({}) does not follow request {} from {} ({}): {how}; both are quarantined",
-            request.header.seq,
-            request.peer_ip,
-            boot(Some(request.header.boot_id)),
-            snapshot.chain.seq,
-            snapshot.peer_ip,
-            boot(snapshot.boot.map(|boot| boot.id)),
-        ),
-        at_ms: request.now_ms,
+    let header = &request.header;
+    let second = SecondHolder {
+        seq: header.seq,
+        digest: request.digest,
+        place: Some((header.chain, header.nonce)),
+        peer_ip: request.peer_ip.clone(),
+        boot_id: header.boot_id,
+        boottime_ms: header.boottime_ms,
     };
-    refuse(
-        RefusalCode::Quarantined,
-        QUARANTINED,
-        vec![Effect::Quarantine, Effect::Event(event)],
-    )
+    let suspicion = clones::suspicion(snapshot, second, request.policy, request.now_ms);
+    let event = clones::event(EventType::CloneSuspected, snapshot, &suspicion, how);
+    quarantined(vec![
+        Effect::Quarantine(Box::new(suspicion)),
+        Effect::Event(event),
+    ])
 }

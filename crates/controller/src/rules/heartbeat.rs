@@ -66,7 +66,7 @@ pub(super) fn settle_directives(
     open
 }
 
-/// What a heartbeat does beyond its row. Returns the directives that its reply carries.
+/// What a heartbeat does beyond its row. Returns the directives that are still open afterwards.
 pub(super) fn judge(
     snapshot: &Snapshot,
     request: &Request,
@@ -74,7 +74,7 @@ pub(super) fn judge(
     mut open: Vec<OpenDirective>,
     standing: &mut StandingWrite,
     effects: &mut Vec<Effect>,
-) -> Vec<Directive> {
+) -> Vec<OpenDirective> {
     let now_ms = request.now_ms;
     open.retain(|directive| {
         let over = directive.is_over(now_ms);
@@ -95,7 +95,8 @@ pub(super) fn judge(
         standing.reason = None;
     }
     let wanted = heartbeat.verification_wanted.or_else(|| {
-        let waits = restarted && standing.verdict == Verdict::Unverified;
+        // Also without a restart: a resolved quarantine leaves a host unverified.
+        let waits = standing.verdict == Verdict::Unverified;
         (waits || standing.challenges_missed > 0).then_some(Purpose::Start)
     });
     if let Some(purpose) =
@@ -123,21 +124,27 @@ pub(super) fn judge(
         effects.push(Effect::OpenChallenge(challenge));
     }
     standing.available = active && standing.verdict == Verdict::Verified;
-    let out: Vec<&OpenDirective> = open
-        .iter()
-        .filter(|d| !d.applied)
-        .take(MAX_DIRECTIVES)
-        .collect();
-    let undelivered: Vec<_> = out.iter().filter(|d| !d.delivered).map(|d| d.id).collect();
-    if !undelivered.is_empty() {
-        effects.push(Effect::Delivered(undelivered));
-    }
     effects.push(Effect::Heartbeat(Box::new(row(
         snapshot,
         request,
         heartbeat,
         standing.available,
     ))));
+    open
+}
+
+/// The directives that a reply carries: until they are acknowledged, with every one.
+pub(super) fn hand_out<'a>(
+    snapshot: &Snapshot,
+    request: &Request,
+    wanted: impl Iterator<Item = &'a OpenDirective>,
+    effects: &mut Vec<Effect>,
+) -> Vec<Directive> {
+    let out: Vec<&OpenDirective> = wanted.filter(|d| !d.applied).take(MAX_DIRECTIVES).collect();
+    let undelivered: Vec<_> = out.iter().filter(|d| !d.delivered).map(|d| d.id).collect();
+    if !undelivered.is_empty() {
+        effects.push(Effect::Delivered(undelivered));
+    }
     out.into_iter()
         .map(|directive| to_wire(directive, &snapshot.server_id, request.header.epoch))
         .collect()

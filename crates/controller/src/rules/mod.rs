@@ -5,6 +5,7 @@
 pub mod boot;
 pub mod chain;
 pub mod challenge;
+pub mod clones;
 pub mod connections;
 pub mod effect;
 pub mod enrolment;
@@ -16,6 +17,10 @@ pub mod lifecycle;
 pub mod request;
 pub mod rotation;
 pub mod state;
+pub mod witness;
+
+#[cfg(test)]
+mod interleavings;
 
 pub use effect::Effect;
 pub use state::Snapshot;

@@ -54,6 +54,8 @@ pub struct Fresh {
     pub challenge_id: Uuid,
     /// Value of a challenge.
     pub challenge_value: Nonce,
+    /// Id of a directive `rotate`.
+    pub rotation_id: Uuid,
     /// Id of a row of the hardware verification log.
     pub log_id: Uuid,
 }

@@ -8,6 +8,7 @@ use vpn_node_protocol::chain as chain_value;
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::ReplyHeader;
 
+use crate::rules::clones;
 use crate::rules::effect::{Effect, NewEvent, NewKey};
 use crate::rules::events::EventType;
 use crate::rules::request::{Request, Subject};
@@ -110,4 +111,5 @@ pub fn first_use(
         ),
         at_ms: request.now_ms,
     }));
+    effects.extend(clones::resolved(snapshot, request.now_ms));
 }

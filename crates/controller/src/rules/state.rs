@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub chain: ChainState,
     /// Digest of what was accepted under the number of the request, when that is an old one.
     pub earlier: Option<Digest>,
+    /// Requests that were refused as ahead: only of use, and only loaded, for an old number.
+    pub refused_ahead: Vec<Digest>,
     /// The signed reply to the last request.
     pub last_reply: Option<Vec<u8>>,
     /// The boot of the last accepted request.
@@ -49,6 +51,37 @@ pub struct Snapshot {
     pub directives: Vec<OpenDirective>,
     /// How far the ledger of the request is stored; 0 for a ledger not seen before.
     pub ledger_acked: u64,
+    /// The ledger was set back with its host: its numbers come again, with other records.
+    pub ledger_set_back: bool,
+    /// The operator has chosen one of two holders, whose new key is not in use yet.
+    pub resolving: Option<Resolving>,
+}
+
+/// Two holders were seen, one is kept, and the other one still has the key in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolving {
+    /// Who is kept.
+    pub kept: Kept,
+    /// Epoch of the key that both have.
+    pub epoch: u32,
+    /// Number of the request that showed the second holder.
+    pub second_seq: u64,
+    /// Its digest.
+    pub second_digest: Digest,
+    /// When the newest directive `rotate` was made, in milliseconds since the Unix epoch.
+    pub rotation_ms: Option<i64>,
+}
+
+/// Which holder of an identity goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// Whose request was accepted last.
+    First,
+    /// Whose request did not follow from it.
+    Second,
+    /// Neither: the server was enrolled again.
+    Reenrolled,
 }
 
 /// Where a request chain stands.

@@ -2,6 +2,7 @@
 
 mod approval;
 mod challenges;
+mod clones;
 mod concurrent;
 mod events;
 mod keys;
@@ -11,8 +12,7 @@ mod revocation;
 
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
-use vpn_node_protocol::certificate::SealingKeyEntry;
-use vpn_node_protocol::certificate::Validity;
+use vpn_node_protocol::certificate::{SealingKeyEntry, Validity};
 use vpn_node_protocol::connection::{
     ClientIdentity, Confidence, ConnectionEvent, ConnectionRecord, Stamp,
 };
@@ -49,6 +49,7 @@ pub(crate) async fn all(store: &dyn Store) {
     keys::an_introduction_is_stored_only_on_the_key_it_begins_at(store).await;
     reenrolment::a_server_gets_a_new_identity_and_keeps_its_connections(store).await;
     revocation::a_revoked_server_ends_with_everything_that_waits_for_it(store).await;
+    clones::two_holders_are_stopped_and_one_is_kept(store).await;
 }
 
 /// What a later process finds.
@@ -242,7 +243,7 @@ fn step(from_seq: u64) -> Effect {
 
 async fn write(store: &dyn Store, server_id: &str, effects: Vec<Effect>) -> Result<(), StoreError> {
     let decide = Box::new(move |_: &_| Decision {
-        old: false,
+        repeats: None,
         effects,
         status: 200,
         body: vec![],
@@ -256,7 +257,7 @@ async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
     let decide = Box::new(move |snapshot: &crate::rules::Snapshot| {
         send.send(snapshot.clone()).unwrap();
         Decision {
-            old: false,
+            repeats: None,
             effects: vec![],
             status: 200,
             body: vec![],

@@ -22,15 +22,17 @@ use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
 use vpn_node_protocol::keys::PublicKey;
 
 use crate::config::{Config, RUN_AS_OWNER};
-use crate::rules::effect::{NewChallenge, NewEvent};
+use crate::rules::effect::{NewChallenge, NewEvent, NewRotation};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
+use crate::rules::exchange::Repeats;
 use crate::rules::introduction::Introduced;
-use crate::rules::state::{KeyRole, OpenDirective, ServerStatus};
+use crate::rules::state::{Kept, KeyRole, OpenDirective, ServerStatus};
 use crate::rules::{Effect, Snapshot};
 
 pub use events::{EventFilter, HandleEnd, Handling};
 pub use rows::{
-    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, VerificationRow,
+    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, SuspicionRow,
+    VerificationRow,
 };
 
 /// An answer of the store that is still to come.
@@ -47,8 +49,8 @@ pub struct Decision {
     pub status: u16,
     /// See `status`.
     pub body: Vec<u8>,
-    /// The request is an old one, sent again.
-    pub old: bool,
+    /// It was refused without any effect, and may come again and again.
+    pub repeats: Option<Repeats>,
 }
 
 /// What a request needs of the stored state besides the server itself.
@@ -98,15 +100,21 @@ pub struct NewRegistrationKey {
     pub for_server_id: Option<String>,
 }
 
-/// The wish that a host gives itself a new identity key.
+/// An operator's word on two holders of one identity.
 #[derive(Clone, Debug)]
-pub struct NewRotation {
-    /// Its directive's id.
-    pub id: Uuid,
-    /// When it was made.
-    pub issued_ms: i64,
-    /// For how long it may be followed, in seconds.
+pub struct CloneResolution {
+    /// Whose identity.
+    pub server_id: String,
+    /// The row of `clone_suspicions`.
+    pub suspicion_id: i64,
+    /// Who goes on: the first or the second.
+    pub kept: Kept,
+    /// Id of the directive `rotate` for whoever goes on.
+    pub directive_id: Uuid,
+    /// For how long that may be followed, in seconds.
     pub deadline_s: u32,
+    /// When.
+    pub now_ms: i64,
 }
 
 /// Why the store did not do it.
@@ -195,6 +203,11 @@ pub trait Store: Send + Sync {
     /// Queues the wish for a new identity key of an active server. Returns its id, or that of the
     /// one that is open already.
     fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid>;
+    /// Two holders of this server's identity about whom nothing is decided, or whose decision has
+    /// not taken hold: there is one such row at most.
+    fn unresolved_clone<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<SuspicionRow>>;
+    /// Keeps one of two holders; `false` when there is nothing to decide any more.
+    fn resolve_clone(&self, decision: CloneResolution) -> Answer<'_, bool>;
     /// Servers whose held request is to be answered, because something waits to be handed out or
     /// because they are stopped: one cheap query for all of them.
     fn servers_to_wake(&self) -> Answer<'_, Vec<String>>;

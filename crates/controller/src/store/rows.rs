@@ -126,3 +126,24 @@ pub struct VerificationRow {
     pub failure_reason: Option<String>,
     pub detail: Option<String>,
 }
+
+/// A row of `clone_suspicions`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct SuspicionRow {
+    pub suspicion_id: i64,
+    pub server_id: String,
+    pub seen_at: String,
+    pub likely: String,
+    pub reason: String,
+    pub first_seq: i64,
+    pub first_seen_at: Option<String>,
+    pub first_peer_ip: String,
+    pub first_boot_id: Option<String>,
+    pub second_seq: i64,
+    pub second_peer_ip: String,
+    pub second_boot_id: String,
+    pub status: String,
+    pub kept: Option<String>,
+    pub resolved_at: Option<String>,
+}

@@ -78,7 +78,7 @@ async fn recorded_traffic_that_is_sent_again_stops_nobody() {
         .await;
     let before = world.dump().await;
     let (status, refusal) = host.refused(&world, &recorded[0]).await;
-    assert_eq!((status, refusal.code), (409, RefusalCode::Quarantined));
+    assert_eq!((status, refusal.code), (409, RefusalCode::Behind));
     assert_eq!(world.dump().await, before);
     assert_eq!(world.events("replayed_request").await.len(), 1);
     host.beat(&world).await;

@@ -67,7 +67,7 @@ pub(crate) fn batch(records: Vec<SealedRecord>) -> ConnectionBatch {
     }
 }
 
-fn end() -> ConnectionEvent {
+pub(crate) fn end() -> ConnectionEvent {
     ConnectionEvent::End {
         reason: "timeout".into(),
         confidence: Confidence::Observed,

@@ -1,6 +1,7 @@
 //! The controller's HTTP interface, spoken to by a host that is made in the test.
 
 mod chain;
+mod clones;
 mod connections;
 mod enrolment;
 mod events;
@@ -12,8 +13,10 @@ mod operator;
 mod poll;
 mod raw;
 mod reenrolment;
+mod resolving;
 mod revocation;
 mod rotation;
 mod schema;
 mod support;
 mod verification;
+mod witness;

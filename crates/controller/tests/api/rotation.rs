@@ -1,7 +1,7 @@
 //! A host gives itself a new identity key.
 
 use ed25519_dalek::SigningKey;
-use vpn_node_controller::store::NewRotation;
+use vpn_node_controller::rules::effect::NewRotation;
 use vpn_node_protocol::directive::Action;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::envelope::Envelope;
@@ -277,6 +277,7 @@ async fn an_operator_asks_for_a_new_key_and_heartbeats_carry_the_wish_until_it_i
         id: uuid::Uuid::from_u128(n),
         issued_ms: world.now(),
         deadline_s: 600,
+        delivered: false,
     };
     let id = world
         .store

@@ -3,6 +3,7 @@
 mod database;
 mod identity;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -100,7 +101,11 @@ impl World {
 
     /// A copy of the database as it is now.
     pub(crate) async fn back_up(&self) -> PathBuf {
-        let copy = self.config.data_dir.join("backup.db");
+        self.back_up_as("backup.db").await
+    }
+
+    pub(crate) async fn back_up_as(&self, name: &str) -> PathBuf {
+        let copy = self.config.data_dir.join(name);
         let pool = self.database().await;
         sqlx::query("VACUUM INTO ?")
             .bind(copy.to_str().unwrap())
@@ -169,6 +174,21 @@ impl World {
         self.send(request).await
     }
 
+    /// The same from another address.
+    pub(crate) async fn post_from(
+        &self,
+        address: IpAddr,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> Answered {
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, CONTENT_TYPE)
+            .extension(Peer(address))
+            .body(body.into())
+            .unwrap();
+        self.send(request).await
+    }
+
     pub(crate) async fn send(&self, mut request: Request<Body>) -> Answered {
         if request.extensions().get::<Peer>().is_none() {
             request.extensions_mut().insert(Peer([192, 0, 2, 1].into()));
@@ -211,13 +231,15 @@ impl World {
     }
 }
 
-/// A host that enrols or has enrolled.
+/// A host that enrols or has enrolled. Its clone is a copy of the whole host; a clone that is used
+/// later is a host that was set back.
 #[derive(Clone)]
 pub(crate) struct Host {
     pub(crate) key: SigningKey,
     pub(crate) registration: SigningKey,
     pub(crate) hardware: Components,
     pub(crate) boot_id: Uuid,
+    pub(crate) address: IpAddr,
     pub(crate) idempotency_id: Uuid,
     pub(crate) server_id: String,
     /// Of the key.
@@ -247,6 +269,7 @@ impl Host {
             registration: registration_key(&token.secret),
             hardware: components(),
             boot_id: Uuid::from_u128(u128::from(seed)),
+            address: [192, 0, 2, 1].into(),
             idempotency_id: Uuid::from_u128(77),
             server_id: String::new(),
             epoch: 1,
@@ -382,13 +405,18 @@ impl Host {
         Envelope::sign(&Message { header, body }, &[&self.key])
     }
 
+    pub(crate) async fn send(&self, world: &World, envelope: &Envelope) -> Answered {
+        let bytes = envelope.to_json();
+        world.post_from(self.address, "/v1/messages", bytes).await
+    }
+
     /// Sends the next chained request and takes its reply.
     pub(crate) async fn say<B>(&mut self, world: &World, body: B) -> Reply
     where
         B: MessageBody + Serialize + DeserializeOwned,
     {
         let envelope = self.sign(self.header(world), body);
-        let answer = world.post("/v1/messages", envelope.to_json()).await;
+        let answer = self.send(world, &envelope).await;
         self.take(world, &envelope, &answer)
     }
 
@@ -420,7 +448,7 @@ impl Host {
 
     /// Sends an envelope that is to be refused with a signed answer.
     pub(crate) async fn refused(&self, world: &World, envelope: &Envelope) -> (u16, Refusal) {
-        let answer = world.post("/v1/messages", envelope.to_json()).await;
+        let answer = self.send(world, envelope).await;
         assert!(answer.signed);
         let refusal: Refusal = world.open_own(&answer);
         assert_eq!(refusal.request_digest, envelope.digest());

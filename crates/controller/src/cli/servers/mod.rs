@@ -3,6 +3,7 @@
 mod approve;
 mod list;
 mod one;
+mod resolve_clone;
 mod revoke;
 mod rotate_key;
 mod verify;
@@ -59,6 +60,8 @@ pub(super) enum ServerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show two holders of one identity, and keep one of them
+    ResolveClone(resolve_clone::ResolveClone),
     /// Challenge a host now, and wait for its answer
     Verify {
         /// Host name, server id, or the beginning of an id
@@ -83,6 +86,7 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
         ServerCommand::RotateKey { server, json } => {
             rotate_key::rotate_key(&*store, &server, json).await
         }
+        ServerCommand::ResolveClone(args) => resolve_clone::run(&*store, args).await,
         ServerCommand::Verify { server, json } => verify::verify(&*store, &server, json).await,
     }
 }
@@ -121,6 +125,7 @@ fn pick<'a>(servers: &'a [ServerRow], name: &str) -> anyhow::Result<&'a ServerRo
         }
     }
 }
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

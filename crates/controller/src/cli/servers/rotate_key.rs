@@ -8,8 +8,9 @@ use anyhow::bail;
 use super::find;
 use crate::cli::show;
 use crate::clock;
+use crate::rules::effect::NewRotation;
 use crate::rules::lifecycle::ROTATE_DEADLINE_S;
-use crate::store::{NewRotation, ServerRow, Store};
+use crate::store::{ServerRow, Store};
 
 /// How long it waits for the new key.
 const WAIT: Duration = Duration::from_secs(10);
@@ -34,6 +35,7 @@ pub(super) async fn rotate_key(
         id: clock::uuid_v7(now_ms),
         issued_ms: now_ms,
         deadline_s: ROTATE_DEADLINE_S,
+        delivered: false,
     };
     store.queue_rotation(&before.server_id, rotation).await?;
     let mut now = before.clone();

@@ -16,7 +16,7 @@ pub(super) async fn concurrent_exchanges_are_one_after_the_other(store: &dyn Sto
             let mine = snapshot.chain.seq == 0;
             accepted.fetch_add(u32::from(mine), Ordering::Relaxed);
             Decision {
-                old: false,
+                repeats: None,
                 effects: if mine { vec![step(0)] } else { vec![] },
                 status: 200,
                 body: vec![],

@@ -4,6 +4,7 @@ use vpn_node_protocol::connection::ConnectionEvent;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::EnrolRefusal;
 
+use super::clones::suspicion;
 use super::{
     LEDGER, NOW, enrolled, enrolment, identity, make_key, read, record, refused, step, write,
 };
@@ -31,7 +32,8 @@ pub(super) async fn a_server_gets_a_new_identity_and_keeps_its_connections(store
         through: 7,
     };
     let start = record(connection, 1, ConnectionEvent::Start);
-    write(store, &id, vec![step(0), start, ack, Effect::Quarantine])
+    let stop = Effect::Quarantine(Box::new(suspicion()));
+    write(store, &id, vec![step(0), start, ack, stop])
         .await
         .unwrap();
     key_for(store, "anew", &id).await;

@@ -8,9 +8,10 @@ use vpn_node_protocol::message::Purpose;
 use super::reenrolment::key_for;
 use super::{NOW, enrolled, enrolment, make_key, read, refused};
 use crate::rules::effect::NewChallenge;
+use crate::rules::effect::NewRotation;
 use crate::rules::enrolment::key_status;
 use crate::rules::state::ServerStatus;
-use crate::store::{NewRotation, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 pub(super) async fn a_revoked_server_ends_with_everything_that_waits_for_it(store: &dyn Store) {
     make_key(store, "bad", NOW + 1).await;
@@ -28,6 +29,7 @@ pub(super) async fn a_revoked_server_ends_with_everything_that_waits_for_it(stor
         id: Uuid::from_u128(401),
         issued_ms: NOW,
         deadline_s: 600,
+        delivered: false,
     };
     store.queue_rotation(&id, rotation()).await.unwrap();
     key_for(store, "for the bad one", &id).await;

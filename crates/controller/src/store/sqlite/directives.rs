@@ -5,9 +5,9 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
 use uuid::Uuid;
 use vpn_node_protocol::limits::MAX_DIRECTIVES;
 
-use super::map::{database, enum_of, instant, number, parse};
+use super::map::{database, enum_of, instant, instant_optional, number, parse};
 use crate::clock::to_text;
-use crate::rules::effect::{NewChallenge, VerificationEnd};
+use crate::rules::effect::{NewChallenge, NewRotation, VerificationEnd};
 use crate::rules::state::{OpenDirective, Want};
 use crate::store::{StoreError, VerificationRow};
 
@@ -77,6 +77,65 @@ pub(super) async fn open(
     .await
     .map(drop)
     .map_err(database)
+}
+
+/// A new directive `rotate`, unless one is open.
+pub(super) async fn queue_rotation(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    rotation: NewRotation,
+) -> Result<Uuid, StoreError> {
+    let open_now = open_of(conn, server_id).await?;
+    if let Some(other) = open_now
+        .iter()
+        .find(|d| d.want == Want::Rotate && !d.applied && !d.is_over(rotation.issued_ms))
+    {
+        return Ok(other.id);
+    }
+    open_rotation(conn, server_id, rotation).await?;
+    Ok(rotation.id)
+}
+
+pub(super) async fn open_rotation(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    rotation: NewRotation,
+) -> Result<(), StoreError> {
+    let issued = to_text(rotation.issued_ms);
+    let done = sqlx::query(
+        "INSERT INTO directives
+             (directive_id, server_id, key_epoch, kind, issued_at, deadline_s, delivered_at)
+         SELECT ?, server_id, c.key_epoch, 'rotate', ?, ?, ? FROM server_chains c
+         JOIN servers s USING (server_id)
+         WHERE server_id = ? AND s.status IN ('active', 'pending')",
+    )
+    .bind(rotation.id.to_string())
+    .bind(&issued)
+    .bind(i64::from(rotation.deadline_s))
+    .bind(rotation.delivered.then_some(&issued))
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map_err(database)?;
+    match done.rows_affected() {
+        1 => Ok(()),
+        _ => Err(StoreError::Conflict),
+    }
+}
+
+/// When the newest directive `rotate` of a server was made.
+pub(super) async fn last_rotation(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+) -> Result<Option<i64>, StoreError> {
+    let issued: Option<String> = sqlx::query_scalar(
+        "SELECT MAX(issued_at) FROM directives WHERE server_id = ? AND kind = 'rotate'",
+    )
+    .bind(server_id)
+    .fetch_one(conn)
+    .await
+    .map_err(database)?;
+    instant_optional("directives.issued_at", issued.as_deref())
 }
 
 /// What may still be handed out or answered, oldest first.

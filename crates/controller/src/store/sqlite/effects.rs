@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::map::{counter, database};
-use super::{directives, events, keys};
+use super::{clones, directives, events, keys};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
@@ -29,8 +29,17 @@ pub(super) async fn apply(
             Effect::Standing(row) => standing(conn, server_id, &row).await?,
             Effect::NextKey(new) => keys::set_next(conn, server_id, &new).await?,
             Effect::KeyInForce(new) => keys::set_current(conn, server_id, &new).await?,
-            Effect::Quarantine => quarantine(conn, server_id, now_ms).await?,
+            Effect::Quarantine(new) => clones::suspect(conn, server_id, &new).await?,
+            Effect::ResolveClones { kept, at_ms } => {
+                clones::resolved(conn, server_id, kept, at_ms).await?;
+            }
+            Effect::RefusedAhead(digest) => {
+                clones::refused_ahead(conn, server_id, digest).await?;
+            }
             Effect::OpenChallenge(new) => directives::open(conn, server_id, &new).await?,
+            Effect::OpenRotation(new) => {
+                directives::open_rotation(conn, server_id, new).await?;
+            }
             Effect::Delivered(ids) => {
                 directives::delivered(conn, ids.into_iter(), now_ms).await?;
             }
@@ -83,7 +92,7 @@ pub(super) async fn apply(
                     "INSERT INTO connection_ledgers (server_id, ledger_epoch, acked_through)
                      VALUES (?, ?, ?)
                      ON CONFLICT (server_id, ledger_epoch)
-                     DO UPDATE SET acked_through = excluded.acked_through",
+                     DO UPDATE SET acked_through = excluded.acked_through, set_back = FALSE",
                 )
                 .bind(server_id)
                 .bind(ledger_epoch.to_string())
@@ -238,25 +247,6 @@ async fn standing(
     .map_err(database)
 }
 
-async fn quarantine(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE servers SET status = 'quarantined', available = FALSE, status_reason = ?,
-             status_changed_at = ?
-         WHERE server_id = ?",
-    )
-    .bind("two holders of its identity were seen, or a restored snapshot; see 'events list'")
-    .bind(to_text(now_ms))
-    .bind(server_id)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
-}
-
 pub(super) async fn hardware_log(
     conn: &mut SqliteConnection,
     server_id: &str,
@@ -307,8 +297,9 @@ async fn hardware(
     .map_err(database)
 }
 
-/// Applies a ledger record: once by its place in the ledger, and only to a connection of the
-/// same server: false says that it is another one's. An end or an update without its start makes
+/// Applies a ledger record: once by its place in the ledger (another record of that place comes
+/// from a ledger that was set back, and is new), and only to a connection of the same server: false
+/// says that it is another one's. An end or an update without its start makes
 /// the row.
 async fn connection(
     conn: &mut SqliteConnection,
@@ -321,7 +312,12 @@ async fn connection(
         "INSERT INTO connection_events
              (server_id, ledger_epoch, seq, connection_id, event, event_time)
          VALUES (?, ?, ?, ?, ?, ?)
-         ON CONFLICT (server_id, ledger_epoch, seq) DO NOTHING",
+         ON CONFLICT (server_id, ledger_epoch, seq) DO UPDATE SET
+             connection_id = excluded.connection_id, event = excluded.event,
+             event_time = excluded.event_time
+         WHERE connection_events.connection_id <> excluded.connection_id
+            OR connection_events.event <> excluded.event
+            OR connection_events.event_time <> excluded.event_time",
     )
     .bind(server_id)
     .bind(row.ledger_epoch.to_string())

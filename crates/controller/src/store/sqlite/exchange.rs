@@ -3,12 +3,13 @@
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::directives::open_of;
+use super::clones::all_refused_ahead;
+use super::directives::{last_rotation, open_of};
 use super::keys;
 use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
 use crate::rules::Snapshot;
 use crate::rules::boot::Boot;
-use crate::rules::state::{ChainState, KeyUse};
+use crate::rules::state::{ChainState, KeyUse, Resolving};
 use crate::store::{StoreError, Wants};
 
 pub(super) async fn load(
@@ -20,8 +21,10 @@ pub(super) async fn load(
         "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
                 s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
                 c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
-                c.booted, c.peer_ip
+                c.booted, c.peer_ip, k.kept, k.key_epoch AS clone_epoch, k.second_seq,
+                k.second_digest
          FROM servers s JOIN server_chains c ON c.server_id = s.server_id
+         LEFT JOIN clone_suspicions k ON k.server_id = s.server_id AND k.status = 'resolving'
          WHERE s.server_id = ?",
     )
     .bind(server_id)
@@ -37,6 +40,15 @@ pub(super) async fn load(
     if let Some(key) = wants.new_key {
         snapshot.new_key = keys::use_of(conn, server_id, &key).await?;
     }
+    if let Some(resolving) = &mut snapshot.resolving {
+        resolving.rotation_ms = last_rotation(conn, server_id).await?;
+    }
+    if wants.seq.is_some_and(|seq| seq <= snapshot.chain.seq) {
+        for digest in all_refused_ahead(conn, server_id).await? {
+            let digest = parse("ahead_digests.digest", &digest)?;
+            snapshot.refused_ahead.push(digest);
+        }
+    }
     if let Some(seq) = wants.seq.filter(|&seq| seq < snapshot.chain.seq) {
         let digest: Option<String> = sqlx::query_scalar(
             "SELECT digest FROM request_digests WHERE server_id = ? AND seq = ?",
@@ -49,8 +61,8 @@ pub(super) async fn load(
         snapshot.earlier = parse_optional("request_digests.digest", digest.as_deref())?;
     }
     if let Some(epoch) = wants.ledger_epoch {
-        let acked: Option<i64> = sqlx::query_scalar(
-            "SELECT acked_through FROM connection_ledgers
+        let row: Option<(i64, bool)> = sqlx::query_as(
+            "SELECT acked_through, set_back FROM connection_ledgers
              WHERE server_id = ? AND ledger_epoch = ?",
         )
         .bind(server_id)
@@ -58,9 +70,24 @@ pub(super) async fn load(
         .fetch_optional(conn)
         .await
         .map_err(database)?;
-        snapshot.ledger_acked = number("connection_ledgers.acked_through", acked.unwrap_or(0))?;
+        let (acked, set_back) = row.unwrap_or_default();
+        snapshot.ledger_acked = number("connection_ledgers.acked_through", acked)?;
+        snapshot.ledger_set_back = set_back;
     }
     Ok(snapshot)
+}
+
+fn resolving(row: &SqliteRow) -> Result<Option<Resolving>, StoreError> {
+    let Some(kept) = row.get::<Option<&str>, _>("kept") else {
+        return Ok(None);
+    };
+    Ok(Some(Resolving {
+        kept: enum_of("clone_suspicions.kept", kept)?,
+        epoch: number("clone_suspicions.key_epoch", row.get("clone_epoch"))?,
+        second_seq: number("clone_suspicions.second_seq", row.get("second_seq"))?,
+        second_digest: parse("clone_suspicions.second_digest", row.get("second_digest"))?,
+        rotation_ms: None,
+    }))
 }
 
 fn boot(row: &SqliteRow) -> Result<Option<Boot>, StoreError> {
@@ -83,6 +110,7 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
             last_digest: parse_optional("server_chains.last_digest", row.get("last_digest"))?,
         },
         earlier: None,
+        refused_ahead: vec![],
         last_reply: row.get("last_reply"),
         boot: boot(row)?,
         peer_ip: row.get("peer_ip"),
@@ -98,5 +126,7 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
         last_heartbeat_ms: instant_optional("servers.last_heartbeat", row.get("last_heartbeat"))?,
         directives: vec![],
         ledger_acked: 0,
+        ledger_set_back: false,
+        resolving: resolving(row)?,
     })
 }

@@ -2,15 +2,13 @@
 //! change of its identity ends.
 
 use sqlx::sqlite::SqliteConnection;
-use uuid::Uuid;
 
-use super::directives::open_of;
 use super::events;
 use super::map::database;
 use crate::clock::to_text;
 use crate::rules::lifecycle::revoked;
-use crate::rules::state::{OpenDirective, ServerStatus, Want, word};
-use crate::store::{NewRotation, StoreError};
+use crate::rules::state::{ServerStatus, word};
+use crate::store::StoreError;
 
 pub(super) async fn approve(
     conn: &mut SqliteConnection,
@@ -94,35 +92,4 @@ pub(super) async fn close_directives(
     .await
     .map(drop)
     .map_err(database)
-}
-
-/// The wish for a new key, unless one is open already.
-pub(super) async fn queue_rotation(
-    conn: &mut SqliteConnection,
-    server_id: String,
-    new: NewRotation,
-) -> Result<Uuid, StoreError> {
-    let open = open_of(conn, &server_id).await?;
-    let waits =
-        |d: &&OpenDirective| d.want == Want::Rotate && !d.applied && !d.is_over(new.issued_ms);
-    if let Some(other) = open.iter().find(waits) {
-        return Ok(other.id);
-    }
-    let done = sqlx::query(
-        "INSERT INTO directives (directive_id, server_id, key_epoch, kind, issued_at, deadline_s)
-         SELECT ?, c.server_id, c.key_epoch, 'rotate', ?, ?
-         FROM server_chains c JOIN servers s ON s.server_id = c.server_id
-         WHERE c.server_id = ? AND s.status = 'active'",
-    )
-    .bind(new.id.to_string())
-    .bind(to_text(new.issued_ms))
-    .bind(i64::from(new.deadline_s))
-    .bind(&server_id)
-    .execute(conn)
-    .await
-    .map_err(database)?;
-    match done.rows_affected() {
-        1 => Ok(new.id),
-        _ => Err(StoreError::Conflict),
-    }
 }

@@ -4,6 +4,7 @@
 //! (`writer`); the operator's commands are other processes on the same file, and wait for
 //! its lock for at most five seconds.
 
+mod clones;
 mod directives;
 mod effects;
 mod enrol;
@@ -29,14 +30,14 @@ use sqlx::sqlite::{
 use uuid::Uuid;
 use vpn_node_protocol::encoding::Digest;
 
-use crate::rules::effect::{NewChallenge, NewEvent};
+use crate::rules::effect::{NewChallenge, NewEvent, NewRotation};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
 use crate::rules::introduction::Introduced;
 use crate::rules::state::OpenDirective;
 use crate::store::{
-    Answer, ConnectionRow, Decide, Decision, EventFilter, EventRow, HandleEnd, Handling,
-    HeartbeatRow, KnownServer, NewRegistrationKey, NewRotation, RegistrationKeyRow, ServerRow,
-    Store, StoreError, VerificationRow, Wants,
+    Answer, CloneResolution, ConnectionRow, Decide, Decision, EventFilter, EventRow, HandleEnd,
+    Handling, HeartbeatRow, KnownServer, NewRegistrationKey, RegistrationKeyRow, ServerRow, Store,
+    StoreError, SuspicionRow, VerificationRow, Wants,
 };
 
 use map::database;
@@ -215,9 +216,17 @@ impl Store for SqliteStore {
 
     fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid> {
         let server_id = server_id.to_owned();
-        Box::pin(
-            self.write(move |conn| Box::pin(lifecycle::queue_rotation(conn, server_id, rotation))),
-        )
+        Box::pin(self.write(move |conn| {
+            Box::pin(async move { directives::queue_rotation(conn, &server_id, rotation).await })
+        }))
+    }
+
+    fn unresolved_clone<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<SuspicionRow>> {
+        Box::pin(clones::unresolved(&self.readers, server_id))
+    }
+
+    fn resolve_clone(&self, decision: CloneResolution) -> Answer<'_, bool> {
+        Box::pin(self.write(move |conn| Box::pin(clones::resolve(conn, decision))))
     }
 
     fn servers_to_wake(&self) -> Answer<'_, Vec<String>> {

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnection;
 use vpn_node_protocol::chain;
 use vpn_node_protocol::hardware::Components;
 
+use super::clones;
 use super::enrol::{first_hardware, put_capabilities};
 use super::events;
 use super::keys;
@@ -17,7 +18,7 @@ use crate::rules::challenge::to_json;
 use crate::rules::effect::NewKey;
 use crate::rules::enrolment::{EnrolEnd, Enrolment};
 use crate::rules::lifecycle::{reenrolled, status_reenrolled};
-use crate::rules::state::{KeyRole, ServerStatus, word};
+use crate::rules::state::{Kept, KeyRole, ServerStatus, word};
 use crate::store::StoreError;
 
 /// Gives `server_id` the identity of the enrolment.
@@ -53,7 +54,7 @@ pub(super) async fn rebind(
     keys::set_current(conn, server_id, &new).await?;
     restart_chain(conn, enrolment, server_id, new.epoch).await?;
     close_directives(conn, server_id, "reenrolled", new.at_ms).await?;
-    resolve_suspicions(conn, server_id, new.at_ms).await?;
+    clones::resolved(conn, server_id, Kept::Reenrolled, new.at_ms).await?;
     rewrite_server(conn, enrolment, server_id, before, status).await?;
     put_capabilities(conn, server_id, &enrolment.request.capabilities).await?;
     first_hardware(conn, server_id, enrolment).await?;
@@ -85,7 +86,7 @@ async fn restart_chain(
     sqlx::query(
         "UPDATE server_chains
          SET key_epoch = ?, seq = 0, chain = ?, nonce = ?, previous_nonce = NULL,
-             last_digest = NULL, last_reply = NULL, ahead_digest = NULL, boot_id = NULL,
+             last_digest = NULL, last_reply = NULL, boot_id = NULL,
              booted = NULL, peer_ip = ?
          WHERE server_id = ?",
     )
@@ -103,23 +104,6 @@ async fn restart_chain(
         .await
         .map(drop)
         .map_err(database)
-}
-
-async fn resolve_suspicions(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE clone_suspicions SET status = 'resolved', kept = 'reenrolled', resolved_at = ?
-         WHERE server_id = ? AND status <> 'resolved'",
-    )
-    .bind(to_text(now_ms))
-    .bind(server_id)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
 }
 
 async fn rewrite_server(

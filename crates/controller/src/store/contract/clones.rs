@@ -1,0 +1,180 @@
+//! Two holders of one identity: one transaction stops both, one decision keeps one.
+
+use uuid::Uuid;
+use vpn_node_protocol::encoding::{Digest, Hex};
+
+use super::{NOW, enrolled, enrolment, make_key, read, step, write};
+use crate::rules::effect::{
+    FirstHolder, Likely, NewEvent, NewRotation, NewSuspicion, SecondHolder,
+};
+use crate::rules::events::EventType;
+use crate::rules::state::{Kept, Resolving, ServerStatus, Want};
+use crate::rules::{Effect, Snapshot};
+use crate::store::{CloneResolution, Decision, Store, StoreError, Wants};
+
+pub(super) fn suspicion() -> NewSuspicion {
+    NewSuspicion {
+        at_ms: NOW,
+        epoch: 1,
+        status_before: ServerStatus::Active,
+        likely: Likely::Copy,
+        reason: "a sentence",
+        first: FirstHolder {
+            seq: 3,
+            seen_ms: Some(NOW - 1),
+            peer_ip: "192.0.2.9".into(),
+            boot_id: Some(Uuid::from_u128(5)),
+        },
+        second: SecondHolder {
+            seq: 2,
+            digest: Hex([6; 32]),
+            place: Some((Hex([7; 32]), Hex([8; 32]))),
+            peer_ip: "192.0.2.8".into(),
+            boot_id: Uuid::from_u128(6),
+            boottime_ms: 0,
+        },
+    }
+}
+
+fn quarantine() -> Vec<Effect> {
+    vec![
+        Effect::Quarantine(Box::new(suspicion())),
+        Effect::Event(NewEvent {
+            event_type: EventType::CloneSuspected,
+            source_id: None,
+            description: "x".into(),
+            at_ms: NOW,
+        }),
+    ]
+}
+
+async fn decision(store: &dyn Store, id: &str, kept: Kept) -> CloneResolution {
+    let row = store.unresolved_clone(id).await.unwrap().unwrap();
+    CloneResolution {
+        server_id: id.to_owned(),
+        suspicion_id: row.suspicion_id,
+        kept,
+        directive_id: Uuid::from_u128(900),
+        deadline_s: 600,
+        now_ms: NOW,
+    }
+}
+
+pub(super) async fn two_holders_are_stopped_and_one_is_kept(store: &dyn Store) {
+    make_key(store, "cloned", NOW + 1).await;
+    let id = enrolled(store.enrol(enrolment("cloned", 4)).await.unwrap());
+    write(store, &id, vec![step(0), step(1), step(2)])
+        .await
+        .unwrap();
+    assert!(store.unresolved_clone(&id).await.unwrap().is_none());
+    // Row, event and status are one: what fails leaves none of them.
+    let mut fails = quarantine();
+    fails.push(step(0));
+    let failed = write(store, &id, fails).await;
+    assert!(matches!(failed, Err(StoreError::Conflict)), "{failed:?}");
+    assert!(store.unresolved_clone(&id).await.unwrap().is_none());
+    assert_eq!(read(store, &id).await.status, ServerStatus::Active);
+    write(store, &id, quarantine()).await.unwrap();
+    assert_eq!(read(store, &id).await.status, ServerStatus::Quarantined);
+    let row = store.unresolved_clone(&id).await.unwrap().unwrap();
+    let shown = (row.status.as_str(), row.likely.as_str(), row.kept.clone());
+    assert_eq!(shown, ("open", "copy", None));
+    the_second_is_kept(store, &id).await;
+    a_resolution_ends(store, &id).await;
+    what_was_refused_as_ahead_is_remembered(store, &id).await;
+}
+
+async fn the_second_is_kept(store: &dyn Store, id: &str) {
+    let foreign = CloneResolution {
+        server_id: "another".into(),
+        ..decision(store, id, Kept::First).await
+    };
+    assert!(!store.resolve_clone(foreign).await.unwrap());
+    let second = decision(store, id, Kept::Second).await;
+    let first = decision(store, id, Kept::First).await;
+    assert!(store.resolve_clone(second).await.unwrap());
+    assert!(!store.resolve_clone(first).await.unwrap());
+    let snapshot = read(store, id).await;
+    assert_eq!(snapshot.status, ServerStatus::Active);
+    let chain = &snapshot.chain;
+    assert_eq!((chain.seq, chain.chain), (1, Hex([7; 32])));
+    assert_eq!((chain.nonce, chain.last_digest), (Hex([8; 32]), None));
+    assert_eq!(snapshot.last_reply, None);
+    let resolving = Resolving {
+        kept: Kept::Second,
+        epoch: 1,
+        second_seq: 2,
+        second_digest: Hex([6; 32]),
+        rotation_ms: Some(NOW),
+    };
+    assert_eq!(snapshot.resolving, Some(resolving));
+    let open: Vec<_> = snapshot.directives.iter().map(|d| (d.id, d.want)).collect();
+    assert_eq!(open, [(Uuid::from_u128(900), Want::Rotate)]);
+    let rotation = NewRotation {
+        id: Uuid::from_u128(901),
+        issued_ms: NOW,
+        deadline_s: 600,
+        delivered: false,
+    };
+    let again = store.queue_rotation(id, rotation);
+    assert_eq!(again.await.unwrap(), Uuid::from_u128(900));
+}
+
+async fn a_resolution_ends(store: &dyn Store, id: &str) {
+    let end = Effect::ResolveClones {
+        kept: Kept::Second,
+        at_ms: NOW,
+    };
+    write(store, id, vec![end]).await.unwrap();
+    assert!(store.unresolved_clone(id).await.unwrap().is_none());
+    assert_eq!(read(store, id).await.resolving, None);
+    // Enrolled again instead: nothing is left to be decided either.
+    write(store, id, quarantine()).await.unwrap();
+    let late = decision(store, id, Kept::First).await;
+    let end = Effect::ResolveClones {
+        kept: Kept::Reenrolled,
+        at_ms: NOW,
+    };
+    write(store, id, vec![end]).await.unwrap();
+    assert!(!store.resolve_clone(late).await.unwrap());
+    assert_eq!(read(store, id).await.status, ServerStatus::Quarantined);
+}
+
+async fn what_was_refused_as_ahead_is_remembered(store: &dyn Store, id: &str) {
+    let digest = |n: u64| Digest::of(&[b"ahead", &n.to_be_bytes()]);
+    for n in 0..20 {
+        let twice = vec![
+            Effect::RefusedAhead(digest(n)),
+            Effect::RefusedAhead(digest(n)),
+        ];
+        write(store, id, twice).await.unwrap();
+    }
+    // The newest, and only for a number that was reached.
+    let found = refused_ahead(store, id, 1).await;
+    let newest: Vec<Digest> = (4..20).map(digest).collect();
+    assert_eq!(found.len(), newest.len());
+    assert!(newest.iter().all(|digest| found.contains(digest)));
+    let above = refused_ahead(store, id, 2).await;
+    assert!(above.is_empty());
+}
+
+/// What a request of this number may have been refused as.
+async fn refused_ahead(store: &dyn Store, id: &str, seq: u64) -> Vec<Digest> {
+    let (send, receive) = std::sync::mpsc::channel();
+    let decide = Box::new(move |snapshot: &Snapshot| {
+        send.send(snapshot.refused_ahead.clone()).unwrap();
+        Decision {
+            effects: vec![],
+            status: 200,
+            body: vec![],
+            repeats: None,
+        }
+    });
+    let wants = Wants {
+        seq: Some(seq),
+        ..Wants::default()
+    };
+    let id = id.to_owned();
+    store.exchange(id, wants, decide).await.unwrap();
+    receive.recv().unwrap()
+}
