@@ -148,9 +148,11 @@ async fn answer_came(
         answer: message.body,
         components,
     }));
-    verified
-        .exchange(message.header, subject, Wants::default())
-        .await
+    let wants = Wants {
+        hardware: true,
+        ..Wants::default()
+    };
+    verified.exchange(message.header, subject, wants).await
 }
 
 async fn batch_came(
@@ -182,7 +184,7 @@ async fn batch_came(
         })?;
     let wants = Wants {
         ledger_epoch: Some(opened.ledger_epoch),
-        seq: None,
+        ..Wants::default()
     };
     verified
         .exchange(message.header, Subject::Batch(opened), wants)

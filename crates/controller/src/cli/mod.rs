@@ -3,6 +3,7 @@
 mod init;
 mod lists;
 mod registration;
+mod server_hardware;
 mod servers;
 mod serving;
 mod show;
@@ -47,7 +48,7 @@ enum Command {
     /// Make, list and revoke the tokens that enrol hosts
     #[command(subcommand)]
     RegistrationKey(registration::RegistrationCommand),
-    /// List, show, approve and verify the hosts of the fleet
+    /// List, show, approve and verify the hosts of the fleet, and permit other hardware
     #[command(subcommand)]
     Server(servers::ServerCommand),
     /// Who is and was connected
@@ -170,6 +171,10 @@ mod tests {
             "server show host-1 --json",
             "server approve host-1 --json",
             "server verify host-1 --json",
+            "server permit-rehost host-1 --for 1h --json",
+            "server permit-rehost host-1 --for 0",
+            "server hardware diff host-1 --show-serials --json",
+            "server hardware log host-1 --limit 5 --json",
             "connections list --server host-1 --active --limit 5 --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",

@@ -194,6 +194,16 @@ fn short(key: &str) -> &str {
 }
 
 fn lifetime_ms(text: &str) -> Result<i64, String> {
+    let ms = span_ms(text)?;
+    if (MIN_LIFETIME_MS..=MAX_LIFETIME_MS).contains(&ms) {
+        Ok(ms)
+    } else {
+        Err("it must be between 1m and 365d".to_owned())
+    }
+}
+
+/// A time as a person types it, in milliseconds.
+pub(super) fn span_ms(text: &str) -> Result<i64, String> {
     let bad = || "expected a number with s, m, h or d, for example 24h".to_owned();
     let unit_at = text.len().checked_sub(1).ok_or_else(bad)?;
     let (number, unit) = text.split_at_checked(unit_at).ok_or_else(bad)?;
@@ -205,12 +215,7 @@ fn lifetime_ms(text: &str) -> Result<i64, String> {
         _ => return Err(bad()),
     };
     let number: u32 = number.parse().map_err(|_| bad())?;
-    let ms = i64::from(number) * unit_ms;
-    if (MIN_LIFETIME_MS..=MAX_LIFETIME_MS).contains(&ms) {
-        Ok(ms)
-    } else {
-        Err("it must be between 1m and 365d".to_owned())
-    }
+    Ok(i64::from(number) * unit_ms)
 }
 
 #[cfg(test)]

@@ -1,23 +1,18 @@
-//! `server list|show|approve|verify`.
+//! `server list|show|approve|verify`; the commands about hardware are in `server_hardware`.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use vpn_node_protocol::limits::CHALLENGE_DEADLINE_S;
-use vpn_node_protocol::message::Purpose;
 
-use super::{open, show};
-use crate::clock;
+use super::{open, server_hardware, show};
 use crate::config::Config;
-use crate::rules::effect::NewChallenge;
 use crate::store::{ServerRow, Store, VerificationRow};
+use crate::verification;
 
 /// How long `server verify` waits for the host's answer.
 const VERIFY_WAIT: Duration = Duration::from_secs(10);
-/// How often it looks.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ServerCommand {
@@ -51,11 +46,18 @@ pub(super) enum ServerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Expect other hardware of a host for a while: the next that it shows becomes the enrolled one
+    PermitRehost(server_hardware::PermitArgs),
+    /// The hardware of a host: how it differs from the enrolled one, and how it was verified
+    #[command(subcommand)]
+    Hardware(server_hardware::HardwareCommand),
 }
 
 pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Result<ExitCode> {
     let store = open(config).await?;
     match command {
+        ServerCommand::PermitRehost(args) => server_hardware::permit(args, &*store).await,
+        ServerCommand::Hardware(command) => server_hardware::hardware(command, &*store).await,
         ServerCommand::List { json } => list(&*store, json).await,
         ServerCommand::Show { server, json } => one(&*store, &server, json).await,
         ServerCommand::Approve { server, json } => approve(&*store, &server, json).await,
@@ -185,6 +187,13 @@ fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
             show::instant(server.last_heartbeat.as_deref()),
         ),
         (
+            "Rehost permitted",
+            server.rehost_permitted_until.as_deref().map_or_else(
+                || "no".to_owned(),
+                |until| format!("until {}", show::instant(Some(until))),
+            ),
+        ),
+        (
             "Grace periods used",
             server.grace_period_usage_count.to_string(),
         ),
@@ -236,29 +245,7 @@ async fn verify(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<
             show::escaped(&server.status)
         );
     }
-    let now_ms = clock::now_ms();
-    let challenge = NewChallenge {
-        id: clock::uuid_v7(now_ms),
-        value: clock::nonce(),
-        purpose: Purpose::OnDemand,
-        issued_ms: now_ms,
-        deadline_s: CHALLENGE_DEADLINE_S,
-        delivered: false,
-    };
-    let id = store.queue_challenge(&server.server_id, challenge).await?;
-    let mut row = None;
-    let mut waited = Duration::ZERO;
-    while waited < VERIFY_WAIT {
-        row = store.verification(id).await?;
-        if row
-            .as_ref()
-            .is_some_and(|r| r.verification_result.is_some())
-        {
-            break;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-        waited += LOOK_EVERY;
-    }
+    let row = verification::challenge(store, &server.server_id, VERIFY_WAIT).await?;
     let row = row.context("the challenge is not in the database any more")?;
     let verified = row.verification_result == Some(true);
     if as_json {
@@ -326,6 +313,7 @@ mod tests {
             grace_period_enabled: false,
             grace_period_expires_at: None,
             grace_period_usage_count: 0,
+            rehost_permitted_until: None,
             active_connections: 0,
         }
     }

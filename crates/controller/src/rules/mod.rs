@@ -6,12 +6,15 @@ pub mod boot;
 pub mod chain;
 pub mod challenge;
 pub mod connections;
+pub mod drift;
 pub mod effect;
 pub mod enrolment;
 pub mod exchange;
+mod grace;
 pub mod heartbeat;
 pub mod request;
 pub mod state;
+mod verification;
 
 pub use effect::Effect;
 pub use state::Snapshot;

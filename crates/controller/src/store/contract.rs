@@ -222,6 +222,7 @@ fn step(from_seq: u64) -> Effect {
             id: Uuid::from_u128(5),
             at_ms: NOW,
         },
+        made_ms: NOW,
         peer_ip: "192.0.2.9".into(),
     }))
 }
@@ -249,8 +250,8 @@ async fn read(store: &dyn Store, server_id: &str) -> crate::rules::Snapshot {
         }
     });
     let wants = Wants {
-        seq: None,
         ledger_epoch: Some(LEDGER),
+        ..Wants::default()
     };
     store
         .exchange(server_id.to_owned(), wants, decide)

@@ -2,7 +2,10 @@
 
 mod chain;
 mod connections;
+mod corpus;
 mod enrolment;
+mod grace;
+mod hardware;
 mod http;
 mod poll;
 mod schema;

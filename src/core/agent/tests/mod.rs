@@ -13,6 +13,7 @@ mod backlog;
 mod calm;
 mod crash;
 mod directives;
+mod hardware_changes;
 mod network;
 mod outage;
 mod refusals;

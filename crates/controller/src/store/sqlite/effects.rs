@@ -2,14 +2,12 @@
 
 use sqlx::sqlite::SqliteConnection;
 
-use super::directives;
 use super::map::{counter, database};
+use super::{directives, hardware};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
-use crate::rules::effect::{
-    ChainStep, HardwareWrite, HeartbeatWrite, NewEvent, Severity, StandingWrite,
-};
+use crate::rules::effect::{ChainStep, HeartbeatWrite, NewEvent, Severity, StandingWrite};
 use crate::rules::state::word;
 use crate::store::StoreError;
 
@@ -46,9 +44,13 @@ pub(super) async fn apply(
                 directives::stray(conn, server_id, &challenge, purpose.as_str(), &end).await?;
             }
             Effect::Hardware(row) => {
-                hardware_log(conn, server_id, &row).await?;
-                hardware(conn, server_id, &row).await?;
+                hardware::log_row(conn, server_id, &row).await?;
+                hardware::status(conn, server_id, &row).await?;
             }
+            Effect::Rehost {
+                hardware_id,
+                raw_components,
+            } => hardware::rehost(conn, server_id, &hardware_id, &raw_components).await?,
             Effect::Connection(row) => {
                 if !connection(conn, server_id, &row).await? {
                     foreign.get_or_insert((0, *row)).0 += 1;
@@ -121,7 +123,7 @@ async fn advance(
     let done = sqlx::query(
         "UPDATE server_chains
          SET seq = ?, chain = ?, previous_nonce = nonce, nonce = ?, last_digest = ?,
-             last_reply = ?, boot_id = ?, booted = ?, peer_ip = ?
+             last_reply = ?, boot_id = ?, booted = ?, made_at = ?, peer_ip = ?
          WHERE server_id = ? AND seq = ?",
     )
     .bind(counter(step.seq))
@@ -131,6 +133,7 @@ async fn advance(
     .bind(&step.reply)
     .bind(step.boot.id.to_string())
     .bind(to_text(step.boot.at_ms))
+    .bind(to_text(step.made_ms))
     .bind(&step.peer_ip)
     .bind(server_id)
     .bind(counter(step.from_seq))
@@ -229,58 +232,14 @@ async fn standing(
     .map_err(database)
 }
 
+/// The host hears of it and lapses at once: no grace.
 async fn quarantine(conn: &mut SqliteConnection, server_id: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE servers SET status = 'quarantined', available = FALSE WHERE server_id = ?")
-        .bind(server_id)
-        .execute(conn)
-        .await
-        .map(drop)
-        .map_err(database)
-}
-
-pub(super) async fn hardware_log(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    row: &HardwareWrite,
-) -> Result<(), StoreError> {
-    let at = to_text(row.at_ms);
-    sqlx::query(
-        "INSERT INTO hardware_verification_log
-             (id, server_id, hardware_id, raw_components, verification_result, error_details,
-              client_ip, os_version, verified_at, created_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(row.log_id.to_string())
-    .bind(server_id)
-    .bind(row.hardware_id.to_string())
-    .bind(&row.raw_components)
-    .bind(row.result)
-    .bind(&row.error_details)
-    .bind(&row.client_ip)
-    .bind(&row.os_version)
-    .bind((row.result == "success").then_some(&at))
-    .bind(&at)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
-}
-
-async fn hardware(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    row: &HardwareWrite,
-) -> Result<(), StoreError> {
-    let verified = (row.result == "success").then(|| to_text(row.at_ms));
     sqlx::query(
         "UPDATE servers
-         SET hardware_verification_status = ?, os_version = ?,
-             last_hardware_verification_at = COALESCE(?, last_hardware_verification_at)
+         SET status = 'quarantined', available = FALSE, authorisation = 'lapsed',
+             grace_period_enabled = FALSE, grace_period_expires_at = NULL
          WHERE server_id = ?",
     )
-    .bind(row.status.as_str())
-    .bind(&row.os_version)
-    .bind(verified)
     .bind(server_id)
     .execute(conn)
     .await

@@ -7,7 +7,7 @@ use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::EnrolRefusal;
 
-use super::effects::hardware_log;
+use super::hardware;
 use super::map::{counter, database, enum_of, instant_optional, number, parse};
 use crate::clock::to_text;
 use crate::rules::challenge::to_json;
@@ -15,7 +15,6 @@ use crate::rules::effect::HardwareWrite;
 use crate::rules::enrolment::{EnrolEnd, Enrolment, Refused, StoredKey};
 use crate::rules::state::{ServerStatus, word};
 use crate::store::{NewRegistrationKey, StoreError};
-use vpn_node_protocol::hardware::HardwareStatus;
 
 /// The epoch of a new server's identity key.
 const FIRST_EPOCH: u32 = 1;
@@ -202,19 +201,19 @@ async fn bind_server(
         .await
         .map_err(database)?;
     }
-    let hardware = HardwareWrite {
+    let row = HardwareWrite {
         log_id: enrolment.log_id,
         hardware_id: request.verification_hash,
         raw_components: Some(to_json(&enrolment.components)),
         result: "success",
         error_details: None,
-        client_ip: enrolment.peer_ip.clone(),
-        os_version: request.os_version.clone(),
+        client_ip: Some(enrolment.peer_ip.clone()),
+        os_version: Some(request.os_version.clone()),
         at_ms: enrolment.now_ms,
-        // Of the server's row, which the log row leaves alone: enrolled is not yet verified.
-        status: HardwareStatus::Pending,
+        // Enrolled is not yet verified.
+        status: None,
     };
-    hardware_log(conn, &enrolment.server_id, &hardware).await?;
+    hardware::log_row(conn, &enrolment.server_id, &row).await?;
     Ok(EnrolEnd::Enrolled {
         server_id: enrolment.server_id.clone(),
         epoch: FIRST_EPOCH,

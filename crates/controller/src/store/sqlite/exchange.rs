@@ -6,6 +6,7 @@ use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::keys::PublicKey;
 
 use super::directives::open_of;
+use super::hardware;
 use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
 use crate::rules::Snapshot;
 use crate::rules::boot::Boot;
@@ -48,8 +49,9 @@ pub(super) async fn load(
     let row = sqlx::query(
         "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
                 s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
+                s.verification_hash, s.last_hardware_verification_at, s.rehost_permitted_until,
                 c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
-                c.booted, c.peer_ip
+                c.booted, c.made_at, c.peer_ip
          FROM servers s JOIN server_chains c ON c.server_id = s.server_id
          WHERE s.server_id = ?",
     )
@@ -70,6 +72,14 @@ pub(super) async fn load(
         .await
         .map_err(database)?;
         snapshot.earlier = parse_optional("request_digests.digest", digest.as_deref())?;
+    }
+    if wants.hardware {
+        snapshot.last_hardware = hardware::last(conn, server_id).await?;
+    }
+    if snapshot.mismatch_stands() {
+        let at = hardware::last_challenge(conn, server_id).await?;
+        snapshot.last_challenge_ms =
+            instant_optional("server_verifications.verification_time", at.as_deref())?;
     }
     if let Some(epoch) = wants.ledger_epoch {
         let acked: Option<i64> = sqlx::query_scalar(
@@ -116,7 +126,19 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
             row.get("hardware_verification_status"),
         )?,
         raw_hardware: row.get("raw_hardware_components"),
+        hardware_id: parse("servers.verification_hash", row.get("verification_hash"))?,
+        verified_ms: instant_optional(
+            "servers.last_hardware_verification_at",
+            row.get("last_hardware_verification_at"),
+        )?,
+        rehost_until_ms: instant_optional(
+            "servers.rehost_permitted_until",
+            row.get("rehost_permitted_until"),
+        )?,
+        last_hardware: None,
+        last_challenge_ms: None,
         last_heartbeat_ms: instant_optional("servers.last_heartbeat", row.get("last_heartbeat"))?,
+        made_ms: instant_optional("server_chains.made_at", row.get("made_at"))?,
         directives: vec![],
         ledger_acked: 0,
     })

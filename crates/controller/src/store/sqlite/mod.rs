@@ -8,6 +8,7 @@ mod directives;
 mod effects;
 mod enrol;
 mod exchange;
+mod hardware;
 mod lists;
 mod map;
 mod writer;
@@ -29,8 +30,9 @@ use crate::rules::effect::{NewChallenge, NewEvent};
 use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
 use crate::rules::state::OpenDirective;
 use crate::store::{
-    Answer, ConnectionRow, Decide, Decision, EventRow, HeartbeatRow, KnownServer,
-    NewRegistrationKey, RegistrationKeyRow, ServerRow, Store, StoreError, VerificationRow, Wants,
+    Answer, ConnectionRow, Decide, Decision, EventRow, HardwareLogRow, HeartbeatRow, KnownServer,
+    NewRegistrationKey, RegistrationKeyRow, RehostPermit, ServerRow, Store, StoreError,
+    VerificationRow, Wants,
 };
 
 use map::database;
@@ -202,6 +204,27 @@ impl Store for SqliteStore {
 
     fn verification(&self, challenge: Uuid) -> Answer<'_, Option<VerificationRow>> {
         Box::pin(directives::verification(&self.readers, challenge))
+    }
+
+    fn permit_rehost<'a>(&'a self, server_id: &'a str, permit: RehostPermit) -> Answer<'a, bool> {
+        let server_id = server_id.to_owned();
+        Box::pin(self.write(move |conn| Box::pin(hardware::permit(conn, server_id, permit))))
+    }
+
+    fn enrolled_hardware<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<String>> {
+        Box::pin(hardware::enrolled(&self.readers, server_id))
+    }
+
+    fn list_hardware_log<'a>(
+        &'a self,
+        server_id: &'a str,
+        limit: u32,
+    ) -> Answer<'a, Vec<HardwareLogRow>> {
+        Box::pin(hardware::log(&self.readers, server_id, limit))
+    }
+
+    fn expire_grace(&self, now_ms: i64) -> Answer<'_, u64> {
+        Box::pin(self.write(move |conn| Box::pin(hardware::expire_grace(conn, now_ms))))
     }
 
     fn expire_availability(&self, before_ms: i64) -> Answer<'_, u64> {
