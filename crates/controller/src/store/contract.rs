@@ -1,14 +1,14 @@
 //! What every store must do, whatever database stands behind it.
 
 mod approval;
+mod hardware;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
-use vpn_node_protocol::certificate::SealingKeyEntry;
-use vpn_node_protocol::certificate::Validity;
+use vpn_node_protocol::certificate::{SealingKeyEntry, Validity};
 use vpn_node_protocol::connection::{
     ClientIdentity, Confidence, ConnectionEvent, ConnectionRecord, Stamp,
 };
@@ -39,6 +39,7 @@ pub(crate) async fn all(store: &dyn Store) {
     records_are_applied_once_and_only_to_ones_own(store).await;
     a_challenge_is_queued_taken_and_closed_once(store).await;
     approval::only_a_waiting_server_is_approved_and_once(store).await;
+    hardware::a_permit_is_given_used_up_and_taken_back(store).await;
 }
 
 /// What a later process finds.
@@ -53,13 +54,8 @@ pub(crate) async fn after_restart(store: &dyn Store) {
         server.previous_nonce.is_some(),
         server.nonce != Hex([1; 32])
     );
-    assert!(
-        !store
-            .list_connections(None, false, 9)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let connections = store.list_connections(None, false, 9).await.unwrap();
+    assert!(!connections.is_empty());
 }
 
 fn identity(n: u8) -> vpn_node_protocol::keys::PublicKey {
