@@ -103,6 +103,8 @@ pub(super) struct DiskThread {
     unrecorded: BTreeSet<Uuid>,
     /// Why the sessions could not be kept, the last time.
     error: Option<String>,
+    /// Whether the last probe had what only root can read: said when it changes.
+    snapshot: SnapshotState,
 }
 
 impl DiskThread {
@@ -122,6 +124,7 @@ impl DiskThread {
             kept: sessions.map(|known| (known.connection_id, known)).collect(),
             unrecorded: kept.unrecorded,
             error: None,
+            snapshot: SnapshotState::Read,
         }
     }
 
@@ -256,12 +259,13 @@ impl DiskThread {
         }
     }
 
-    fn probe(&self) -> Event {
+    fn probe(&mut self) -> Event {
         let probe = enrol::probe(&self.settings);
         for note in &probe.notes {
             tracing::debug!(%note, "hardware probe");
         }
-        if probe.snapshot != SnapshotState::Read {
+        let before = std::mem::replace(&mut self.snapshot, probe.snapshot);
+        if probe.snapshot != SnapshotState::Read && probe.snapshot != before {
             // The first note says why.
             let why = probe.notes.first().map_or("", String::as_str);
             tracing::warn!(

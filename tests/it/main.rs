@@ -10,3 +10,4 @@ mod model;
 mod sealing;
 mod support;
 mod torture;
+mod verify;

@@ -41,6 +41,9 @@ pub struct Config {
     /// How long a verdict stands without another word, in seconds.
     #[serde(default = "default_lease_s")]
     pub lease_s: u32,
+    /// Seconds from one good verification of a host to the next challenge.
+    #[serde(default = "default_verification_interval_s")]
+    pub verification_interval_s: u32,
     /// Whether an enrolled host is active at once, or waits for an operator.
     #[serde(default = "default_auto_approve")]
     pub auto_approve: bool,
@@ -54,6 +57,9 @@ fn default_heartbeat_interval_s() -> u32 {
 }
 fn default_lease_s() -> u32 {
     MAX_LEASE_S
+}
+fn default_verification_interval_s() -> u32 {
+    6 * 3600
 }
 fn default_auto_approve() -> bool {
     true
@@ -127,6 +133,7 @@ impl Config {
             tls_key: None,
             heartbeat_interval_s: default_heartbeat_interval_s(),
             lease_s: default_lease_s(),
+            verification_interval_s: default_verification_interval_s(),
             auto_approve: default_auto_approve(),
         }
     }
@@ -172,6 +179,14 @@ impl Config {
         if !(1..=MAX_LEASE_S).contains(&self.lease_s) {
             let value = self.lease_s.to_string();
             return refuse("lease_s", value, "it must be 1 to 1800 seconds");
+        }
+        if !(60..=604_800).contains(&self.verification_interval_s) {
+            let value = self.verification_interval_s.to_string();
+            return refuse(
+                "verification_interval_s",
+                value,
+                "it must be 60 to 604800 seconds (a minute to seven days)",
+            );
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             return refuse(
@@ -289,6 +304,8 @@ mod tests {
             ("lease_s = 1801", "1800"),
             ("lease_s = 0", "1800"),
             ("heartbeat_interval_s = 0", "3600"),
+            ("verification_interval_s = 59", "604800"),
+            ("verification_interval_s = 604801", "604800"),
             ("tls_cert = '/a'", "together"),
         ] {
             let error = parse(&format!("{good}{extra}")).unwrap_err();

@@ -9,6 +9,7 @@
 //! | [`serve`], `places` | sockets, TLS handshakes, shutdown; who may hold how many connections |
 //! | [`api`] | HTTP: size, signature, dispatch, signed answers |
 //! | [`setup`], [`registration`] | what `init` and `registration-key create` make |
+//! | [`verification`] | challenging a host now |
 //! | [`rules`] | PURE: enrolment, chain, copies, verification, connection records |
 //! | [`store`] | the tables behind one trait; SQLite is the default |
 //! | [`keys`], [`tls`], [`config`] | what stands in the data directory |
@@ -29,3 +30,4 @@ pub mod serve;
 pub mod setup;
 pub mod store;
 pub mod tls;
+pub mod verification;

@@ -251,5 +251,8 @@ async fn expire_availability(
             Ok(count) => tracing::info!(count, "hosts fell silent and are no longer available"),
             Err(error) => tracing::warn!(%error, "silent hosts could not be marked"),
         }
+        if let Err(error) = store.expire_grace(clock()).await {
+            tracing::warn!(%error, "grace periods that are over could not be marked");
+        }
     }
 }

@@ -15,7 +15,7 @@ mod corpus;
 #[cfg(test)]
 mod vectors;
 
-pub use compare::{Change, ChangeKind, Comparison, Verdict, compare};
+pub use compare::{Change, ChangeKind, Comparison, Verdict, compare, same};
 pub use component::{Component, ComponentError, MAX_COMPONENT_LEN, MAX_JOIN_PARTS};
 
 use serde::{Deserialize, Serialize};
@@ -151,6 +151,17 @@ pub enum Weight {
     Secondary,
 }
 
+impl Weight {
+    /// The text on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+        }
+    }
+}
+
 /// The column `hardware_verification_status` of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -198,6 +209,9 @@ mod tests {
             assert_eq!(json, name.as_str());
             let components = serde_json::to_value(Components::default()).unwrap();
             assert_eq!(components[name.as_str()], UNAVAILABLE);
+        }
+        for weight in [Weight::Primary, Weight::Secondary] {
+            assert_eq!(serde_json::to_value(weight).unwrap(), weight.as_str());
         }
         for status in [
             HardwareStatus::Pending,

@@ -7,6 +7,7 @@
 mod connections;
 mod directives;
 mod event;
+mod hardware;
 mod report;
 mod requests;
 
@@ -21,6 +22,7 @@ use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::message::{ConnectionBatch, DirectiveAck};
 
 use self::directives::{Challenge, PollState};
+use self::hardware::Hardware;
 use self::report::Memory;
 use super::authorisation::Authorisation;
 use super::lane::{Lane, LaneState};
@@ -86,6 +88,7 @@ pub struct Agent {
     challenge: Option<Challenge>,
     /// The hardware is being looked at: once for all challenges that come meanwhile.
     probing: bool,
+    hardware: Hardware,
     /// The challenge whose answer is in flight.
     answering: Option<Challenge>,
     /// Directives dealt with; the controller has not said that it knows.
@@ -161,6 +164,7 @@ impl Agent {
             sampling: false,
             challenge: None,
             probing: false,
+            hardware: Hardware::new(now),
             answering: None,
             acks: Vec::new(),
             acks_sent: 0,
@@ -193,7 +197,7 @@ impl Agent {
                 self.memory.note(failure.message, now);
             }
             Event::Sampled(metrics) => self.submit_heartbeat(metrics, now),
-            Event::Hardware(components) => self.answer_challenge(&components, now, rng),
+            Event::Hardware(components) => self.hardware_seen(&components, now, rng),
             Event::Observed(backend, obs) => self.observed(&backend, obs, now, rng),
             Event::Ledger(facts) => {
                 self.ledger = facts;
@@ -207,6 +211,7 @@ impl Agent {
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut impl CryptoRng) {
         self.forget_late_challenge(now);
+        self.look_at_hardware(now);
         self.tick_sessions(now);
         if let Upload::Paused(until) = self.upload
             && now.boot >= until
@@ -228,6 +233,7 @@ impl Agent {
             self.challenge.as_ref().map(Challenge::deadline),
             self.reducer.next_deadline(),
             Some(self.keep_sessions_at),
+            Some(self.hardware.next_look()),
             match self.upload {
                 Upload::Paused(until) => Some(until),
                 _ => None,

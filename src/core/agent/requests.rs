@@ -106,7 +106,9 @@ impl Agent {
     /// Asks for a challenge until one was judged.
     fn wants_challenge(&self, state: State) -> Option<Purpose> {
         let unverified = matches!(state, State::Unverified | State::Lapsed);
-        (unverified && self.challenge.is_none()).then_some(Purpose::Start)
+        let start = unverified.then_some(Purpose::Start);
+        let wanted = self.hardware.wants_challenge().or(start);
+        wanted.filter(|_| self.challenge.is_none())
     }
 
     pub(super) fn answer_challenge(
@@ -142,6 +144,7 @@ impl Agent {
         match sealed {
             Ok(hardware) => {
                 self.authorisation.challenge_answered();
+                self.hardware.told();
                 let answer = ChallengeAnswer {
                     challenge_id: challenge.id,
                     value: challenge.value,

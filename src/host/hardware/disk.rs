@@ -3,7 +3,8 @@
 //! Kernel names (`sda`, `sdb`) may change places at every boot, so nothing here is ordered by them:
 //! `disk1` is the disk which holds `/`, and `disk2` is the one with the lowest serial, by bytes, of
 //! the other fixed disks. Where `/` lies on several disks (LVM, RAID), `disk1` is the one of them
-//! with the lowest serial.
+//! with the lowest serial; a btrfs of several disks counts with all of them, since its mount names
+//! whichever the kernel found last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,10 @@ fn root_disk(proc: &Path, sys: &Path, notes: &mut Vec<String>) -> Component {
         return Component::UNAVAILABLE;
     };
     let mut leaves = Vec::new();
-    if let Some(device) = device_of(&root, sys) {
+    for device in device_of(&root, sys)
+        .into_iter()
+        .flat_map(|device| members(device, sys))
+    {
         collect_leaves(&device, MAX_LAYERS, &mut leaves);
     }
     if leaves.is_empty() {
@@ -89,6 +93,17 @@ fn device_of(root: &RootMount, sys: &Path) -> Option<PathBuf> {
     }
     let plain = !source.is_empty() && !source.starts_with('.') && !source.contains('/');
     plain.then(|| fs::canonicalize(sys.join("class/block").join(source)).ok())?
+}
+
+/// All devices of the btrfs that this one is part of; else itself.
+fn members(device: PathBuf, sys: &Path) -> Vec<PathBuf> {
+    let file_systems = fs::read_dir(sys.join("fs/btrfs")).into_iter().flatten();
+    file_systems
+        .flatten()
+        .take(MAX_DISKS)
+        .map(|file_system| entries(&file_system.path().join("devices")))
+        .find(|devices| devices.contains(&device))
+        .unwrap_or_else(|| vec![device])
 }
 
 /// The device-mapper device of this name.
@@ -156,10 +171,12 @@ const VPD_FILE: &str = "device/vpd_pg80";
 fn identity(disk: &Path) -> Component {
     let read = |file: &str| {
         let raw = bounded::read_prefix(&disk.join(file), MAX_IDENTITY).unwrap_or_default();
-        Component::from_raw(if file == VPD_FILE {
-            unit_serial(&raw)
-        } else {
-            &raw
+        Component::from_raw(match file {
+            VPD_FILE => unit_serial(&raw),
+            // The kernel makes this one of vendor, serial, model and namespace (nvme_ns_wwid): the
+            // serial was looked at before, and is none.
+            "wwid" if raw.starts_with(b"nvme.") => b"",
+            _ => &raw,
         })
     };
     let mut serials = IDENTITY_FILES.iter().map(|file| read(file));

@@ -14,6 +14,8 @@ mod smbios;
 pub mod snapshot;
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

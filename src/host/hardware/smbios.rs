@@ -2,7 +2,8 @@
 //!
 //! The `bios` component is vendor, product name and product serial of the *system* (type 1), not
 //! the firmware's vendor, version or date: those change with every firmware update, these never.
-//! `product_version` is left out as well, since hypervisors put their own version there.
+//! `product_version` is left out as well, since hypervisors put their own version there. A machine
+//! with a device tree instead (single-board computers) has its model and serial number from there.
 
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,15 @@ pub(super) fn probe(sys: &Path, secret: &Snapshot, notes: &mut Vec<String>) -> S
             "{} does not exist: this host has no SMBIOS (container, or firmware without it)",
             dir.display()
         ));
+        let tree = sys.join("firmware/devicetree/base");
+        return Smbios {
+            bios: Component::join(&[
+                Component::UNAVAILABLE,
+                string(&tree, "model"),
+                string(&tree, "serial-number"),
+            ]),
+            board: Component::UNAVAILABLE,
+        };
     }
     Smbios {
         bios: Component::join(&[

@@ -8,7 +8,7 @@ use vpn_node_protocol::hardware::{Component, Verdict, compare};
 
 use super::*;
 
-struct FakeHost {
+pub(super) struct FakeHost {
     dir: TempDir,
 }
 
@@ -16,7 +16,7 @@ const XEON: &str = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\n\
     model name\t: Intel(R) Xeon(R) Gold 6230 CPU @ 2.10GHz\nstepping\t: 7\n";
 
 impl FakeHost {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
@@ -64,7 +64,7 @@ impl FakeHost {
         host
     }
 
-    fn roots(&self) -> Roots {
+    pub(super) fn roots(&self) -> Roots {
         let at = |name: &str| self.dir.path().join(name);
         Roots {
             proc: at("proc"),
@@ -75,13 +75,13 @@ impl FakeHost {
         }
     }
 
-    fn put(&self, path: &str, text: impl AsRef<[u8]>) {
+    pub(super) fn put(&self, path: &str, text: impl AsRef<[u8]>) {
         let path = self.dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    fn dmi(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(super) fn dmi(&self, name: &str, text: impl AsRef<[u8]>) {
         self.put(&format!("sys/class/dmi/id/{name}"), text);
     }
 
@@ -101,7 +101,7 @@ impl FakeHost {
     }
 
     /// A disk under `/sys/devices/…`, linked as the kernel links it.
-    fn disk(&self, device: &str, number: &str) {
+    pub(super) fn disk(&self, device: &str, number: &str) {
         let sys = self.dir.path().join("sys");
         let dir = sys.join("devices").join(device);
         fs::create_dir_all(dir.join("slaves")).unwrap();
@@ -119,15 +119,15 @@ impl FakeHost {
         symlink(format!("{up}devices/{device}"), class_dir.join(name)).unwrap();
     }
 
-    fn disk_dir(&self, name: &str) -> PathBuf {
+    pub(super) fn disk_dir(&self, name: &str) -> PathBuf {
         fs::canonicalize(self.dir.path().join("sys/block").join(name)).unwrap()
     }
 
-    fn put_in_disk(&self, name: &str, file: &str, text: &[u8]) {
+    pub(super) fn put_in_disk(&self, name: &str, file: &str, text: &[u8]) {
         fs::write(self.disk_dir(name).join(file), text).unwrap();
     }
 
-    fn partition(&self, disk: &str, name: &str, number: &str) {
+    pub(super) fn partition(&self, disk: &str, name: &str, number: &str) {
         let dir = self.disk_dir(disk).join(name);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("partition"), "1\n").unwrap();
@@ -137,17 +137,17 @@ impl FakeHost {
         self.link("class/block", name, device);
     }
 
-    fn mounted(&self, number: &str, fs_type: &str, source: &str) {
+    pub(super) fn mounted(&self, number: &str, fs_type: &str, source: &str) {
         let line = format!("27 1 {number} / / rw,relatime shared:1 - {fs_type} {source} rw\n");
         self.put("proc/self/mountinfo", line);
     }
 
-    fn snapshot(&self) {
+    pub(super) fn snapshot(&self) {
         fs::create_dir_all(self.dir.path().join("run")).unwrap();
         snapshot::write(&self.roots()).unwrap();
     }
 
-    fn probe(&self) -> Probe {
+    pub(super) fn probe(&self) -> Probe {
         probe(&self.roots())
     }
 }

@@ -1,12 +1,13 @@
 //! A controller in this process, on the loopback, with a proxy before it that reads along.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use vpn_node_controller::config::Config;
 use vpn_node_controller::serve::{self, Running};
-use vpn_node_controller::store::{ConnectionRow, HeartbeatRow, ServerRow};
-use vpn_node_controller::{clock, registration, setup};
+use vpn_node_controller::store::{self, ConnectionRow, HeartbeatRow, ServerRow, VerificationRow};
+use vpn_node_controller::{clock, registration, setup, verification};
 use zeroize::Zeroizing;
 
 use super::proxy::Proxy;
@@ -96,6 +97,19 @@ impl Controller {
             proxy.serve(certificate, key, self.running().addr);
             proxy
         })
+    }
+
+    /// Challenges a server as `server verify` does, which is another process: with a database
+    /// connection of its own. How it ended, and how long that took.
+    pub(crate) fn verify(&self, server_id: &str) -> (VerificationRow, Duration) {
+        let begin = Instant::now();
+        let row = self.runtime.block_on(async {
+            let store = store::open(&self.config).await.unwrap();
+            let row = verification::challenge(&*store, server_id, Duration::from_secs(10)).await;
+            (row, begin.elapsed(), store.close().await)
+        });
+        let (row, took, _) = row;
+        (row.unwrap().unwrap(), took)
     }
 
     /// Everything that passed the proxy so far, decrypted.

@@ -25,6 +25,13 @@ ALTER TABLE servers ADD COLUMN status_reason TEXT;
 ALTER TABLE servers ADD COLUMN status_changed_at TIMESTAMP;
 -- Until then an operator expects other hardware: the next mismatch becomes the new enrolled state.
 ALTER TABLE servers ADD COLUMN rehost_permitted_until TIMESTAMP;
+-- The newest fingerprint of a server, which the next one is compared with.
+CREATE INDEX idx_hardware_verification_log_created_at
+    ON hardware_verification_log(server_id, created_at);
+
+-- When the host made its last accepted request, by our clock: its lease and its grace period run
+-- from there, however late the request came.
+ALTER TABLE server_chains ADD COLUMN made_at TIMESTAMP;
 
 -- Requests that were refused as ahead, without proof: the host makes another one of the same number,
 -- with proof, and a late copy of the first is no sign of a second holder.

@@ -120,9 +120,11 @@ async fn answer_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
         answer: message.body,
         components,
     }));
-    verified
-        .exchange(message.header, subject, Wants::default())
-        .await
+    let wants = Wants {
+        hardware: true,
+        ..Wants::default()
+    };
+    verified.exchange(message.header, subject, wants).await
 }
 
 async fn batch_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {

@@ -72,6 +72,7 @@ impl App {
             policy: Policy {
                 heartbeat_interval_s: config.heartbeat_interval_s,
                 lease_s: config.lease_s,
+                verification_interval_s: config.verification_interval_s,
             },
             auto_approve: config.auto_approve,
             clock,

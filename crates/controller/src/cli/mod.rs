@@ -50,7 +50,7 @@ enum Command {
     /// Make, list and revoke the tokens that enrol hosts
     #[command(subcommand)]
     RegistrationKey(registration::RegistrationCommand),
-    /// List, show, approve, verify and revoke the hosts of the fleet, and renew their keys
+    /// List, show, approve, verify and revoke the hosts of the fleet, their keys and their hardware
     #[command(subcommand)]
     Server(servers::ServerCommand),
     /// Who is and was connected
@@ -183,6 +183,10 @@ mod tests {
             "server rotate-key host-1 --json",
             "server resolve-clone host-1 --json",
             "server resolve-clone host-1 --keep 192.0.2.1 --json",
+            "server permit-rehost host-1 --for 1h --json",
+            "server permit-rehost host-1 --for 0",
+            "server hardware diff host-1 --show-serials --json",
+            "server hardware log host-1 --limit 5 --json",
             "connections list --server host-1 --active --limit 5 --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",

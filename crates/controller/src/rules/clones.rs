@@ -258,6 +258,7 @@ mod tests {
     const POLICY: Policy = Policy {
         heartbeat_interval_s: 30,
         lease_s: 1800,
+        verification_interval_s: 21_600,
     };
 
     /// At request 20, in boot 1 for 1000 seconds now, heard so many seconds ago.
@@ -288,6 +289,12 @@ mod tests {
             authorisation: Authorisation::Verified,
             hardware_status: HardwareStatus::Verified,
             raw_hardware: None,
+            hardware_id: Hex([0; 32]),
+            verified_ms: None,
+            rehost_until_ms: None,
+            last_hardware: None,
+            last_challenge_ms: None,
+            made_ms: None,
             last_heartbeat_ms: heard_s.map(|s| NOW - s * 1000),
             directives: vec![],
             ledger_acked: 0,

@@ -64,6 +64,13 @@ pub enum Effect {
     },
     /// A row of the hardware verification log, and the server's hardware columns.
     Hardware(Box<HardwareWrite>),
+    /// An operator's permit is used up: these components are the enrolled ones now.
+    Rehost {
+        /// Their hash.
+        hardware_id: Digest,
+        /// As JSON.
+        raw_components: String,
+    },
     /// A connection record, applied once.
     Connection(Box<ConnectionWrite>),
     /// Ledger sequences that nobody can read any more.
@@ -117,6 +124,8 @@ pub struct ChainStep {
     pub reply: Vec<u8>,
     /// Boot of the host.
     pub boot: Boot,
+    /// When the host made the request, by our clock.
+    pub made_ms: i64,
     /// Where the request came from.
     pub peer_ip: String,
 }
@@ -142,7 +151,7 @@ pub struct HeartbeatWrite {
     pub authorisation: Authorisation,
     /// When a grace period that it reports ends, by the controller's reckoning.
     pub grace_expires_ms: Option<i64>,
-    /// Whether this heartbeat is the first of a grace period.
+    /// Whether this heartbeat is the first that tells of a grace period.
     pub grace_began: bool,
 }
 
@@ -267,27 +276,27 @@ pub struct VerificationEnd {
     pub at_ms: i64,
 }
 
-/// One attempt at a fingerprint.
+/// One attempt at a fingerprint, whatever came of it.
 #[derive(Clone, Debug)]
 pub struct HardwareWrite {
-    /// Id of the log row.
+    /// Id of the log row: that of the challenge, where there was one.
     pub log_id: Uuid,
-    /// The hash that the host stated.
+    /// The hash that the host stated; that of the enrolment where it stated none.
     pub hardware_id: Digest,
     /// The components as JSON, when they could be opened.
     pub raw_components: Option<String>,
     /// `success`, `mismatch`, `invalid` or `error`.
     pub result: &'static str,
-    /// What was wrong.
+    /// What was wrong: a stable code, what changed, or both.
     pub error_details: Option<String>,
-    /// Where the answer came from.
-    pub client_ip: String,
-    /// The host's operating system.
-    pub os_version: String,
+    /// Where the answer came from, when one came.
+    pub client_ip: Option<String>,
+    /// The host's operating system, when it said.
+    pub os_version: Option<String>,
     /// When.
     pub at_ms: i64,
-    /// `servers.hardware_verification_status`.
-    pub status: HardwareStatus,
+    /// `servers.hardware_verification_status`; none leaves the server's row as it is.
+    pub status: Option<HardwareStatus>,
 }
 
 /// A row of `security_events`.

@@ -273,6 +273,7 @@ fn accept(
         digest: request.digest,
         reply: vec![],
         boot: boot_of(snapshot, request),
+        made_ms: made_ms(snapshot, request),
         peer_ip: request.peer_ip.clone(),
     };
     let reply = Reply {
@@ -307,6 +308,13 @@ fn accept(
 fn boot_of(snapshot: &Snapshot, request: &Request) -> Boot {
     let last_ms = snapshot.last_heartbeat_ms;
     Boot::after(snapshot.boot, &request.header, last_ms, request.now_ms)
+}
+
+/// When the host made a request, by our clock: a retried one comes much later.
+fn made_ms(snapshot: &Snapshot, request: &Request) -> i64 {
+    let up_ms = i64::try_from(request.header.boottime_ms).unwrap_or(i64::MAX);
+    let made_ms = boot_of(snapshot, request).at_ms.saturating_add(up_ms);
+    made_ms.min(request.now_ms)
 }
 
 fn store_batch(

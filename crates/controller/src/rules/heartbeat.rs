@@ -4,15 +4,14 @@ use vpn_node_protocol::directive::{Action, Directive};
 use vpn_node_protocol::limits::{
     CHALLENGE_DEADLINE_S, MAX_BACKENDS, MAX_DIRECTIVES, is_short_text,
 };
-use vpn_node_protocol::message::{Authorisation, DirectiveOutcome, Heartbeat, Purpose, Verdict};
+use vpn_node_protocol::message::{Authorisation, DirectiveOutcome, Heartbeat, Verdict};
 use vpn_node_protocol::metrics::MAX_DISKS;
 
-use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, StandingWrite, VerificationEnd};
+use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, StandingWrite};
+use crate::rules::grace::Grace;
 use crate::rules::request::Request;
-use crate::rules::state::{OpenDirective, Policy, ServerStatus, Snapshot, Want};
-
-/// One challenge may be lost to an outage; the second one in a row is an answer.
-const MISSED_BEFORE_FAILED: u32 = 2;
+use crate::rules::state::{OpenDirective, ServerStatus, Snapshot, Want};
+use crate::rules::verification::{due, missed};
 
 /// Checks what a heartbeat must hold.
 ///
@@ -58,7 +57,7 @@ pub(super) fn settle_directives(
         match failure {
             None => directive.applied = true,
             Some(failure) => {
-                close_missed(directive, failure, request.now_ms, standing, effects);
+                missed(snapshot, request, directive, failure, standing, effects);
                 open.retain(|d| d.id != ack.id);
             }
         }
@@ -83,7 +82,7 @@ pub(super) fn judge(
                 id: directive.id,
                 status: "expired",
             });
-            close_missed(directive, "no_answer", now_ms, standing, effects);
+            missed(snapshot, request, directive, "no_answer", standing, effects);
         }
         !over
     });
@@ -94,14 +93,8 @@ pub(super) fn judge(
         standing.verdict = Verdict::Unverified;
         standing.reason = None;
     }
-    let wanted = heartbeat.verification_wanted.or_else(|| {
-        // Also without a restart: a resolved quarantine leaves a host unverified.
-        let waits = standing.verdict == Verdict::Unverified;
-        (waits || standing.challenges_missed > 0).then_some(Purpose::Start)
-    });
-    if let Some(purpose) =
-        wanted.filter(|_| active && !open.iter().any(OpenDirective::is_challenge))
-    {
+    let free = active && !open.iter().any(OpenDirective::is_challenge);
+    if let Some(purpose) = due(snapshot, request, heartbeat, standing).filter(|_| free) {
         let challenge = NewChallenge {
             id: request.fresh.challenge_id,
             value: request.fresh.challenge_value,
@@ -166,51 +159,13 @@ pub fn to_wire(directive: &OpenDirective, server_id: &str, epoch: u32) -> Direct
     }
 }
 
-/// A challenge ends without an answer. What never reached the host says nothing about it. Other
-/// directives that end so leave only their own status.
-fn close_missed(
-    directive: &OpenDirective,
-    failure: &'static str,
-    now_ms: i64,
-    standing: &mut StandingWrite,
-    effects: &mut Vec<Effect>,
-) {
-    if !directive.is_challenge() {
-        return;
-    }
-    let failure = if directive.delivered {
-        failure
-    } else {
-        "not_delivered"
-    };
-    effects.push(Effect::CloseVerification(VerificationEnd {
-        challenge_id: directive.id,
-        response: None,
-        result: false,
-        failure: Some(failure),
-        detail: None,
-        at_ms: now_ms,
-    }));
-    if !directive.delivered {
-        return;
-    }
-    standing.challenges_missed = standing.challenges_missed.saturating_add(1);
-    if standing.challenges_missed >= MISSED_BEFORE_FAILED && standing.verdict != Verdict::Mismatch {
-        standing.verdict = Verdict::Failed;
-        standing.reason = Some("the host did not answer its challenges".to_owned());
-        standing.available = false;
-    }
-}
-
 fn row(
     snapshot: &Snapshot,
     request: &Request,
     heartbeat: &Heartbeat,
     available: bool,
 ) -> HeartbeatWrite {
-    let grace = heartbeat.authorisation == Authorisation::Grace;
-    let Policy { lease_s, .. } = request.policy;
-    let lease_ms = i64::from(lease_s) * 1000;
+    let grace = Grace::of(snapshot, heartbeat.authorisation, request.policy);
     HeartbeatWrite {
         received_ms: request.now_ms,
         active_connections: heartbeat.backends.iter().map(|b| u64::from(b.active)).sum(),
@@ -220,10 +175,7 @@ fn row(
         peer_ip: request.peer_ip.clone(),
         available,
         authorisation: heartbeat.authorisation,
-        grace_expires_ms: snapshot
-            .last_heartbeat_ms
-            .filter(|_| grace)
-            .map(|ms| ms.saturating_add(lease_ms)),
-        grace_began: grace && snapshot.authorisation != Authorisation::Grace,
+        grace_expires_ms: grace.expires_ms,
+        grace_began: grace.began,
     }
 }

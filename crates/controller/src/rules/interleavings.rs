@@ -26,6 +26,7 @@ const REMEMBERED: u64 = 6;
 const POLICY: Policy = Policy {
     heartbeat_interval_s: 30,
     lease_s: 1800,
+    verification_interval_s: 21_600,
 };
 
 /// The rows of one server, and what the store does with a decision.
@@ -84,6 +85,12 @@ impl Controller {
             authorisation: Authorisation::Verified,
             hardware_status: HardwareStatus::Verified,
             raw_hardware: None,
+            hardware_id: Hex([0; 32]),
+            verified_ms: None,
+            rehost_until_ms: None,
+            last_hardware: None,
+            last_challenge_ms: None,
+            made_ms: None,
             last_heartbeat_ms: None,
             directives: vec![],
             ledger_acked: 0,

@@ -7,16 +7,19 @@ pub mod chain;
 pub mod challenge;
 pub mod clones;
 pub mod connections;
+pub mod drift;
 pub mod effect;
 pub mod enrolment;
 pub mod events;
 pub mod exchange;
+mod grace;
 pub mod heartbeat;
 pub mod introduction;
 pub mod lifecycle;
 pub mod request;
 pub mod rotation;
 pub mod state;
+mod verification;
 pub mod witness;
 
 #[cfg(test)]

@@ -10,6 +10,10 @@ use vpn_node_protocol::message::{Authorisation, Purpose, Standing, Verdict};
 
 use crate::rules::boot::Boot;
 
+/// The longest permit for a rehost, in milliseconds: seven days. Whoever has a copy of the disk
+/// may use it as well as the right host.
+pub const MAX_REHOST_PERMIT_MS: i64 = 7 * 24 * 3600 * 1000;
+
 /// One server as the transaction found it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -45,8 +49,20 @@ pub struct Snapshot {
     pub hardware_status: HardwareStatus,
     /// The enrolled components, as JSON.
     pub raw_hardware: Option<String>,
+    /// Their hash, as the host stated it.
+    pub hardware_id: Digest,
+    /// When a fingerprint was last found good.
+    pub verified_ms: Option<i64>,
+    /// Until when other hardware becomes the enrolled one.
+    pub rehost_until_ms: Option<i64>,
+    /// The components of the last fingerprint that was compared, as JSON: for an answer only.
+    pub last_hardware: Option<String>,
+    /// When the last challenge was made or ended: while a mismatch stands only.
+    pub last_challenge_ms: Option<i64>,
     /// When the last heartbeat came, in milliseconds since the Unix epoch.
     pub last_heartbeat_ms: Option<i64>,
+    /// When the host made its last accepted request, by our clock: its lease runs from there.
+    pub made_ms: Option<i64>,
     /// Directives that are pending, or applied but not answered.
     pub directives: Vec<OpenDirective>,
     /// How far the ledger of the request is stored; 0 for a ledger not seen before.
@@ -82,6 +98,24 @@ pub enum Kept {
     Second,
     /// Neither: the server was enrolled again.
     Reenrolled,
+}
+
+impl Snapshot {
+    /// Whether the host was last seen on other hardware. Nothing that the host does ends that: an
+    /// operator permits the rehost, or the host is enrolled again.
+    #[must_use]
+    pub fn mismatch_stands(&self) -> bool {
+        self.verdict == Verdict::Mismatch || self.hardware_status == HardwareStatus::Mismatch
+    }
+
+    /// Whether an operator expects other hardware now.
+    #[must_use]
+    pub fn rehost_is_permitted(&self, now_ms: i64) -> bool {
+        // The second half is for a clock that was set back: it makes no permit longer.
+        self.rehost_until_ms.is_some_and(|until_ms| {
+            now_ms < until_ms && until_ms.saturating_sub(now_ms) <= MAX_REHOST_PERMIT_MS
+        })
+    }
 }
 
 /// Where a request chain stands.
@@ -203,6 +237,8 @@ pub struct Policy {
     pub heartbeat_interval_s: u32,
     /// How long `verified` stands, in seconds.
     pub lease_s: u32,
+    /// Seconds from one good verification to the next challenge.
+    pub verification_interval_s: u32,
 }
 
 /// How a host stands, in the words of a reply.
@@ -262,6 +298,7 @@ mod tests {
         let policy = Policy {
             heartbeat_interval_s: 30,
             lease_s: 1800,
+            verification_interval_s: 21_600,
         };
         for status in [ServerStatus::Pending, ServerStatus::Active] {
             for verdict in [

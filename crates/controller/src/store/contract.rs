@@ -5,6 +5,7 @@ mod challenges;
 mod clones;
 mod concurrent;
 mod events;
+mod hardware;
 mod keys;
 pub(crate) mod racers;
 mod reenrolment;
@@ -50,6 +51,7 @@ pub(crate) async fn all(store: &dyn Store) {
     reenrolment::a_server_gets_a_new_identity_and_keeps_its_connections(store).await;
     revocation::a_revoked_server_ends_with_everything_that_waits_for_it(store).await;
     clones::two_holders_are_stopped_and_one_is_kept(store).await;
+    hardware::a_permit_is_given_used_up_and_taken_back(store).await;
 }
 
 /// What a later process finds.
@@ -64,13 +66,8 @@ pub(crate) async fn after_restart(store: &dyn Store) {
         server.previous_nonce.is_some(),
         server.nonce != Hex([1; 32])
     );
-    assert!(
-        !store
-            .list_connections(None, false, 9)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let connections = store.list_connections(None, false, 9).await.unwrap();
+    assert!(!connections.is_empty());
 }
 
 fn identity(n: u8) -> vpn_node_protocol::keys::PublicKey {
@@ -237,6 +234,7 @@ fn step(from_seq: u64) -> Effect {
             id: Uuid::from_u128(5),
             at_ms: NOW,
         },
+        made_ms: NOW,
         peer_ip: "192.0.2.9".into(),
     }))
 }

@@ -31,8 +31,8 @@ use crate::rules::{Effect, Snapshot};
 
 pub use events::{EventFilter, HandleEnd, Handling};
 pub use rows::{
-    ConnectionRow, EventRow, HeartbeatRow, RegistrationKeyRow, ServerRow, SuspicionRow,
-    VerificationRow,
+    ConnectionRow, EventRow, HardwareLogRow, HeartbeatRow, RegistrationKeyRow, ServerRow,
+    SuspicionRow, VerificationRow,
 };
 
 /// An answer of the store that is still to come.
@@ -64,6 +64,8 @@ pub struct Wants {
     pub signer: Option<Digest>,
     /// Whose this key is, which the host wants to have from now on.
     pub new_key: Option<PublicKey>,
+    /// The fingerprint that came last.
+    pub hardware: bool,
 }
 
 /// Whose key this is: enough to verify a request before any transaction.
@@ -115,6 +117,17 @@ pub struct CloneResolution {
     pub deadline_s: u32,
     /// When.
     pub now_ms: i64,
+}
+
+/// An operator expects other hardware of a host, or does not any more.
+#[derive(Clone, Debug)]
+pub struct RehostPermit {
+    /// Until when; none takes the permit back.
+    pub until_ms: Option<i64>,
+    /// What is recorded with it.
+    pub event: NewEvent,
+    /// Asks the host at once, unless a challenge is open.
+    pub challenge: Option<NewChallenge>,
 }
 
 /// Why the store did not do it.
@@ -219,6 +232,19 @@ pub trait Store: Send + Sync {
     ) -> Answer<'a, Vec<OpenDirective>>;
     /// What became of a challenge.
     fn verification(&self, challenge: Uuid) -> Answer<'_, Option<VerificationRow>>;
+    /// Permits other hardware, or takes the permit back; `false` when the server is neither
+    /// active nor pending.
+    fn permit_rehost<'a>(&'a self, server_id: &'a str, permit: RehostPermit) -> Answer<'a, bool>;
+    /// The enrolled components of a server, as JSON.
+    fn enrolled_hardware<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<String>>;
+    /// Attempts at a server's fingerprint, newest first.
+    fn list_hardware_log<'a>(
+        &'a self,
+        server_id: &'a str,
+        limit: u32,
+    ) -> Answer<'a, Vec<HardwareLogRow>>;
+    /// Grace periods that are over by now and of whose end no host told. Returns how many.
+    fn expire_grace(&self, now_ms: i64) -> Answer<'_, u64>;
     /// Servers that were silent since `before_ms` are no longer available. Returns how many.
     fn expire_availability(&self, before_ms: i64) -> Answer<'_, u64>;
 

@@ -47,6 +47,7 @@ pub struct ServerRow {
     pub grace_period_enabled: bool,
     pub grace_period_expires_at: Option<String>,
     pub grace_period_usage_count: i64,
+    pub rehost_permitted_until: Option<String>,
     pub active_connections: i64,
     /// The host's clock minus the controller's in milliseconds, by its last heartbeat.
     pub clock_offset_ms: Option<i64>,
@@ -110,6 +111,23 @@ pub struct EventRow {
     pub user_name: Option<String>,
     pub handled_at: Option<String>,
     pub handled_by_user: Option<String>,
+}
+
+/// A row of `hardware_verification_log`. Serial numbers are not printed with it.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the schema")]
+pub struct HardwareLogRow {
+    pub id: String,
+    pub server_id: String,
+    pub hardware_id: String,
+    #[serde(skip)]
+    pub raw_components: Option<String>,
+    pub verification_result: Option<String>,
+    pub error_details: Option<String>,
+    pub client_ip: Option<String>,
+    pub os_version: Option<String>,
+    pub verified_at: Option<String>,
+    pub created_at: Option<String>,
 }
 
 /// A row of `server_verifications`.

@@ -3,8 +3,11 @@
 mod chain;
 mod clones;
 mod connections;
+mod corpus;
 mod enrolment;
 mod events;
+mod grace;
+mod hardware;
 mod hostile;
 mod http;
 mod interleaving;

@@ -14,7 +14,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ComponentName, Components, Weight};
+use uuid::Uuid;
+
+use super::{Component, ComponentName, Components, Weight};
 
 /// Compares what a host has `now` with what it had when it was `enrolled`.
 #[must_use]
@@ -34,9 +36,9 @@ pub fn compare(enrolled: &Components, now: &Components) -> Comparison {
 }
 
 fn change_of(name: ComponentName, enrolled: &Components, now: &Components) -> Option<Change> {
-    let was = enrolled.get(name).value()?;
+    enrolled.get(name).value()?;
     let kind = match now.get(name).value() {
-        Some(is) if is == was => return None,
+        Some(_) if same(name, enrolled.get(name), now.get(name)) => return None,
         Some(_) => ChangeKind::Replaced,
         None => ChangeKind::Missing,
     };
@@ -45,6 +47,19 @@ fn change_of(name: ComponentName, enrolled: &Components, now: &Components) -> Op
         weight: name.weight(),
         kind,
     })
+}
+
+/// Whether two values of a component are the same thing. A system UUID has two spellings: SMBIOS 2.6
+/// (section 7.2.1) turned the byte order of its first three fields, so an update of the firmware, or
+/// of a virtual machine's hardware version, may show the same UUID in the other one.
+#[must_use]
+pub fn same(name: ComponentName, one: &Component, other: &Component) -> bool {
+    let uuid = |component: &Component| component.value().and_then(|v| Uuid::try_parse(v).ok());
+    one == other
+        || name == ComponentName::ProductUuid
+            && uuid(one).is_some_and(|one| {
+                uuid(other).is_some_and(|other| one.to_bytes_le() == *other.as_bytes())
+            })
 }
 
 /// The outcome of [`compare`]. Holds no serial numbers, so it may be stored and shown.

@@ -213,7 +213,7 @@ fn decode(encoded: &[u8]) -> Option<Vec<u8>> {
 
 /// What vendors leave in SMBIOS tables and disk serials that nobody filled in, lowercase and
 /// without a final full stop.
-const PLACEHOLDERS: [&str; 31] = [
+const PLACEHOLDERS: [&str; 33] = [
     "0123456789",
     "012345678901234567",
     "1234567890",
@@ -236,6 +236,9 @@ const PLACEHOLDERS: [&str; 31] = [
     "not present",
     "not specified",
     "null",
+    // Every disk of Google's cloud that is attached as NVMe.
+    "nvme_card",
+    "nvme_card-pd",
     "o.e.m",
     "oem",
     "serial number",
@@ -251,9 +254,7 @@ const PLACEHOLDERS: [&str; 31] = [
 fn is_placeholder(text: &[u8]) -> bool {
     let lower = text.to_ascii_lowercase();
     let bare = lower.strip_suffix(b".").unwrap_or(&lower);
-    PLACEHOLDERS.iter().any(|known| known.as_bytes() == bare)
-        || is_filler(&lower)
-        || is_qemu_slot(text)
+    PLACEHOLDERS.iter().any(|known| known.as_bytes() == bare) || is_filler(&lower) || is_slot(text)
 }
 
 /// Nothing but separators, or one filler character over and over ("0", "00000000", "FF-FF", "xxx").
@@ -265,20 +266,28 @@ fn is_filler(lower: &[u8]) -> bool {
     }
 }
 
-/// `QM00001`: QEMU's default disk serial names the slot, the same in every virtual machine.
-fn is_qemu_slot(text: &[u8]) -> bool {
+/// Disk serials and identifiers that name the slot, the same in every virtual machine: `QM00001`
+/// and `drive-scsi0` of QEMU, `persistent-disk-0` of Google's cloud, `SN: 000001` of Azure's.
+fn is_slot(text: &[u8]) -> bool {
     let last_word = text.rsplit(|byte| *byte == b' ').next().unwrap_or(text);
-    matches!(last_word.strip_prefix(b"QM"), Some(digits)
-        if digits.len() == 5 && digits.iter().all(u8::is_ascii_digit))
+    let number = |after: Option<&[u8]>, digits: std::ops::RangeInclusive<usize>| {
+        after.is_some_and(|n| digits.contains(&n.len()) && n.iter().all(u8::is_ascii_digit))
+    };
+    number(last_word.strip_prefix(b"QM"), 5..=5)
+        || number(last_word.strip_prefix(b"persistent-disk-"), 1..=4)
+        || number(text.strip_prefix(b"SN: "), 6..=6)
+        || last_word.starts_with(b"drive-")
 }
 
 /// UUIDs that are shipped in many machines. Nil and all-F are "not set" in SMBIOS.
 fn is_bogus_uuid(uuid: Uuid) -> bool {
-    const SHARED: [u128; 5] = [
+    const SHARED: [u128; 7] = [
         0x03000200_0400_0500_0006_000700080009, // American Megatrends default
         0x00020003_0004_0005_0006_000700080009, // the same in the other byte order
         0x12345678_1234_5678_90ab_cddeefaabbcc,
         0x12345678_1234_1234_1234_123456789abc,
+        0x4c4c4544_0000_2010_8020_80c04f202020, // Dell, made of a service tag that is blank
+        0x4c4c4544_0020_2010_8020_a0c04f202020, // the same
         0xfefefefe_fefe_fefe_fefe_fefefefefefe,
     ];
     uuid.is_nil() || uuid.is_max() || SHARED.contains(&uuid.as_u128())
@@ -314,6 +323,8 @@ mod tests {
             "None",
             "unavailable",
             "QM00001",
+            "drive-scsi0",
+            "nvme_card-pd",
             "0",
         ] {
             let json = serde_json::json!({ "value": value });

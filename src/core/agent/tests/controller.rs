@@ -52,6 +52,8 @@ pub(super) struct Database {
     pub(super) acked: BTreeMap<[u8; 16], u64>,
     pub(super) heartbeats: u64,
     pub(super) last_heartbeat: Option<Heartbeat>,
+    /// Of the last challenge that was answered.
+    pub(super) last_hardware: Option<Components>,
     pub(super) batches: u64,
     pub(super) lost: u64,
 }
@@ -74,6 +76,8 @@ pub(super) struct Controller {
     /// Believes no proof, and remembers nothing.
     pub(super) never_convinced: bool,
     pub(super) polls_work: bool,
+    /// Gives no challenge for this reason.
+    pub(super) deaf_to: Option<Purpose>,
     pub(super) reason: Option<String>,
     /// Answers to challenges that were judged good, and others.
     pub(super) good_answers: u64,
@@ -133,6 +137,7 @@ impl Controller {
             acked: BTreeMap::new(),
             heartbeats: 0,
             last_heartbeat: None,
+            last_hardware: None,
             batches: 0,
             lost: 0,
         };
@@ -151,6 +156,7 @@ impl Controller {
             bad_requests: 0,
             never_convinced: false,
             polls_work: true,
+            deaf_to: None,
             reason: None,
             good_answers: 0,
             bad_answers: 0,
@@ -354,6 +360,7 @@ impl Controller {
         }
         let open = self.db.open.is_some_and(|(.., until)| now_ms < until);
         if let Some(purpose) = body.verification_wanted
+            && self.deaf_to != Some(purpose)
             && !open
         {
             self.challenge(purpose, now_ms);
@@ -402,6 +409,7 @@ impl Controller {
         let json = self.sealing.open(&body.hardware, context).expect("opens");
         let components: Components = serde_json::from_slice(&json).expect("components");
         assert_eq!(components.verification_hash(), body.verification_hash);
+        self.db.last_hardware = Some(components);
         let asked = self.db.open.filter(|(id, value, purpose, until)| {
             (*id, *value, *purpose) == (body.challenge_id, body.value, body.purpose)
                 && now_ms < *until

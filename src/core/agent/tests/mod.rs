@@ -14,6 +14,7 @@ mod calm;
 mod clock;
 mod crash;
 mod directives;
+mod hardware_changes;
 mod hostile;
 mod network;
 mod outage;

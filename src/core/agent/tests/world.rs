@@ -16,6 +16,7 @@ use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::envelope::{Envelope, Payload};
+use vpn_node_protocol::hardware::Components;
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{Authorisation, Refusal, Reply, Verdict};
 
@@ -77,6 +78,8 @@ pub(super) struct World {
     pub(super) sampler_works: bool,
     pub(super) probe_works: bool,
     pub(super) probe_takes: Duration,
+    /// What a probe finds.
+    pub(super) hardware: Components,
     /// Changes the controller's answers to chained requests on their way.
     pub(super) tamper: Option<Tamper>,
     /// Changes the answers to polls.
@@ -134,6 +137,7 @@ impl World {
             sampler_works: true,
             probe_works: true,
             probe_takes: Duration::from_millis(60),
+            hardware: super::hardware(),
             tamper: None,
             tamper_poll: None,
             attempts: Vec::new(),

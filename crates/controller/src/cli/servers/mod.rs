@@ -1,6 +1,7 @@
 //! `server …`: the commands on one host or all of them, one file each.
 
 mod approve;
+mod hardware;
 mod list;
 mod one;
 mod resolve_clone;
@@ -60,6 +61,11 @@ pub(super) enum ServerCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Expect other hardware of a host for a while: the next that it shows becomes the enrolled one
+    PermitRehost(hardware::PermitArgs),
+    /// The hardware of a host: how it differs from the enrolled one, and how it was verified
+    #[command(subcommand)]
+    Hardware(hardware::HardwareCommand),
     /// Show two holders of one identity, and keep one of them
     ResolveClone(resolve_clone::ResolveClone),
     /// Challenge a host now, and wait for its answer
@@ -86,6 +92,8 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
         ServerCommand::RotateKey { server, json } => {
             rotate_key::rotate_key(&*store, &server, json).await
         }
+        ServerCommand::PermitRehost(args) => hardware::permit(args, &*store).await,
+        ServerCommand::Hardware(command) => hardware::hardware(command, &*store).await,
         ServerCommand::ResolveClone(args) => resolve_clone::run(&*store, args).await,
         ServerCommand::Verify { server, json } => verify::verify(&*store, &server, json).await,
     }
@@ -158,6 +166,7 @@ pub(super) mod tests {
             grace_period_enabled: false,
             grace_period_expires_at: None,
             grace_period_usage_count: 0,
+            rehost_permitted_until: None,
             active_connections: 0,
             clock_offset_ms: Some(-250),
         }

@@ -62,6 +62,13 @@ fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
         ),
         ("Clock offset", show::clock_offset(server.clock_offset_ms)),
         (
+            "Rehost permitted",
+            server.rehost_permitted_until.as_deref().map_or_else(
+                || "no".to_owned(),
+                |until| format!("until {}", show::instant(Some(until))),
+            ),
+        ),
+        (
             "Grace periods used",
             server.grace_period_usage_count.to_string(),
         ),

@@ -4,19 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use vpn_node_protocol::limits::CHALLENGE_DEADLINE_S;
-use vpn_node_protocol::message::Purpose;
 
 use super::find;
 use crate::cli::show;
-use crate::clock;
-use crate::rules::effect::NewChallenge;
 use crate::store::{ServerRow, Store, VerificationRow};
+use crate::verification;
 
 /// How long it waits for the host's answer.
 const WAIT: Duration = Duration::from_secs(10);
-/// How often it looks.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) async fn verify(
     store: &dyn Store,
@@ -31,29 +26,7 @@ pub(super) async fn verify(
             show::escaped(&server.status)
         );
     }
-    let now_ms = clock::now_ms();
-    let challenge = NewChallenge {
-        id: clock::uuid_v7(now_ms),
-        value: clock::nonce(),
-        purpose: Purpose::OnDemand,
-        issued_ms: now_ms,
-        deadline_s: CHALLENGE_DEADLINE_S,
-        delivered: false,
-    };
-    let id = store.queue_challenge(&server.server_id, challenge).await?;
-    let mut row = None;
-    let mut waited = Duration::ZERO;
-    while waited < WAIT {
-        row = store.verification(id).await?;
-        if row
-            .as_ref()
-            .is_some_and(|r| r.verification_result.is_some())
-        {
-            break;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-        waited += LOOK_EVERY;
-    }
+    let row = verification::challenge(store, &server.server_id, WAIT).await?;
     let row = row.context("the challenge is not in the database any more")?;
     let verified = row.verification_result == Some(true);
     if as_json {

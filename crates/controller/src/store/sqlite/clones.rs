@@ -23,7 +23,8 @@ pub(super) async fn suspect(
     let seen = to_text(new.at_ms);
     sqlx::query(
         "UPDATE servers
-         SET status = 'quarantined', available = FALSE, status_reason = ?, status_changed_at = ?
+         SET status = 'quarantined', available = FALSE, status_reason = ?, status_changed_at = ?,
+             authorisation = 'lapsed', grace_period_enabled = FALSE, grace_period_expires_at = NULL
          WHERE server_id = ?",
     )
     .bind(new.reason)

@@ -3,11 +3,11 @@
 use sqlx::sqlite::SqliteConnection;
 
 use super::map::{counter, database};
-use super::{clones, directives, events, keys};
+use super::{clones, directives, events, hardware, keys};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
-use crate::rules::effect::{ChainStep, HardwareWrite, HeartbeatWrite, NewEvent, StandingWrite};
+use crate::rules::effect::{ChainStep, HeartbeatWrite, NewEvent, StandingWrite};
 use crate::rules::events::EventType;
 use crate::rules::state::word;
 use crate::store::StoreError;
@@ -56,9 +56,13 @@ pub(super) async fn apply(
                 directives::stray(conn, server_id, &challenge, purpose.as_str(), &end).await?;
             }
             Effect::Hardware(row) => {
-                hardware_log(conn, server_id, &row).await?;
-                hardware(conn, server_id, &row).await?;
+                hardware::log_row(conn, server_id, &row).await?;
+                hardware::status(conn, server_id, &row).await?;
             }
+            Effect::Rehost {
+                hardware_id,
+                raw_components,
+            } => hardware::rehost(conn, server_id, &hardware_id, &raw_components).await?,
             Effect::Connection(row) => {
                 if !connection(conn, server_id, &row).await? {
                     foreign.get_or_insert((0, *row)).0 += 1;
@@ -129,7 +133,7 @@ async fn advance(
     let done = sqlx::query(
         "UPDATE server_chains
          SET key_epoch = ?, seq = ?, chain = ?, previous_nonce = nonce, nonce = ?, last_digest = ?,
-             last_reply = ?, boot_id = ?, booted = ?, peer_ip = ?
+             last_reply = ?, boot_id = ?, booted = ?, made_at = ?, peer_ip = ?
          WHERE server_id = ? AND key_epoch = ? AND seq = ?",
     )
     .bind(counter(step.epoch.into()))
@@ -140,6 +144,7 @@ async fn advance(
     .bind(&step.reply)
     .bind(step.boot.id.to_string())
     .bind(to_text(step.boot.at_ms))
+    .bind(to_text(step.made_ms))
     .bind(&step.peer_ip)
     .bind(server_id)
     .bind(counter(step.from_epoch.into()))
@@ -240,56 +245,6 @@ async fn standing(
     .bind(&row.reason)
     .bind(i64::from(row.challenges_missed))
     .bind(row.available)
-    .bind(server_id)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
-}
-
-pub(super) async fn hardware_log(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    row: &HardwareWrite,
-) -> Result<(), StoreError> {
-    let at = to_text(row.at_ms);
-    sqlx::query(
-        "INSERT INTO hardware_verification_log
-             (id, server_id, hardware_id, raw_components, verification_result, error_details,
-              client_ip, os_version, verified_at, created_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(row.log_id.to_string())
-    .bind(server_id)
-    .bind(row.hardware_id.to_string())
-    .bind(&row.raw_components)
-    .bind(row.result)
-    .bind(&row.error_details)
-    .bind(&row.client_ip)
-    .bind(&row.os_version)
-    .bind((row.result == "success").then_some(&at))
-    .bind(&at)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
-}
-
-async fn hardware(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    row: &HardwareWrite,
-) -> Result<(), StoreError> {
-    let verified = (row.result == "success").then(|| to_text(row.at_ms));
-    sqlx::query(
-        "UPDATE servers
-         SET hardware_verification_status = ?, os_version = ?,
-             last_hardware_verification_at = COALESCE(?, last_hardware_verification_at)
-         WHERE server_id = ?",
-    )
-    .bind(row.status.as_str())
-    .bind(&row.os_version)
-    .bind(verified)
     .bind(server_id)
     .execute(conn)
     .await

@@ -4,9 +4,8 @@ use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use vpn_node_protocol::chain;
 use vpn_node_protocol::enrolment::{Capability, EnrolRefusal};
-use vpn_node_protocol::hardware::HardwareStatus;
 
-use super::effects::hardware_log;
+use super::hardware;
 use super::keys;
 use super::map::{counter, database, enum_of, instant_optional, number, parse};
 use super::reenrol::rebind;
@@ -274,19 +273,19 @@ pub(super) async fn first_hardware(
     server_id: &str,
     enrolment: &Enrolment,
 ) -> Result<(), StoreError> {
-    let hardware = HardwareWrite {
+    let row = HardwareWrite {
         log_id: enrolment.log_id,
         hardware_id: enrolment.request.verification_hash,
         raw_components: Some(to_json(&enrolment.components)),
         result: "success",
         error_details: None,
-        client_ip: enrolment.peer_ip.clone(),
-        os_version: enrolment.request.os_version.clone(),
+        client_ip: Some(enrolment.peer_ip.clone()),
+        os_version: Some(enrolment.request.os_version.clone()),
         at_ms: enrolment.now_ms,
-        // Of the server's row, which the log row leaves alone: enrolled is not yet verified.
-        status: HardwareStatus::Pending,
+        // Enrolled is not yet verified.
+        status: None,
     };
-    hardware_log(conn, server_id, &hardware).await
+    hardware::log_row(conn, server_id, &row).await
 }
 
 /// Nothing was spent: says why.

@@ -5,8 +5,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::clones::all_refused_ahead;
 use super::directives::{last_rotation, open_of};
-use super::keys;
 use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
+use super::{hardware, keys};
 use crate::rules::Snapshot;
 use crate::rules::boot::Boot;
 use crate::rules::state::{ChainState, KeyUse, Resolving};
@@ -20,8 +20,9 @@ pub(super) async fn load(
     let row = sqlx::query(
         "SELECT s.status, s.verdict, s.verdict_reason, s.challenges_missed, s.authorisation,
                 s.hardware_verification_status, s.raw_hardware_components, s.last_heartbeat,
+                s.verification_hash, s.last_hardware_verification_at, s.rehost_permitted_until,
                 c.key_epoch, c.seq, c.chain, c.nonce, c.last_digest, c.last_reply, c.boot_id,
-                c.booted, c.peer_ip, k.kept, k.key_epoch AS clone_epoch, k.second_seq,
+                c.booted, c.made_at, c.peer_ip, k.kept, k.key_epoch AS clone_epoch, k.second_seq,
                 k.second_digest
          FROM servers s JOIN server_chains c ON c.server_id = s.server_id
          LEFT JOIN clone_suspicions k ON k.server_id = s.server_id AND k.status = 'resolving'
@@ -59,6 +60,14 @@ pub(super) async fn load(
         .await
         .map_err(database)?;
         snapshot.earlier = parse_optional("request_digests.digest", digest.as_deref())?;
+    }
+    if wants.hardware {
+        snapshot.last_hardware = hardware::last(conn, server_id).await?;
+    }
+    if snapshot.mismatch_stands() {
+        let at = hardware::last_challenge(conn, server_id).await?;
+        snapshot.last_challenge_ms =
+            instant_optional("server_verifications.verification_time", at.as_deref())?;
     }
     if let Some(epoch) = wants.ledger_epoch {
         let row: Option<(i64, bool)> = sqlx::query_as(
@@ -123,7 +132,19 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
             row.get("hardware_verification_status"),
         )?,
         raw_hardware: row.get("raw_hardware_components"),
+        hardware_id: parse("servers.verification_hash", row.get("verification_hash"))?,
+        verified_ms: instant_optional(
+            "servers.last_hardware_verification_at",
+            row.get("last_hardware_verification_at"),
+        )?,
+        rehost_until_ms: instant_optional(
+            "servers.rehost_permitted_until",
+            row.get("rehost_permitted_until"),
+        )?,
+        last_hardware: None,
+        last_challenge_ms: None,
         last_heartbeat_ms: instant_optional("servers.last_heartbeat", row.get("last_heartbeat"))?,
+        made_ms: instant_optional("server_chains.made_at", row.get("made_at"))?,
         directives: vec![],
         ledger_acked: 0,
         ledger_set_back: false,

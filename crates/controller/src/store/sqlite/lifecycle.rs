@@ -38,7 +38,8 @@ pub(super) async fn revoke(
 ) -> Result<bool, StoreError> {
     let done = sqlx::query(
         "UPDATE servers
-         SET status = 'revoked', available = FALSE, status_reason = ?, status_changed_at = ?
+         SET status = 'revoked', available = FALSE, status_reason = ?, status_changed_at = ?,
+             authorisation = 'lapsed', grace_period_enabled = FALSE, grace_period_expires_at = NULL
          WHERE server_id = ? AND status <> 'revoked'",
     )
     .bind(&reason)

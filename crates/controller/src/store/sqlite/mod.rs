@@ -10,6 +10,7 @@ mod effects;
 mod enrol;
 mod events;
 mod exchange;
+mod hardware;
 mod keys;
 mod lifecycle;
 mod lists;
@@ -36,8 +37,8 @@ use crate::rules::introduction::Introduced;
 use crate::rules::state::OpenDirective;
 use crate::store::{
     Answer, CloneResolution, ConnectionRow, Decide, Decision, EventFilter, EventRow, HandleEnd,
-    Handling, HeartbeatRow, KnownServer, NewRegistrationKey, RegistrationKeyRow, ServerRow, Store,
-    StoreError, SuspicionRow, VerificationRow, Wants,
+    Handling, HardwareLogRow, HeartbeatRow, KnownServer, NewRegistrationKey, RegistrationKeyRow,
+    RehostPermit, ServerRow, Store, StoreError, SuspicionRow, VerificationRow, Wants,
 };
 
 use map::database;
@@ -244,6 +245,27 @@ impl Store for SqliteStore {
 
     fn verification(&self, challenge: Uuid) -> Answer<'_, Option<VerificationRow>> {
         Box::pin(directives::verification(&self.readers, challenge))
+    }
+
+    fn permit_rehost<'a>(&'a self, server_id: &'a str, permit: RehostPermit) -> Answer<'a, bool> {
+        let server_id = server_id.to_owned();
+        Box::pin(self.write(move |conn| Box::pin(hardware::permit(conn, server_id, permit))))
+    }
+
+    fn enrolled_hardware<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<String>> {
+        Box::pin(hardware::enrolled(&self.readers, server_id))
+    }
+
+    fn list_hardware_log<'a>(
+        &'a self,
+        server_id: &'a str,
+        limit: u32,
+    ) -> Answer<'a, Vec<HardwareLogRow>> {
+        Box::pin(hardware::log(&self.readers, server_id, limit))
+    }
+
+    fn expire_grace(&self, now_ms: i64) -> Answer<'_, u64> {
+        Box::pin(self.write(move |conn| Box::pin(hardware::expire_grace(conn, now_ms))))
     }
 
     fn expire_availability(&self, before_ms: i64) -> Answer<'_, u64> {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use vpn_node_protocol::metrics::SystemMetrics;
 
 use super::super::disk::Crash;
-use super::super::hardware;
 use super::{Happening, TIMEOUT, World, s};
 use crate::core::agent::{Command, Event, SendFailure};
 use crate::core::lane::LaneState;
@@ -41,7 +40,7 @@ impl World {
             Command::ProbeHardware => {
                 self.probes += 1;
                 if self.probe_works {
-                    let event = Event::Hardware(Box::new(hardware()));
+                    let event = Event::Hardware(Box::new(self.hardware.clone()));
                     self.later(self.probe_takes, Happening::ToAgent(self.run, event));
                 }
             }
