@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hkdf::Hkdf;
-use sha2::Sha256;
 use tokio::sync::watch;
 use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::token::{Token, TokenError};
@@ -146,7 +144,7 @@ async fn run_enrolled(
     reports: watch::Sender<Arc<StatusReport>>,
     stop: &mut Stop,
 ) -> Result<(), Error> {
-    let key = state.identity(&enrolment)?;
+    let identity = state.identity(&enrolment)?;
     let (lane, lane_file) = state.lane(&enrolment)?;
     let kept = state.sessions()?;
     let mut options = enrol::options(settings);
@@ -169,8 +167,8 @@ async fn run_enrolled(
             os_version: enrol::short(ids::os_version(Path::new("/")).unwrap_or_default()),
             trust: Trust::new(enrolment.root_pin, certificate, lane.floor_ms),
             lane,
-            session_key: session_key(&key),
-            key,
+            session_key: *identity.session_key(),
+            key: identity.key,
             sessions: kept.sessions.clone(),
             unrecorded: kept.unrecorded.clone(),
         },
@@ -188,15 +186,6 @@ async fn run_enrolled(
     };
     EventLoop::new(agent, workers, reports).run(stop).await;
     Ok(())
-}
-
-/// The key of the session hashes: derived, so that there is one secret on disk, not two.
-fn session_key(identity: &ed25519_dalek::SigningKey) -> [u8; 32] {
-    let mut key = [0; 32];
-    Hkdf::<Sha256>::new(Some(b"vpn-node session hashes v1"), identity.as_bytes())
-        .expand(b"hmac key", &mut key)
-        .expect("32 bytes are within HKDF's bound of 255 * 32");
-    key
 }
 
 fn disks(paths: &[PathBuf]) -> Vec<String> {

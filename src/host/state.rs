@@ -2,7 +2,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `identity.json` | the identity key: the one secret |
+//! | `identity.json` | the identity key: the one secret (`state/identity.rs`) |
 //! | `enrollment.pending.json` | an enrolment that was begun: which token, which idempotency id |
 //! | `enrollment.json` | who this host is and whom it believes; its presence says "enrolled" |
 //! | `chain.slots` | the lane: sequence, chain, nonce, the request in flight |
@@ -10,6 +10,8 @@
 //!
 //! Each is written whole, by temporary file and rename, or as one of two copies (`chain.slots`);
 //! one that cannot be read stops the agent.
+
+mod identity;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,17 +22,18 @@ use rand_core::CryptoRng;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use vpn_node_protocol::encoding::{Base64, Digest};
+use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::keys::PublicKey;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::atomic::{self, AtomicError};
 use super::slots::{Slots, SlotsError};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
+use identity::IDENTITY;
+pub use identity::{Identity, IdentityStore, Kek};
 
-const IDENTITY: &str = "identity.json";
 const PENDING: &str = "enrollment.pending.json";
 const ENROLMENT: &str = "enrollment.json";
 const LANE: &str = "chain.slots";
@@ -66,13 +69,31 @@ pub enum StateError {
     },
     /// A newer program wrote it.
     #[error(
-        "{path} is of format {found}, and this version of vpn-node reads format 1: install the version that wrote it, or a newer one"
+        "{path} is of format {found}, and this version of vpn-node reads formats {known}: install the version that wrote it, or a newer one"
     )]
     Format {
         /// Which file.
         path: PathBuf,
         /// Its format.
         found: u64,
+        /// The formats that this version reads.
+        known: &'static str,
+    },
+    /// The identity is encrypted, and nothing brought the key to it.
+    #[error(
+        "the identity key in {path} is sealed, and this start did not unseal it: it is sealed to another machine, or this machine's TPM or host key has changed since (what systemd-creds said stands above, in the journal of vpn-node-agent). Nothing on this host can open it any more then: make a token for the same server on the controller ('vpn-node-controller registration-key create --server NAME'), and run 'vpn-node enroll' here"
+    )]
+    Sealed {
+        /// The identity file.
+        path: PathBuf,
+    },
+    /// The identity is encrypted with another key.
+    #[error(
+        "{path} cannot be opened with the key that was unsealed: it was changed, or it and identity.sealed are of different copies; restore both from one backup, or make a token for the same server on the controller ('vpn-node-controller registration-key create --server NAME') and run 'vpn-node enroll' here"
+    )]
+    WrongKek {
+        /// The identity file.
+        path: PathBuf,
     },
     /// Files that belong to different enrolments.
     #[error(
@@ -159,19 +180,6 @@ pub struct KeptSessions {
     pub unrecorded: BTreeSet<Uuid>,
 }
 
-/// `identity.json`. The secret is wiped when this is dropped.
-#[derive(Serialize, Deserialize)]
-struct IdentityFile {
-    version: u32,
-    secret: Base64,
-}
-
-impl Drop for IdentityFile {
-    fn drop(&mut self) {
-        self.secret.0.zeroize();
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct PendingFile {
     version: u32,
@@ -185,25 +193,37 @@ pub struct StateLock(#[expect(dead_code, reason = "held, never read")] File);
 
 /// The state directory.
 #[derive(Clone, Debug)]
-pub struct StateDir(PathBuf);
+pub struct StateDir {
+    path: PathBuf,
+    kek: Option<Kek>,
+}
 
 impl StateDir {
     /// Names a state directory; touches nothing.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self {
+            path: path.into(),
+            kek: None,
+        }
+    }
+
+    /// The same, with the key that the identity file is encrypted with from now on.
+    #[must_use]
+    pub fn with_kek(self, kek: Option<Kek>) -> Self {
+        Self { kek, ..self }
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Where the connection ledger is.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
-        self.0.join("ledger")
+        self.path.join("ledger")
     }
 
     /// Takes the directory for one agent, until the lock is dropped: two agents with one identity
@@ -212,13 +232,13 @@ impl StateDir {
     /// # Errors
     /// [`StateError::Locked`], [`StateError::File`].
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        atomic::create_dir_private(&self.0)?;
-        let path = self.0.join(LOCK);
+        atomic::create_dir_private(&self.path)?;
+        let path = self.path.join(LOCK);
         let file = atomic::open_lock(&path)?;
         match file.try_lock() {
             Ok(()) => Ok(StateLock(file)),
             Err(_) => Err(StateError::Locked {
-                path: self.0.clone(),
+                path: self.path.clone(),
             }),
         }
     }
@@ -230,12 +250,12 @@ impl StateDir {
     /// # Errors
     /// [`StateError::Enrolling`], [`StateError::File`].
     pub fn lock_enrolment(&self) -> Result<StateLock, StateError> {
-        atomic::create_dir_private(&self.0)?;
-        let file = atomic::open_lock(&self.0.join(ENROLMENT_LOCK))?;
+        atomic::create_dir_private(&self.path)?;
+        let file = atomic::open_lock(&self.path.join(ENROLMENT_LOCK))?;
         match file.try_lock() {
             Ok(()) => Ok(StateLock(file)),
             Err(_) => Err(StateError::Enrolling {
-                path: self.0.clone(),
+                path: self.path.clone(),
             }),
         }
     }
@@ -248,21 +268,24 @@ impl StateDir {
         self.read(ENROLMENT, MAX_FILE_BYTES)
     }
 
-    /// The identity key of this enrolment.
+    /// The identity file.
+    #[must_use]
+    pub fn identity_store(&self) -> IdentityStore {
+        IdentityStore::new(&self.path, self.kek.clone())
+    }
+
+    /// The identity of this enrolment.
     ///
     /// # Errors
     /// [`StateError`]: also when the file is readable by others.
-    pub fn identity(&self, enrolment: &Enrolment) -> Result<SigningKey, StateError> {
-        let key = self.read_identity()?.ok_or_else(|| StateError::Damaged {
-            path: self.0.join(IDENTITY),
-            why: "the file is missing".into(),
-        })?;
-        if PublicKey::from(&key) != enrolment.identity_key {
+    pub fn identity(&self, enrolment: &Enrolment) -> Result<Identity, StateError> {
+        let identity = self.any_identity()?;
+        if PublicKey::from(&identity.key) != enrolment.identity_key {
             return Err(StateError::Mixed {
-                path: self.0.join(IDENTITY),
+                path: self.path.join(IDENTITY),
             });
         }
-        Ok(key)
+        Ok(identity)
     }
 
     /// The lane of this enrolment, and the file to write it to from now on.
@@ -270,7 +293,7 @@ impl StateDir {
     /// # Errors
     /// [`StateError`].
     pub fn lane(&self, enrolment: &Enrolment) -> Result<(LaneState, LaneFile), StateError> {
-        let path = self.0.join(LANE);
+        let path = self.path.join(LANE);
         let damaged = |why: String| StateError::Damaged {
             path: path.clone(),
             why,
@@ -294,7 +317,7 @@ impl StateDir {
     /// # Errors
     /// [`StateError`].
     pub fn create_lane(&self, lane: &LaneState) -> Result<(), StateError> {
-        Ok(Slots::create(&self.0.join(LANE), &json(lane))?)
+        Ok(Slots::create(&self.path.join(LANE), &json(lane))?)
     }
 
     /// The live connections of a former process; none when there was none.
@@ -343,12 +366,8 @@ impl StateDir {
             return Ok(None);
         }
         // The key was written before the file that was just read.
-        let key = self.read_identity()?.ok_or_else(|| StateError::Damaged {
-            path: self.0.join(IDENTITY),
-            why: "the file is missing".into(),
-        })?;
         Ok(Some(PendingEnrolment {
-            key,
+            key: self.any_identity()?.key,
             idempotency_id: pending.idempotency_id,
         }))
     }
@@ -362,19 +381,11 @@ impl StateDir {
         registration: PublicKey,
         rng: &mut impl CryptoRng,
     ) -> Result<PendingEnrolment, StateError> {
-        atomic::create_dir_private(&self.0)?;
+        atomic::create_dir_private(&self.path)?;
         // An older pending file must not name the new key.
-        atomic::remove(&self.0.join(PENDING))?;
-        let mut secret = Zeroizing::new([0; 32]);
-        rng.fill_bytes(secret.as_mut());
-        let key = SigningKey::from_bytes(&secret);
-        self.write(
-            IDENTITY,
-            &IdentityFile {
-                version: 1,
-                secret: Base64(secret.to_vec()),
-            },
-        )?;
+        atomic::remove(&self.path.join(PENDING))?;
+        let identity = Identity::random(rng);
+        self.identity_store().write(&identity, rng)?;
         let mut id = [0; 16];
         rng.fill_bytes(&mut id);
         let idempotency_id = uuid::Builder::from_random_bytes(id).into_uuid();
@@ -387,7 +398,7 @@ impl StateDir {
             },
         )?;
         Ok(PendingEnrolment {
-            key,
+            key: identity.key,
             idempotency_id,
         })
     }
@@ -398,24 +409,19 @@ impl StateDir {
     /// [`StateError::File`].
     pub fn finish_enrolment(&self, enrolment: &Enrolment) -> Result<(), StateError> {
         self.write(ENROLMENT, enrolment)?;
-        Ok(atomic::remove(&self.0.join(PENDING))?)
+        Ok(atomic::remove(&self.path.join(PENDING))?)
     }
 
-    fn read_identity(&self) -> Result<Option<SigningKey>, StateError> {
-        let Some(file) = self.read::<IdentityFile>(IDENTITY, MAX_FILE_BYTES)? else {
-            return Ok(None);
+    fn any_identity(&self) -> Result<Identity, StateError> {
+        let missing = || StateError::Damaged {
+            path: self.path.join(IDENTITY),
+            why: "the file is missing".into(),
         };
-        match <&[u8; 32]>::try_from(file.secret.0.as_slice()) {
-            Ok(secret) => Ok(Some(SigningKey::from_bytes(secret))),
-            Err(_) => Err(StateError::Damaged {
-                path: self.0.join(IDENTITY),
-                why: "the key is not 32 bytes long".into(),
-            }),
-        }
+        self.identity_store().read()?.ok_or_else(missing)
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str, limit: usize) -> Result<Option<T>, StateError> {
-        let path = self.0.join(name);
+        let path = self.path.join(name);
         let bytes = match atomic::read_private(&path, limit) {
             Err(error) if error.is_not_found() => return Ok(None),
             read => read?,
@@ -424,7 +430,7 @@ impl StateDir {
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        Ok(atomic::write(&self.0.join(name), &json(value), MODE)?)
+        Ok(atomic::write(&self.path.join(name), &json(value), MODE)?)
     }
 }
 
@@ -442,6 +448,7 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, StateError
         return Err(StateError::Format {
             path: path.to_owned(),
             found: format.version,
+            known: "1",
         });
     }
     serde_json::from_slice(bytes).map_err(damaged)
