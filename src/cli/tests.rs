@@ -35,6 +35,8 @@ fn healthy() -> StatusReport {
     report.identity = Some(IdentityStatus {
         epoch: 1,
         key_id: "SHA256:k3yf1ngerpr1nt".into(),
+        rotated_ms: None,
+        rotating: false,
     });
     report.verification = Verification {
         state: VerificationState::Verified,

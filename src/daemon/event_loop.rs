@@ -18,8 +18,8 @@ use crate::remote::Client;
 use crate::vpn::Report;
 
 /// Answers of the controller that can be under way at once: a chained request, a directive
-/// request and a certificate.
-const ANSWERS_QUEUED: usize = 4;
+/// request, a certificate, an introduction and a witness.
+const ANSWERS_QUEUED: usize = 5;
 /// The report is rebuilt this often at most: with many connections it is not free.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// Without anything to do the loop still turns, for a clock that was stopped by a suspend.
@@ -121,6 +121,16 @@ impl EventLoop {
                 Command::Poll { body, wait } => {
                     controller::poll(&self.workers.client, body, wait, &self.to_answers);
                 }
+                Command::Introduce { body } => {
+                    controller::introduce(&self.workers.client, body, &self.to_answers);
+                }
+                Command::Witness { body } => {
+                    controller::witness(&self.workers.client, body, &self.to_answers);
+                }
+                Command::StoreNextKey(key) => {
+                    self.workers.disk.tell(DiskCommand::StoreNextKey(key)).await;
+                }
+                Command::DropNextKey => self.workers.disk.tell(DiskCommand::DropNextKey).await,
                 Command::FetchCertificate => {
                     controller::fetch_certificate(&self.workers.client, &self.to_answers);
                 }

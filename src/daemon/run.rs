@@ -37,6 +37,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let mut stop = Stop::new()?;
     let state = StateDir::new(&settings.state_dir);
     let _lock = state.lock()?;
+    state.finish_change()?;
     let (reports, reader) = watch::channel(Arc::new(first_report()));
     let socket = StatusSocket::bind(&settings.status_socket())?;
     let server = tokio::spawn(status::serve(
@@ -169,6 +170,7 @@ async fn run_enrolled(
             lane,
             session_key: *identity.session_key(),
             key: identity.key,
+            next_key: state.next_key(),
             sessions: kept.sessions.clone(),
             unrecorded: kept.unrecorded.clone(),
         },
@@ -177,7 +179,7 @@ async fn run_enrolled(
     let workers = Workers {
         client: Arc::new(client),
         observations: vpn_watch::spawn(settings, agent.expected_backends()),
-        disk: DiskThread::new(settings, &state, &enrolment.server_id, kept).spawn(lane_file),
+        disk: DiskThread::new(settings, &state, &enrolment, kept).spawn(lane_file),
         sampler: Sampler::open(
             Path::new("/proc"),
             Path::new("/sys"),

@@ -9,7 +9,6 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 use vpn_node_protocol::certificate::CertificateError;
 use vpn_node_protocol::certificate::ControllerCertificate;
-use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::{
     Capability, EnrolOutcome, EnrolRefusal, EnrolReply, EnrolRequest, Hello, HelloError,
@@ -330,11 +329,10 @@ fn finish(
         }
     };
     let identity = PublicKey::from(&pending.key);
-    let start = chain::start(&server_id, epoch, &identity);
     state.create_lane(&LaneState::enrolled(
         &server_id,
         epoch,
-        start,
+        identity,
         nonce,
         reply.controller_time_ms,
     ))?;
