@@ -52,6 +52,10 @@ pub(super) enum Command {
     ///
     /// The token is read from standard input or from a file, never from the command line or the
     /// environment: every user of this host can read those.
+    ///
+    /// A host that is enrolled takes only a token for its own server, which the controller makes
+    /// with 'registration-key create --server NAME': it gets a new identity, and keeps its id and
+    /// its records. Stop the agent first.
     #[command(after_long_help = "\
 Examples:
   vpn-node enroll                               asks for the token; paste it
@@ -89,6 +93,11 @@ Exit codes:
   3  the agent is not running or does not answer
   4  this host is not enrolled")]
     Healthcheck,
+    /// The identity key of this host
+    Identity {
+        #[command(subcommand)]
+        command: IdentityCommand,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -106,6 +115,19 @@ Examples:
     Check,
     /// Print the effective settings as TOML, each with the place that set it
     Show,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum IdentityCommand {
+    /// Have the running agent give this host a new identity key; as root or the agent's own user
+    ///
+    /// The old key stays in force until the controller has accepted the new one. 'vpn-node status'
+    /// shows the key and since when it is in force.
+    #[command(after_long_help = "\
+Examples:
+  vpn-node identity rotate
+  vpn-node status | grep Identity")]
+    Rotate,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command `vpn-node`: arguments in, rendering out. It decides nothing by itself.
 //!
-//! `status`, `connections` and `healthcheck` ask the running agent over its socket; `config` runs
+//! `status`, `connections` and `healthcheck` ask the running agent over its socket, and `identity
+//! rotate` has it do something; `config` runs
 //! the agent's own loader; `enroll` reads the token and hands it to the function that the binary
 //! passes in. Exit codes are in [`Exit`].
 
@@ -12,6 +13,7 @@ mod enroll;
 mod exit;
 mod health;
 mod reach;
+mod rotate;
 mod status;
 mod text;
 
@@ -21,7 +23,7 @@ use std::os::fd::AsFd;
 
 use clap::Parser;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, IdentityCommand};
 use console::Console;
 use enroll::TokenInput;
 pub use enroll::{EnrollRequest, Enrolled};
@@ -75,6 +77,9 @@ fn run_with<E: std::error::Error>(
         Command::Status { json } => status::run(&global, json, console),
         Command::Connections { json } => connections::run(&global, json, console),
         Command::Healthcheck => health::run(&global, console),
+        Command::Identity {
+            command: IdentityCommand::Rotate,
+        } => rotate::run(&global, console),
         Command::Config { command } => config::run(&global, command, console),
         Command::Enroll(given) => enroll::run(&global, given, input, enroll, console),
     };

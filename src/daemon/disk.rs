@@ -201,7 +201,7 @@ impl DiskThread {
                     let _ = events.blocking_send(Event::NextKeyStored(stored));
                 }
                 DiskCommand::DropNextKey => {
-                    if let Err(error) = self.state.drop_next_key() {
+                    if let Err(error) = self.state.drop_next_key(&mut UnwrapErr(SysRng)) {
                         tracing::warn!(%error, "an unused identity key cannot be removed");
                     }
                 }
@@ -238,7 +238,7 @@ impl DiskThread {
         let Some(key) = lane.identity_key.filter(|key| *key != self.identity_key) else {
             return;
         };
-        match self.state.finish_change() {
+        match self.state.finish_change(&mut UnwrapErr(SysRng)) {
             Ok(()) => {
                 tracing::info!(epoch = lane.epoch, key = %key.id(), "the identity key was rotated");
                 self.identity_key = key;

@@ -15,6 +15,7 @@ use crate::core::report::StatusReport;
 use crate::host::metrics::Sampler;
 use crate::host::{clock, systemd};
 use crate::remote::Client;
+use crate::status::Wish;
 use crate::vpn::Report;
 
 /// Answers of the controller that can be under way at once: a chained request, a directive
@@ -33,6 +34,8 @@ pub(super) struct Workers {
     pub(super) observations: mpsc::Receiver<Vec<Report>>,
     /// State and ledger.
     pub(super) disk: Disk,
+    /// From local users who may act.
+    pub(super) wishes: mpsc::Receiver<Wish>,
     /// The host's figures.
     pub(super) sampler: Sampler,
 }
@@ -84,6 +87,7 @@ impl EventLoop {
                 () = stop.wait() => break,
                 Some(event) = self.answers.recv() => self.handle(event),
                 Some(seen) = self.workers.observations.recv() => self.observed(seen),
+                Some(wish) = self.workers.wishes.recv() => self.grant(wish),
                 event = self.workers.disk.event() => self.handle(event),
                 () = tokio::time::sleep(sleep) => {
                     self.agent.handle_timeout(clock::now(), &mut self.rng);
@@ -97,6 +101,17 @@ impl EventLoop {
 
     fn handle(&mut self, event: Event) {
         self.agent.handle(event, clock::now(), &mut self.rng);
+        self.report_soon();
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::RotateIdentity(answer) => {
+                let begun = self.agent.rotate(&mut self.rng);
+                // Whoever asked may have gone.
+                let _ = answer.send(begun.map_err(|why| why.to_string()));
+            }
+        }
         self.report_soon();
     }
 

@@ -57,7 +57,7 @@ pub struct Enrolled {
 pub enum EnrolError {
     /// There is one already.
     #[error(
-        "this host is enrolled already, as {server_id}: nothing was changed; to enrol it anew, stop the agent and move {state_dir} away"
+        "this host is enrolled already, as {server_id}, and this token is not for that server: nothing was changed. To give this server a new identity, create a token for it with 'vpn-node-controller registration-key create --server NAME'; to make this host another server, stop the agent and move {state_dir} away"
     )]
     AlreadyEnrolled {
         /// Its id.
@@ -65,6 +65,9 @@ pub enum EnrolError {
         /// Where that stands.
         state_dir: String,
     },
+    /// The agent has the identity that would be replaced.
+    #[error("stop the agent first: systemctl stop vpn-node-agent")]
+    AgentRuns,
     /// The files of the state directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -143,8 +146,9 @@ impl From<SealError> for EnrolError {
     }
 }
 
-/// Enrols this host: reads and writes `state`, talks to the controller of the token.
-/// `options.urls` and `options.server_pin` are taken from the token when they are empty.
+/// Enrols this host: reads and writes `state`, talks to the controller of the token. A host that is
+/// enrolled already takes only a token for its own server, and gets a new identity by it; its
+/// ledger and its open sessions stay. `options.urls` and `options.server_pin` are taken from the token when they are empty.
 ///
 /// # Errors
 /// [`EnrolError`]; after every error the same call may be repeated with the same token.
@@ -155,7 +159,6 @@ pub async fn enrol(
     state: &StateDir,
     rng: &mut impl CryptoRng,
 ) -> Result<Enrolled, EnrolError> {
-    refuse_enrolled(state)?;
     if options.urls.is_empty() {
         options.urls = vec![token.url.clone()];
     }
@@ -163,14 +166,33 @@ pub async fn enrol(
     let client = Client::new(&options)?;
     let greeting = greet(&client, token, rng).await?;
     let registration = registration_key(&token.secret);
-    let pending = state.pending_enrolment((&registration).into())?;
-    judge_token(&greeting.hello, pending.is_some(), token)?;
+    let anew = is_for_this_host(state, &greeting.hello)?;
+    judge_token(
+        &greeting.hello,
+        begun(state, (&registration).into(), anew)?.is_some(),
+        token,
+    )?;
 
     // From here on files are written, and read again: another enrolment may have ended just now.
+    let _agent = match anew {
+        true => Some(state.lock().map_err(|error| match error {
+            StateError::Locked { .. } => EnrolError::AgentRuns,
+            other => EnrolError::State(other),
+        })?),
+        false => None,
+    };
     let _lock = state.lock_enrolment()?;
-    refuse_enrolled(state)?;
-    let pending = match state.pending_enrolment((&registration).into())? {
+    if is_for_this_host(state, &greeting.hello)? != anew {
+        return Err(EnrolError::State(StateError::Enrolling {
+            path: state.path().to_owned(),
+        }));
+    }
+    if anew {
+        state.finish_change(rng)?;
+    }
+    let pending = match begun(state, (&registration).into(), anew)? {
         Some(pending) => pending,
+        None if anew => state.begin_reenrolment((&registration).into(), rng)?,
         None => state.begin_enrolment((&registration).into(), rng)?,
     };
     let request = request(&greeting, &pending, host, (&registration).into(), rng)?;
@@ -187,16 +209,42 @@ pub async fn enrol(
     if reply.request_digest != envelope.digest() {
         return Err(EnrolError::Answer("it answers another request".into()));
     }
-    finish(reply, &greeting, &pending, token, &options, state)
+    let outcome = finish(reply, &greeting, &pending, token, &options)?;
+    if anew && outcome.lane.server_id != greeting.hello.server_id.unwrap_or_default() {
+        return Err(EnrolError::Answer("it is about another server".into()));
+    }
+    match anew {
+        true => state.finish_reenrolment(&outcome.enrolled.enrolment, &outcome.lane, rng)?,
+        // The lane first: the enrolment's file is what says "enrolled".
+        false => {
+            state.create_lane(&outcome.lane)?;
+            state.finish_enrolment(&outcome.enrolled.enrolment)?;
+        }
+    }
+    Ok(outcome.enrolled)
 }
 
-fn refuse_enrolled(state: &StateDir) -> Result<(), EnrolError> {
+/// Whether this host is enrolled, and the token gives exactly that server a new identity.
+fn is_for_this_host(state: &StateDir, hello: &Hello) -> Result<bool, EnrolError> {
     match state.enrolment()? {
-        None => Ok(()),
+        None => Ok(false),
+        Some(enrolment) if hello.server_id.as_ref() == Some(&enrolment.server_id) => Ok(true),
         Some(enrolment) => Err(EnrolError::AlreadyEnrolled {
             server_id: enrolment.server_id,
             state_dir: state.path().display().to_string(),
         }),
+    }
+}
+
+/// What was begun with this token before, and not finished.
+fn begun(
+    state: &StateDir,
+    registration: PublicKey,
+    anew: bool,
+) -> Result<Option<PendingEnrolment>, StateError> {
+    match anew {
+        true => state.pending_reenrolment(registration),
+        false => state.pending_enrolment(registration),
     }
 }
 
@@ -295,15 +343,20 @@ fn request(
     })
 }
 
-/// Round trip 2, back: the lane first, the enrolment last, for its file is what says "enrolled".
+/// A good end, to be written.
+struct Outcome {
+    enrolled: Enrolled,
+    lane: LaneState,
+}
+
+/// Round trip 2, back.
 fn finish(
     reply: EnrolReply,
     greeting: &Greeting,
     pending: &PendingEnrolment,
     token: &Token,
     options: &Options,
-    state: &StateDir,
-) -> Result<Enrolled, EnrolError> {
+) -> Result<Outcome, EnrolError> {
     let (server_id, epoch, nonce, status, warnings) = match reply.outcome {
         EnrolOutcome::Enrolled {
             server_id,
@@ -329,13 +382,7 @@ fn finish(
         }
     };
     let identity = PublicKey::from(&pending.key);
-    state.create_lane(&LaneState::enrolled(
-        &server_id,
-        epoch,
-        identity,
-        nonce,
-        reply.controller_time_ms,
-    ))?;
+    let lane = LaneState::enrolled(&server_id, epoch, identity, nonce, reply.controller_time_ms);
     let enrolment = Enrolment {
         version: 1,
         server_id,
@@ -347,12 +394,12 @@ fn finish(
         identity_key: identity,
         certificate: greeting.certificate_envelope.clone(),
     };
-    state.finish_enrolment(&enrolment)?;
-    Ok(Enrolled {
+    let enrolled = Enrolled {
         enrolment,
         status,
         warnings,
-    })
+    };
+    Ok(Outcome { enrolled, lane })
 }
 
 fn date(at_ms: i64) -> String {

@@ -16,7 +16,8 @@ use thiserror::Error;
 
 use super::Scope;
 use super::wire::{
-    Answer, Code, ConnectionsPage, Get, HealthAnswer, MAX_ANSWER_BYTES, Refusal, Request, VERSION,
+    Answer, Code, ConnectionsPage, Get, HealthAnswer, MAX_ANSWER_BYTES, Refusal, Request,
+    RotationAnswer, VERSION,
 };
 use crate::core::report::{ConnectionRow, PublicSummary, SCHEMA, StatusReport};
 use crate::core::{shown, shown_path};
@@ -181,6 +182,14 @@ impl Client {
     /// As [`Client::status`].
     pub fn health(&self) -> Result<(Scope, HealthAnswer), ClientError> {
         self.ask(Get::Health, None)
+    }
+
+    /// Has the agent rotate the identity key.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; all but root and the agent's own user are denied.
+    pub fn rotate_identity(&self) -> Result<RotationAnswer, ClientError> {
+        Ok(self.ask(Get::RotateIdentity, None)?.1)
     }
 
     fn ask<T: DeserializeOwned>(

@@ -30,7 +30,7 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError`]: also when the key in force is in neither file.
-    pub fn finish_change(&self) -> Result<(), StateError> {
+    pub fn finish_change(&self, rng: &mut impl CryptoRng) -> Result<(), StateError> {
         let (Some(enrolment), Some(lane)) = (self.enrolment()?, self.lane_as_it_is()) else {
             return Ok(());
         };
@@ -38,7 +38,7 @@ impl StateDir {
             .identity_key
             .filter(|key| lane.server_id == enrolment.server_id && *key != enrolment.identity_key);
         match in_force {
-            Some(key) => self.promote(key, &lane, enrolment),
+            Some(key) => self.promote(key, &lane, enrolment, rng),
             None => self.tidy(&enrolment),
         }
     }
@@ -54,7 +54,7 @@ impl StateDir {
         rng: &mut impl CryptoRng,
     ) -> Result<(), StateError> {
         // A key that is in force, and not in its place yet, must not be written over.
-        self.finish_change()?;
+        self.finish_change(rng)?;
         let next = Identity {
             key: key.clone(),
             kept_session_key: Some(self.any_identity()?.session_key()),
@@ -85,8 +85,8 @@ impl StateDir {
     ///
     /// # Errors
     /// [`StateError::File`].
-    pub fn drop_next_key(&self) -> Result<(), StateError> {
-        self.finish_change()?;
+    pub fn drop_next_key(&self, rng: &mut impl CryptoRng) -> Result<(), StateError> {
+        self.finish_change(rng)?;
         self.remove(NEXT_IDENTITY)
     }
 
@@ -157,12 +157,13 @@ impl StateDir {
         &self,
         enrolment: &Enrolment,
         lane: &LaneState,
+        rng: &mut impl CryptoRng,
     ) -> Result<(), StateError> {
         crash_point()?;
         self.write(NEXT_ENROLMENT, enrolment)?;
         crash_point()?;
         self.create_lane(lane)?;
-        self.finish_change()
+        self.finish_change(rng)
     }
 
     /// `key` is in force by the lane: its file takes the place of the old one, and the enrolment
@@ -172,13 +173,19 @@ impl StateDir {
         key: PublicKey,
         lane: &LaneState,
         enrolment: Enrolment,
+        rng: &mut impl CryptoRng,
     ) -> Result<(), StateError> {
-        let is_meant =
-            |identity: Option<Identity>| identity.is_some_and(|i| PublicKey::from(&i.key) == key);
-        if is_meant(self.next_identity_store().read()?) {
+        let is_meant = |identity: &Identity| PublicKey::from(&identity.key) == key;
+        let store = self.next_identity_store();
+        if let Some(next) = store.read()?.filter(is_meant) {
+            if self.kek.is_some() && store.is_sealed()? == Some(false) {
+                // The identity was sealed after this was written: no key takes its place in plain.
+                crash_point()?;
+                store.write(&next, rng)?;
+            }
             crash_point()?;
             replace(&self.path.join(NEXT_IDENTITY), &self.path.join(IDENTITY))?;
-        } else if !is_meant(self.identity_store().read()?) {
+        } else if !self.identity_store().read()?.is_some_and(|i| is_meant(&i)) {
             return Err(StateError::Mixed {
                 path: self.path.join(LANE),
             });

@@ -87,7 +87,7 @@ fn enrolled(dir: &Path) -> (StateDir, Zeroizing<[u8; 32]>) {
 /// What a start finds: exactly one identity, and everything agrees on it.
 fn start(state: &StateDir) -> (Enrolment, SigningKey) {
     LEFT.set(u32::MAX);
-    state.finish_change().unwrap();
+    state.finish_change(&mut rng()).unwrap();
     let enrolment = state.enrolment().unwrap().unwrap();
     let identity = state.identity(&enrolment).unwrap();
     let (lane, _) = state.lane(&enrolment).unwrap();
@@ -113,19 +113,23 @@ fn rotate(state: &StateDir) -> Result<PublicKey, StateError> {
     file.store(&old)?;
     crash_point()?;
     file.store(&lane(enrolment.epoch + 1, &next))?;
-    state.finish_change()?;
+    state.finish_change(&mut rng())?;
     Ok((&next).into())
 }
 
 /// A new enrolment with the token `n`.
 fn enrol_anew(state: &StateDir, n: u8) -> Result<PublicKey, StateError> {
-    state.finish_change()?;
+    state.finish_change(&mut rng())?;
     let epoch = state.enrolment()?.ok_or(StateError::NotEnrolled)?.epoch + 1;
     let pending = match state.pending_reenrolment(token(n))? {
         Some(pending) => pending,
         None => state.begin_reenrolment(token(n), &mut rng())?,
     };
-    state.finish_reenrolment(&enrolment(epoch, &pending.key), &lane(epoch, &pending.key))?;
+    state.finish_reenrolment(
+        &enrolment(epoch, &pending.key),
+        &lane(epoch, &pending.key),
+        &mut rng(),
+    )?;
     Ok((&pending.key).into())
 }
 
@@ -224,7 +228,7 @@ fn a_key_that_waits_is_the_rotations_or_the_enrolments_never_both() {
     let next = Identity::random(&mut rng()).key;
     state.store_next_key(&next, &mut rng()).unwrap();
     assert!(state.pending_reenrolment(token(2)).unwrap().is_none());
-    state.drop_next_key().unwrap();
+    state.drop_next_key(&mut rng()).unwrap();
     assert!(state.next_key().is_none());
 }
 
@@ -263,7 +267,7 @@ fn a_host_without_the_key_in_force_does_not_start_with_another() {
     let (state, _) = enrolled(dir.path());
     let elsewhere = Identity::random(&mut rng()).key;
     state.create_lane(&lane(2, &elsewhere)).unwrap();
-    let error = state.finish_change().unwrap_err();
+    let error = state.finish_change(&mut rng()).unwrap_err();
     assert!(matches!(error, StateError::Mixed { .. }), "{error}");
 }
 
@@ -282,8 +286,25 @@ fn a_lane_of_a_version_that_named_no_key_is_taken_and_rotates() {
     assert!(json.get("rotations").is_none(), "none were made");
     let old: LaneState = serde_json::from_value(json).unwrap();
     state.create_lane(&old).unwrap();
-    state.finish_change().unwrap();
+    state.finish_change(&mut rng()).unwrap();
     assert_eq!(state.lane(&found).unwrap().0, old);
     let done = rotate(&state).unwrap();
     assert_eq!(start(&state).0.identity_key, done);
+}
+
+#[test]
+fn a_key_that_waited_in_plain_is_sealed_before_it_takes_a_sealed_ones_place() {
+    let dir = memory();
+    let (state, sessions) = enrolled(dir.path());
+    let next = Identity::random(&mut rng()).key;
+    state.store_next_key(&next, &mut rng()).unwrap();
+    let kek = super::super::Kek::random(&mut rng());
+    let identity = state.any_identity().unwrap();
+    let state = state.with_kek(Some(kek));
+    state.identity_store().write(&identity, &mut rng()).unwrap();
+    state.create_lane(&lane(2, &next)).unwrap();
+    let (found, key) = start(&state);
+    assert_eq!((found.epoch, &key), (2, &next));
+    assert_eq!(state.identity_store().is_sealed().unwrap(), Some(true));
+    assert_eq!(state.any_identity().unwrap().session_key(), sessions);
 }

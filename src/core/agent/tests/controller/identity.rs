@@ -159,7 +159,11 @@ impl Controller {
         let claimed: Introduction = envelope.peek().ok()?;
         assert!(claimed.rotations.len() <= MAX_ROTATIONS);
         let (mut key, mut epoch) = (self.db.keys.current, self.db.keys.epoch);
-        let starts = |rotation: &Rotation| rotation.request.verify(Rotate::TYPE, &key).is_ok();
+        // At that epoch: the rotation that brought this key is signed by it too.
+        let starts = |rotation: &Rotation| {
+            let opened = rotation.request.open::<Message<Rotate>>(&key);
+            opened.is_ok_and(|message| message.header.epoch == epoch)
+        };
         let first = claimed.rotations.iter().position(starts)?;
         let mut nonce = None;
         for Rotation { request, reply } in &claimed.rotations[first..] {
