@@ -242,7 +242,7 @@ fn the_old_secret_is_nowhere_in_the_directory_and_its_bytes_are_overwritten() {
     let file = File::open(state.path.join(IDENTITY)).unwrap();
     let in_base64 = |key: &SigningKey| {
         let text = base64::engine::general_purpose::STANDARD.encode(key.as_bytes());
-        text[..40].as_bytes().to_vec()
+        text.as_bytes()[..40].to_vec()
     };
     let holds = |key: &SigningKey| {
         let files = std::fs::read_dir(dir.path()).unwrap();
