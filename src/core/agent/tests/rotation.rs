@@ -283,6 +283,7 @@ fn a_controller_that_forgot_between_the_reply_and_the_first_use_is_shown_the_rep
     // The reply is on its way; what it says is forgotten before the new key speaks.
     world.controller.db = backup;
     world.run_for(s(60));
+    assert_eq!(world.controller.aheads, 1, "the nonce is another one");
     assert_eq!(world.the_one_key().0, 2);
     assert_eq!(world.state(), Authorisation::Verified);
     world.nobody_was_taken_for_two();

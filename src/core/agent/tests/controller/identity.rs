@@ -3,7 +3,6 @@
 use vpn_node_controller::rules::state::ChainState;
 use vpn_node_protocol::chain;
 use vpn_node_protocol::directive::Directive;
-use vpn_node_protocol::encoding::Nonce;
 use vpn_node_protocol::envelope::{Envelope, Payload as _};
 use vpn_node_protocol::identity::{Introduction, IntroductionReply, Rotate, Rotation, Witness};
 use vpn_node_protocol::keys::PublicKey;
@@ -138,9 +137,8 @@ impl Controller {
             }
             Some((key, _)) => envelope.verify(Introduction::TYPE, &key).is_ok(),
             None => match self.introduced(&envelope) {
-                Some((key, epoch, nonce)) => {
-                    self.db.keys.next = Some((key, epoch));
-                    self.db.nonces = [self.db.nonces[1], nonce];
+                Some(newest) => {
+                    self.db.keys.next = Some(newest);
                     true
                 }
                 None => false,
@@ -155,7 +153,7 @@ impl Controller {
     }
 
     /// From a key that is known to the one that signed, rotation by rotation.
-    fn introduced(&self, envelope: &Envelope) -> Option<(PublicKey, u32, Nonce)> {
+    fn introduced(&self, envelope: &Envelope) -> Option<(PublicKey, u32)> {
         let claimed: Introduction = envelope.peek().ok()?;
         assert!(claimed.rotations.len() <= MAX_ROTATIONS);
         let (mut key, mut epoch) = (self.db.keys.current, self.db.keys.epoch);
@@ -165,7 +163,6 @@ impl Controller {
             opened.is_ok_and(|message| message.header.epoch == epoch)
         };
         let first = claimed.rotations.iter().position(starts)?;
-        let mut nonce = None;
         for Rotation { request, reply } in &claimed.rotations[first..] {
             let message: Message<Rotate> = request.open(&key).ok()?;
             request.verify(Rotate::TYPE, &message.body.new_key).ok()?;
@@ -177,10 +174,10 @@ impl Controller {
             if !fits {
                 return None;
             }
-            (key, epoch, nonce) = (message.body.new_key, epoch + 1, Some(reply.nonce));
+            (key, epoch) = (message.body.new_key, epoch + 1);
         }
         envelope.verify(Introduction::TYPE, &key).ok()?;
-        (claimed.server_id == SERVER && claimed.epoch == epoch).then_some((key, epoch, nonce?))
+        (claimed.server_id == SERVER && claimed.epoch == epoch).then_some((key, epoch))
     }
 
     pub(super) fn witness(&mut self, envelope: &Envelope, now_ms: i64) -> Vec<u8> {
