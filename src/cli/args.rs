@@ -56,6 +56,10 @@ pub(super) enum Command {
     ///
     /// The token is read from standard input or from a file, never from the command line or the
     /// environment: every user of this host can read those.
+    ///
+    /// A host that is enrolled takes only a token for its own server, which the controller makes
+    /// with 'registration-key create --server NAME': it gets a new identity, and keeps its id and
+    /// its records. Stop the agent first.
     #[command(after_long_help = "\
 Examples:
   vpn-node enroll                               asks for the token; paste it
@@ -103,7 +107,7 @@ Examples:
         #[command(subcommand)]
         command: GateCommand,
     },
-    /// The identity key: where it lies, and sealing it to this machine
+    /// The identity key of this host: where it lies, sealing it to this machine, a new one
     Identity {
         #[command(subcommand)]
         command: IdentityCommand,
@@ -183,6 +187,15 @@ Examples:
     /// Put the identity key back in plain, readable by the agent's user alone; as root, while the
     /// agent is stopped
     Unseal,
+    /// Have the running agent give this host a new identity key; as root or the agent's own user
+    ///
+    /// The old key stays in force until the controller has accepted the new one. 'vpn-node status'
+    /// shows the key and since when it is in force.
+    #[command(after_long_help = "\
+Examples:
+  vpn-node identity rotate
+  vpn-node status | grep Identity")]
+    Rotate,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::args::{Global, IdentityCommand};
 use super::console::Console;
-use super::{Exit, reach};
+use super::{Exit, reach, rotate};
 use crate::core::report::SCHEMA;
 use crate::core::{shown, shown_path};
 use crate::host::sealing::{self, PROGRAM_DIRS, SealWith, SealingError, SystemdCreds};
@@ -27,6 +27,7 @@ pub(super) fn run(global: &Global, command: IdentityCommand, console: &mut Conso
         IdentityCommand::Status { json } => status(&state, json, console),
         IdentityCommand::Seal { with } => as_root(console, || seal(&state, &with)),
         IdentityCommand::Unseal => as_root(console, || unseal(&state)),
+        IdentityCommand::Rotate => return rotate::run(global, console),
     };
     match done {
         Ok(exit) => exit,

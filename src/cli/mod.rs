@@ -1,7 +1,8 @@
 //! The command `vpn-node`: arguments in, rendering out. It decides nothing by itself.
 //!
-//! `status`, `connections` and `healthcheck` ask the running agent over its socket; `gate` binds
-//! services to that answer; `config` runs the agent's own loader; `enroll` reads the token and hands it to the function that the binary
+//! `status`, `connections` and `healthcheck` ask the running agent over its socket, and `identity
+//! rotate` has it do something; `gate` binds services to its answer; `config` runs
+//! the agent's own loader; `enroll` reads the token and hands it to the function that the binary
 //! passes in. Exit codes are in [`Exit`].
 
 mod args;
@@ -14,6 +15,7 @@ mod gate;
 mod health;
 mod identity;
 mod reach;
+mod rotate;
 mod status;
 mod text;
 

@@ -6,7 +6,9 @@ use super::args::Global;
 use super::console::{Console, bold, green, red, yellow};
 use super::text::{bytes, columns, count, instant};
 use super::{Exit, reach};
-use crate::core::report::{BackendState, PublicSummary, StatusReport, VerificationState};
+use crate::core::report::{
+    BackendState, IdentityStatus, PublicSummary, StatusReport, VerificationState,
+};
 use crate::core::{shown, shown_seconds};
 use crate::host::clock;
 use crate::status::Status;
@@ -69,8 +71,7 @@ pub(super) fn screen(report: &StatusReport, now_ms: i64) -> String {
         page.row("Controller", &shown(url).to_string());
     }
     if let Some(identity) = &report.identity {
-        let key = format!("key {}, epoch {}", shown(&identity.key_id), identity.epoch);
-        page.row("Identity", &key);
+        page.row("Identity", &identity_line(identity));
     }
     if let Some(hardware) = &report.verification.hardware_status {
         page.row("Hardware", &shown(hardware).to_string());
@@ -162,6 +163,17 @@ fn enrolled(report: &StatusReport) -> String {
     };
     if let Some(since) = report.enrolled_since_ms {
         let _ = write!(text, " since {}", instant(since));
+    }
+    text
+}
+
+fn identity_line(identity: &IdentityStatus) -> String {
+    let mut text = format!("key {}, epoch {}", shown(&identity.key_id), identity.epoch);
+    if let Some(at) = identity.rotated_ms {
+        let _ = write!(text, ", rotated {}", instant(at));
+    }
+    if identity.rotating {
+        let _ = write!(text, "; {}", yellow("a new key is on its way"));
     }
     text
 }

@@ -16,12 +16,12 @@ use anstream::adapter::strip_str;
 use clap::CommandFactory;
 use insta::assert_snapshot;
 use tempfile::TempDir;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::*;
 use crate::core::report::*;
 use crate::host::clock;
-use crate::status::{Limits, Policy, StatusSocket, serve};
+use crate::status::{Limits, Policy, StatusSocket, Wish, serve};
 
 /// 2026-03-01 12:00:00 UTC.
 const NOW_MS: i64 = 1_772_366_400_000;
@@ -36,6 +36,8 @@ fn healthy() -> StatusReport {
     report.identity = Some(IdentityStatus {
         epoch: 1,
         key_id: "SHA256:k3yf1ngerpr1nt".into(),
+        rotated_ms: None,
+        rotating: false,
     });
     report.verification = Verification {
         state: VerificationState::Verified,
@@ -117,6 +119,19 @@ struct Host {
     stop: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
 
+/// The loop's side: the first rotation is begun, the next ones are under way.
+async fn grant_all(wishes: &mut mpsc::Receiver<Wish>) {
+    let mut begun = false;
+    while let Some(Wish::RotateIdentity(answer)) = wishes.recv().await {
+        let said = match std::mem::replace(&mut begun, true) {
+            false => Ok(()),
+            true => Err("a rotation is under way already".to_owned()),
+        };
+        let _ = answer.send(said);
+    }
+    std::future::pending().await
+}
+
 impl Host {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -155,8 +170,10 @@ impl Host {
                 .unwrap();
             runtime.block_on(async {
                 let (sender, reports) = watch::channel(Arc::new(report));
+                let (wishes, mut wished) = mpsc::channel(1);
                 tokio::select! {
-                    served = serve(socket, reports, policy, Limits::default()) => served.unwrap(),
+                    served = serve(socket, reports, wishes, policy, Limits::default()) => served.unwrap(),
+                    () = grant_all(&mut wished) => {}
                     _ = stopped => drop(sender),
                 }
             });
@@ -257,6 +274,36 @@ fn a_running_agent_is_shown_in_text_and_json() {
     assert!(table.out.ends_with("1 connection\n"), "{}", table.out);
     let health = host.run(&["healthcheck"]);
     assert_eq!((health.exit, health.out.as_str()), (Exit::Ok, "healthy\n"));
+}
+
+#[test]
+fn a_rotation_is_begun_once_and_why_not_is_an_error() {
+    let host = Host::new().enrolled().running(healthy(), own_user());
+    let begun = host.run(&["identity", "rotate"]);
+    assert_eq!(begun.exit, Exit::Ok, "{}", begun.err);
+    assert!(begun.out.contains("A rotation was begun"), "{}", begun.out);
+    let again = host.run(&["identity", "rotate"]);
+    assert_eq!(again.exit, Exit::Failed);
+    assert!(again.err.contains("under way"), "{}", again.err);
+    let nobody = Host::new().enrolled().run(&["identity", "rotate"]);
+    assert_eq!(nobody.exit, Exit::Unreachable, "{}", nobody.err);
+}
+
+#[test]
+fn the_screen_tells_of_rotations() {
+    let mut report = healthy();
+    let identity = report.identity.as_mut().unwrap();
+    identity.rotated_ms = Some(NOW_MS);
+    identity.rotating = true;
+    let screen = strip_str(&status::screen(&report, NOW_MS)).to_string();
+    let line = screen
+        .lines()
+        .find(|line| line.contains("Identity"))
+        .unwrap();
+    assert!(
+        line.ends_with(", rotated 2026-03-01 12:00:00 UTC; a new key is on its way"),
+        "{line}"
+    );
 }
 
 #[test]

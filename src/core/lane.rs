@@ -14,13 +14,19 @@ use vpn_node_protocol::certificate::CertificateError;
 use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
-use vpn_node_protocol::limits::MAX_REPLY_BYTES;
+use vpn_node_protocol::identity::Rotation;
+use vpn_node_protocol::keys::PublicKey;
+use vpn_node_protocol::limits::{MAX_REPLY_BYTES, MAX_ROTATIONS};
 use vpn_node_protocol::message::{
     Body, DirectiveAck, Header, Message, Refusal, RefusalCode, Reply,
 };
 
 use super::trust::Trust;
 use crate::core::Now;
+
+/// Rotations are kept up to so many bytes of JSON: 16 usual ones take half of it, and with the
+/// largest request and the largest reply they still fit one copy of `chain.slots`.
+const MAX_ROTATIONS_BYTES: usize = 128 * 1024;
 
 /// What is on disk of the lane (`chain.slots`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +37,10 @@ pub struct LaneState {
     pub server_id: String,
     /// Epoch of the identity key.
     pub epoch: u32,
+    /// The identity key of this epoch. It decides which identity counts after a crash in the middle
+    /// of a change. Absent in files of versions that knew no change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_key: Option<PublicKey>,
     /// Number of the last answered request; 0 before the first.
     pub seq: u64,
     /// Chain value for the next request.
@@ -43,6 +53,9 @@ pub struct LaneState {
     pub last_reply: Option<Envelope>,
     /// The request that was sent, or was about to be, and is not answered.
     pub pending: Option<Envelope>,
+    /// The newest rotations of this identity, oldest first, for a controller that lost them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Rotation>,
 }
 
 impl LaneState {
@@ -51,7 +64,7 @@ impl LaneState {
     pub fn enrolled(
         server_id: &str,
         epoch: u32,
-        start: Digest,
+        identity_key: PublicKey,
         nonce: Nonce,
         floor_ms: i64,
     ) -> Self {
@@ -59,12 +72,14 @@ impl LaneState {
             version: 1,
             server_id: server_id.to_owned(),
             epoch,
+            identity_key: Some(identity_key),
             seq: 0,
-            chain: start,
+            chain: chain::start(server_id, epoch, &identity_key),
             nonce,
             floor_ms,
             last_reply: None,
             pending: None,
+            rotations: Vec::new(),
         }
     }
 }
@@ -73,6 +88,8 @@ impl LaneState {
 pub struct Voice<'a> {
     /// The identity key.
     pub key: &'a SigningKey,
+    /// The key that signs too: in a rotation the new one.
+    pub cosigner: Option<&'a SigningKey>,
     /// This boot of the host.
     pub boot_id: Uuid,
     /// Directives dealt with and not yet acknowledged.
@@ -106,6 +123,8 @@ struct Flight {
 pub struct Answered {
     /// The reply.
     pub reply: Reply,
+    /// The request, as it was sent.
+    pub request: Envelope,
     /// When this run first sent the request.
     pub sent: Now,
     /// The reply was certainly made just now. Not so after a retry or a restart: the controller
@@ -124,6 +143,10 @@ pub enum LaneError {
     /// The controller signed that it takes nothing from this host, whatever it is.
     #[error("the controller stopped this host: {}", .0.message)]
     Stopped(Refusal),
+    /// The same, because the request is older than the controller remembers: the refusal as it
+    /// came, for the witness.
+    #[error("the controller stopped this host: {}", .0.message)]
+    Behind(Refusal, Box<Envelope>),
     /// Signed by a key that is not in the certificate.
     #[error("{0}")]
     Untrusted(#[from] CertificateError),
@@ -202,7 +225,8 @@ impl Lane {
             directive_acks: voice.acks,
             proof: proof.cloned().map(Box::new),
         };
-        let envelope = Envelope::sign(&Message { header, body }, &[voice.key]);
+        let keys: Vec<&SigningKey> = [voice.key].into_iter().chain(voice.cosigner).collect();
+        let envelope = Envelope::sign(&Message { header, body }, &keys);
         self.flight = Some(Flight {
             digest: envelope.digest(),
             restored: false,
@@ -236,8 +260,9 @@ impl Lane {
     /// # Errors
     /// [`LaneError`]. After [`LaneError::Refused`] the request is gone (the controller did not
     /// take it); after every other error it is still in flight and wants
-    /// [`Lane::attempt_failed`]. So after [`LaneError::Stopped`]: the controller may have taken it
-    /// before it stopped the host, and another request of that number would look like a clone's.
+    /// [`Lane::attempt_failed`]. So after [`LaneError::Stopped`] and [`LaneError::Behind`]: the
+    /// controller may have taken it before it stopped the host, and another request of that number
+    /// would look like a clone's.
     pub fn answered(
         &mut self,
         bytes: &[u8],
@@ -259,11 +284,11 @@ impl Lane {
             self.state.floor_ms = trust.floor_ms();
             self.failures = 0;
             match refusal.code {
-                RefusalCode::Quarantined
-                | RefusalCode::Behind
-                | RefusalCode::RetiredKey
-                | RefusalCode::Revoked => {
+                RefusalCode::Quarantined | RefusalCode::RetiredKey | RefusalCode::Revoked => {
                     return Err(LaneError::Stopped(refusal));
+                }
+                RefusalCode::Behind => {
+                    return Err(LaneError::Behind(refusal, Box::new(envelope)));
                 }
                 RefusalCode::Ahead | RefusalCode::BadRequest => {}
             }
@@ -281,13 +306,13 @@ impl Lane {
         if !expected {
             return Err(LaneError::Misdirected);
         }
+        let request = self.state.pending.take().ok_or(LaneError::Misdirected)?;
         trust.saw_controller_time(header.controller_time_ms, now);
         self.state.seq = header.seq;
         self.state.chain = header.chain;
         self.state.nonce = header.nonce;
         self.state.floor_ms = trust.floor_ms();
         self.state.last_reply = Some(envelope);
-        self.state.pending = None;
         self.failures = 0;
         self.prove = false;
         let flight = self.flight.take();
@@ -296,6 +321,7 @@ impl Lane {
         let sent = flight.and_then(|flight| flight.first_sent).unwrap_or(now);
         Ok(Answered {
             reply,
+            request,
             sent,
             fresh,
             restored,
@@ -307,4 +333,41 @@ impl Lane {
     pub fn prove_next(&mut self) -> bool {
         !std::mem::replace(&mut self.prove, true)
     }
+
+    /// The request in flight is due at once, whatever was planned: something has changed that
+    /// makes another answer likely.
+    pub fn retry_now(&mut self, now: Now) {
+        if let Some(flight) = &mut self.flight
+            && flight.send_at.is_some()
+        {
+            flight.send_at = Some(now.boot);
+        }
+    }
+
+    /// `rotation` was accepted with the last reply: from now on `key` signs. The next request is
+    /// the first of the next epoch; the nonce is that of the last reply, which also stays the proof
+    /// of it. Once this state is on disk the old key has no use any more.
+    pub fn begin_epoch(&mut self, key: PublicKey, rotation: Envelope) {
+        let state = &mut self.state;
+        if let Some(reply) = state.last_reply.clone() {
+            let request = rotation;
+            state.rotations.push(Rotation { request, reply });
+        }
+        forget_rotations(&mut state.rotations);
+        state.epoch += 1;
+        state.identity_key = Some(key);
+        state.seq = 0;
+        state.chain = chain::start(&state.server_id, state.epoch, &key);
+    }
+}
+
+/// Keeps the newest, within both bounds.
+fn forget_rotations(rotations: &mut Vec<Rotation>) {
+    let mut bytes = 0;
+    let kept = rotations.iter().rev().take(MAX_ROTATIONS).take_while(|r| {
+        bytes += r.request.to_json().len() + r.reply.to_json().len();
+        bytes <= MAX_ROTATIONS_BYTES
+    });
+    let forgotten = rotations.len() - kept.count();
+    rotations.drain(..forgotten);
 }

@@ -212,6 +212,13 @@ pub struct IdentityStatus {
     pub epoch: u64,
     /// Fingerprint of the public key.
     pub key_id: String,
+    /// When a rotation brought this key, by the controller's clock; none for the key of the
+    /// enrolment.
+    #[serde(default)]
+    pub rotated_ms: Option<i64>,
+    /// Whether a new key is about to follow it.
+    #[serde(default)]
+    pub rotating: bool,
 }
 
 /// One error, for the list of the newest.
@@ -379,6 +386,8 @@ mod tests {
         report.identity = Some(IdentityStatus {
             epoch: 1,
             key_id: String::new(),
+            rotated_ms: None,
+            rotating: false,
         });
         report.backends = vec![BackendStatus {
             kind: String::new(),

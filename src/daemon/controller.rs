@@ -31,6 +31,7 @@ pub(super) fn send(
                 .await
             {
                 Ok(answer) => Event::Answer(answer.bytes),
+                Err(error) if error.is_unknown_key() => Event::UnknownKey(failure(&error)),
                 Err(error) => Event::SendFailed(failure(&error)),
             },
         };
@@ -50,6 +51,36 @@ pub(super) fn poll(
         let event = match client.exchange(Path::Poll, Some(body), wait).await {
             Ok(answer) => Event::PollAnswer(answer.bytes),
             Err(error) => Event::PollFailed(failure(&error)),
+        };
+        let _ = events.send(event).await;
+    });
+}
+
+/// Sends an introduction.
+pub(super) fn introduce(client: &Arc<Client>, body: Vec<u8>, events: &mpsc::Sender<Event>) {
+    let (client, events) = (client.clone(), events.clone());
+    tokio::spawn(async move {
+        let event = match client
+            .exchange(Path::Introduction, Some(body), Duration::ZERO)
+            .await
+        {
+            Ok(answer) => Event::IntroductionAnswer(answer.bytes),
+            Err(error) => Event::IntroductionFailed(failure(&error)),
+        };
+        let _ = events.send(event).await;
+    });
+}
+
+/// Sends a witness: signed, not chained, so it waits for no disk.
+pub(super) fn witness(client: &Arc<Client>, body: Vec<u8>, events: &mpsc::Sender<Event>) {
+    let (client, events) = (client.clone(), events.clone());
+    tokio::spawn(async move {
+        let event = match client
+            .exchange(Path::Messages, Some(body), Duration::ZERO)
+            .await
+        {
+            Ok(answer) => Event::WitnessAnswer(answer.bytes),
+            Err(error) => Event::WitnessFailed(failure(&error)),
         };
         let _ = events.send(event).await;
     });

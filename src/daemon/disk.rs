@@ -9,9 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
+use ed25519_dalek::SigningKey;
+use getrandom::SysRng;
+use getrandom::rand_core::UnwrapErr;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::keys::PublicKey;
 
 use super::records::Records;
 use super::{DISK_COMMANDS_QUEUED, enrol};
@@ -20,7 +24,7 @@ use crate::core::agent::{Event, LedgerFacts, Recording};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::host::hardware::SnapshotState;
-use crate::host::state::{KeptSessions, LaneFile, StateDir};
+use crate::host::state::{Enrolment, KeptSessions, LaneFile, StateDir};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
@@ -30,6 +34,10 @@ const MAX_WAITING: usize = 10_000;
 pub(super) enum DiskCommand {
     /// See [`Disk::store_lane`].
     StoreLane(Box<LaneState>, oneshot::Sender<Result<(), String>>),
+    /// Keep the key of a rotation beside the one in force.
+    StoreNextKey(SigningKey),
+    /// Forget it.
+    DropNextKey,
     /// Keep a newer certificate.
     StoreCertificate(Box<Envelope>),
     /// Look at the hardware.
@@ -50,7 +58,7 @@ pub(super) enum DiskCommand {
 /// The loop's side of the disk thread.
 pub(super) struct Disk {
     commands: mpsc::Sender<DiskCommand>,
-    /// Answers: one batch and one probe can be under way, so sending never waits.
+    /// Answers: one batch, one probe and one key can be under way, so sending never waits.
     events: mpsc::Receiver<Event>,
     facts: watch::Receiver<LedgerFacts>,
     thread: thread::JoinHandle<()>,
@@ -96,6 +104,8 @@ pub(super) struct DiskThread {
     settings: Settings,
     state: StateDir,
     records: Records,
+    /// The key that is in its place; the lane says when another one is in force.
+    identity_key: PublicKey,
     /// What the disk did not take yet.
     waiting: Recording,
     /// What is in `sessions.json`.
@@ -112,14 +122,19 @@ impl DiskThread {
     pub(super) fn new(
         settings: &Settings,
         state: &StateDir,
-        server_id: &str,
+        enrolment: &Enrolment,
         kept: KeptSessions,
     ) -> Self {
         let sessions = kept.sessions.into_iter();
         Self {
             settings: settings.clone(),
             state: state.clone(),
-            records: Records::new(server_id, state.ledger(), settings.ledger.max_bytes),
+            records: Records::new(
+                &enrolment.server_id,
+                state.ledger(),
+                settings.ledger.max_bytes,
+            ),
+            identity_key: enrolment.identity_key,
             waiting: Recording::default(),
             kept: sessions.map(|known| (known.connection_id, known)).collect(),
             unrecorded: kept.unrecorded,
@@ -178,7 +193,20 @@ impl DiskThread {
                 }
                 DiskCommand::StoreLane(lane, written) => {
                     let result = lane_file.store(&lane).map_err(|error| error.to_string());
+                    if result.is_ok() {
+                        self.follow(&lane);
+                    }
                     let _ = written.send(result);
+                }
+                DiskCommand::StoreNextKey(key) => {
+                    let stored = self.state.store_next_key(&key, &mut UnwrapErr(SysRng));
+                    let stored = stored.map_err(|error| error.to_string());
+                    let _ = events.blocking_send(Event::NextKeyStored(stored));
+                }
+                DiskCommand::DropNextKey => {
+                    if let Err(error) = self.state.drop_next_key(&mut UnwrapErr(SysRng)) {
+                        tracing::warn!(%error, "an unused identity key cannot be removed");
+                    }
                 }
                 DiskCommand::StoreCertificate(certificate) => {
                     if let Err(error) = self.state.store_certificate(*certificate) {
@@ -203,6 +231,23 @@ impl DiskThread {
             });
             if next.is_none() {
                 next = commands.blocking_recv();
+            }
+        }
+    }
+
+    /// The lane on disk names another key: that one is in force, and its file takes its place. What
+    /// fails here is done with the next lane, or at the next start.
+    fn follow(&mut self, lane: &LaneState) {
+        let Some(key) = lane.identity_key.filter(|key| *key != self.identity_key) else {
+            return;
+        };
+        match self.state.finish_change(&mut UnwrapErr(SysRng)) {
+            Ok(()) => {
+                tracing::info!(epoch = lane.epoch, key = %key.id(), "the identity key was rotated");
+                self.identity_key = key;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new identity key is in force, and cannot be put in its place yet");
             }
         }
     }

@@ -15,11 +15,12 @@ use crate::core::report::StatusReport;
 use crate::host::metrics::Sampler;
 use crate::host::{clock, systemd};
 use crate::remote::Client;
+use crate::status::Wish;
 use crate::vpn::Report;
 
 /// Answers of the controller that can be under way at once: a chained request, a directive
-/// request and a certificate.
-const ANSWERS_QUEUED: usize = 4;
+/// request, a certificate, an introduction and a witness.
+const ANSWERS_QUEUED: usize = 5;
 /// The report is rebuilt this often at most: with many connections it is not free.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// And this often at least: a gate believes no report that is three times as old
@@ -34,6 +35,8 @@ pub(super) struct Workers {
     pub(super) observations: mpsc::Receiver<Vec<Report>>,
     /// State and ledger.
     pub(super) disk: Disk,
+    /// From local users who may act.
+    pub(super) wishes: mpsc::Receiver<Wish>,
     /// The host's figures.
     pub(super) sampler: Sampler,
 }
@@ -85,6 +88,7 @@ impl EventLoop {
                 () = stop.wait() => break,
                 Some(event) = self.answers.recv() => self.handle(event),
                 Some(seen) = self.workers.observations.recv() => self.observed(seen),
+                Some(wish) = self.workers.wishes.recv() => self.grant(wish),
                 event = self.workers.disk.event() => self.handle(event),
                 () = tokio::time::sleep(sleep) => {
                     self.agent.handle_timeout(clock::now(), &mut self.rng);
@@ -98,6 +102,17 @@ impl EventLoop {
 
     fn handle(&mut self, event: Event) {
         self.agent.handle(event, clock::now(), &mut self.rng);
+        self.report_soon();
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::RotateIdentity(answer) => {
+                let begun = self.agent.rotate(&mut self.rng);
+                // Whoever asked may have gone.
+                let _ = answer.send(begun.map_err(|why| why.to_string()));
+            }
+        }
         self.report_soon();
     }
 
@@ -122,6 +137,16 @@ impl EventLoop {
                 Command::Poll { body, wait } => {
                     controller::poll(&self.workers.client, body, wait, &self.to_answers);
                 }
+                Command::Introduce { body } => {
+                    controller::introduce(&self.workers.client, body, &self.to_answers);
+                }
+                Command::Witness { body } => {
+                    controller::witness(&self.workers.client, body, &self.to_answers);
+                }
+                Command::StoreNextKey(key) => {
+                    self.workers.disk.tell(DiskCommand::StoreNextKey(key)).await;
+                }
+                Command::DropNextKey => self.workers.disk.tell(DiskCommand::DropNextKey).await,
                 Command::FetchCertificate => {
                     controller::fetch_certificate(&self.workers.client, &self.to_answers);
                 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use getrandom::SysRng;
+use getrandom::rand_core::UnwrapErr;
+use tokio::sync::{mpsc, watch};
 use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::token::{Token, TokenError};
 
@@ -25,8 +27,10 @@ use crate::host::sealing;
 use crate::host::state::{Enrolment, StateDir};
 use crate::host::systemd;
 use crate::remote::Client;
-use crate::status::{self, Limits, Policy, StatusSocket};
+use crate::status::{self, Limits, Policy, StatusSocket, Wish};
 
+/// Wishes of local users that may wait for the loop; who asks then waits, and gives up in time.
+const WISHES_QUEUED: usize = 4;
 /// How often a daemon that is not enrolled looks whether it is now.
 const LOOK_FOR_ENROLMENT: Duration = Duration::from_secs(2);
 
@@ -40,11 +44,14 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let _lock = state.lock()?;
     // Only now: a second agent must not take the first one's key away.
     let state = state.with_kek(sealing::take_kek(&settings.runtime_dir)?);
+    state.finish_change(&mut UnwrapErr(SysRng))?;
     let (reports, reader) = watch::channel(Arc::new(first_report()));
+    let (to_wishes, wishes) = mpsc::channel(WISHES_QUEUED);
     let socket = StatusSocket::bind(&settings.status_socket())?;
     let server = tokio::spawn(status::serve(
         socket,
         reader,
+        to_wishes,
         Policy::of_this_host(),
         Limits::default(),
     ));
@@ -55,7 +62,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         None => return Ok(()),
     };
     tracing::info!(server_id = %enrolment.server_id, "this host is enrolled");
-    run_enrolled(&settings, state, enrolment, reports, &mut stop).await?;
+    run_enrolled(&settings, state, enrolment, reports, wishes, &mut stop).await?;
     notify(systemd::notify_stopping);
     // The loop dropped the reports: the server ends and removes its socket.
     let _ = server.await;
@@ -128,7 +135,7 @@ async fn enrol_by_credential(
             Err(error) if error.is_temporary() => error,
             Err(error) => return Err(Error::Enrol(error)),
         };
-        let mut rng = getrandom::rand_core::UnwrapErr(getrandom::SysRng);
+        let mut rng = UnwrapErr(SysRng);
         let wait = schedule::backoff(failures, None, &mut rng);
         failures += 1;
         tracing::warn!(%error, retry_in_s = wait.as_secs(), "enrolment failed; it will be tried again");
@@ -145,6 +152,7 @@ async fn run_enrolled(
     state: StateDir,
     enrolment: Enrolment,
     reports: watch::Sender<Arc<StatusReport>>,
+    wishes: mpsc::Receiver<Wish>,
     stop: &mut Stop,
 ) -> Result<(), Error> {
     state.remove_leftovers()?;
@@ -173,6 +181,7 @@ async fn run_enrolled(
             lane,
             session_key: *identity.session_key(),
             key: identity.key,
+            next_key: state.next_key(),
             sessions: kept.sessions.clone(),
             unrecorded: kept.unrecorded.clone(),
         },
@@ -181,7 +190,8 @@ async fn run_enrolled(
     let workers = Workers {
         client: Arc::new(client),
         observations: vpn_watch::spawn(settings, agent.expected_backends()),
-        disk: DiskThread::new(settings, &state, &enrolment.server_id, kept).spawn(lane_file),
+        disk: DiskThread::new(settings, &state, &enrolment, kept).spawn(lane_file),
+        wishes,
         sampler: Sampler::open(
             Path::new("/proc"),
             Path::new("/sys"),

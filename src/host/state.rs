@@ -4,14 +4,17 @@
 //! |---|---|
 //! | `identity.json` | the identity key: the one secret (`state/identity.rs`) |
 //! | `identity.sealed` | what opens a sealed identity key, sealed to this machine (`sealing.rs`) |
+//! | `identity.next.json` | the key that will follow it (`state/change.rs`) |
 //! | `enrollment.pending.json` | an enrolment that was begun: which token, which idempotency id |
 //! | `enrollment.json` | who this host is and whom it believes; its presence says "enrolled" |
+//! | `enrollment.next.json` | what will follow it: the host was enrolled anew, as the same server |
 //! | `chain.slots` | the lane: sequence, chain, nonce, the request in flight |
 //! | `sessions.json` | live connections by keyed hash |
 //!
 //! Each is written whole, by temporary file and rename, or as one of two copies (`chain.slots`);
 //! one that cannot be read stops the agent.
 
+mod change;
 mod identity;
 mod leftovers;
 
@@ -33,7 +36,7 @@ use super::atomic::{self, AtomicError};
 use super::slots::{Slots, SlotsError};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
-use identity::IDENTITY;
+use identity::{IDENTITY, NEXT_IDENTITY};
 pub use identity::{Identity, IdentityStore, Kek, SEALED};
 
 const PENDING: &str = "enrollment.pending.json";
@@ -191,6 +194,10 @@ struct PendingFile {
     version: u32,
     registration_key: PublicKey,
     idempotency_id: Uuid,
+    /// Set when an enrolled host is enrolled anew: the key in `identity.next.json` that this is
+    /// about. Absent: the one in `identity.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_key: Option<PublicKey>,
 }
 
 /// Holds the state directory for one agent (flock(2)); the kernel frees it however it ends.
@@ -312,7 +319,11 @@ impl StateDir {
             other => damaged(other.to_string()),
         })?;
         let lane: LaneState = parse(&path, &bytes)?;
-        if lane.server_id != enrolment.server_id || lane.epoch != enrolment.epoch {
+        let of_key = |key| key == enrolment.identity_key;
+        if lane.server_id != enrolment.server_id
+            || lane.epoch != enrolment.epoch
+            || !lane.identity_key.is_none_or(of_key)
+        {
             return Err(StateError::Mixed { path });
         }
         Ok((lane, LaneFile(slots)))
@@ -368,7 +379,7 @@ impl StateDir {
         let Some(pending) = self.read::<PendingFile>(PENDING, MAX_FILE_BYTES)? else {
             return Ok(None);
         };
-        if pending.registration_key != registration {
+        if pending.registration_key != registration || pending.next_key.is_some() {
             return Ok(None);
         }
         // The key was written before the file that was just read.
@@ -401,6 +412,7 @@ impl StateDir {
                 version: 1,
                 registration_key: registration,
                 idempotency_id,
+                next_key: None,
             },
         )?;
         Ok(PendingEnrolment {

@@ -21,6 +21,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most of an unsigned error text that is shown.
 const MAX_ERROR_TEXT: usize = 300;
+/// The most of an error's code that is kept: ours have up to 20 characters.
+const MAX_ERROR_CODE: usize = 64;
 
 /// How the controller is reached.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +48,8 @@ pub enum Path {
     Messages,
     /// `POST /v1/poll`
     Poll,
+    /// `POST /v1/introduction`
+    Introduction,
     /// `GET /v1/certificate`
     Certificate,
 }
@@ -57,6 +61,7 @@ impl Path {
             Self::EnrolComplete => "/v1/enrol/complete",
             Self::Messages => "/v1/messages",
             Self::Poll => "/v1/poll",
+            Self::Introduction => "/v1/introduction",
             Self::Certificate => "/v1/certificate",
         }
     }
@@ -103,6 +108,8 @@ pub enum ClientError {
         url: String,
         /// HTTP status code.
         status: u16,
+        /// The code of our JSON, if it is one; anybody's word.
+        code: Option<String>,
         /// What it said, escaped.
         text: String,
         /// `Retry-After`.
@@ -124,6 +131,12 @@ impl ClientError {
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+
+    /// Whether the controller (or whoever answered) says that no server has the key that signed.
+    #[must_use]
+    pub fn is_unknown_key(&self) -> bool {
+        matches!(self, Self::Status { status: 401, code: Some(code), .. } if code == "unknown_key")
     }
 }
 
@@ -252,10 +265,12 @@ impl Client {
         if status.is_success() || signed {
             return Ok(Answer { bytes });
         }
+        let (code, text) = said(&bytes);
         Err(ClientError::Status {
             url: url.to_owned(),
             status: status.as_u16(),
-            text: said(&bytes),
+            code,
+            text,
             retry_after,
         })
     }
@@ -289,15 +304,15 @@ fn tls_error(error: &reqwest::Error) -> Option<String> {
     None
 }
 
-/// An unsigned error's message: `error.message` of our JSON, else its beginning; escaped.
-fn said(body: &[u8]) -> String {
+/// What an unsigned error says: `error.code` and `error.message` of our JSON, else no code and the
+/// beginning of the body; the text escaped.
+fn said(body: &[u8]) -> (Option<String>, String) {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let message = json
-        .as_ref()
-        .and_then(|json| json["error"]["message"].as_str());
-    let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    let field = |name: &str| json.as_ref()?["error"][name].as_str();
+    let code = field("code").map(|code| code.chars().take(MAX_ERROR_CODE).collect());
+    let text = field("message").map_or_else(|| String::from_utf8_lossy(body), Into::into);
     let start: String = text.chars().take(MAX_ERROR_TEXT).collect();
-    shown(&start).to_string()
+    (code, shown(&start).to_string())
 }
 
 /// An error with its causes, outermost first; reqwest's own texts say only "error sending".
@@ -346,5 +361,27 @@ mod tests {
         let proxy = Some("http://user:geheim@ bad host".to_owned());
         let error = Client::new(&Options { proxy, ..options() }).unwrap_err();
         assert!(!error.to_string().contains("geheim"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_from_other_refusals_and_from_other_peoples_pages() {
+        let is_unknown_key = |status: u16, body: &str| {
+            let (code, text) = said(body.as_bytes());
+            let error = ClientError::Status {
+                url: "https://a.example".into(),
+                status,
+                code,
+                text,
+                retry_after: None,
+            };
+            error.is_unknown_key()
+        };
+        let ours = r#"{"error":{"code":"unknown_key","message":"no server"}}"#;
+        assert!(is_unknown_key(401, ours));
+        assert!(!is_unknown_key(503, ours));
+        let other = r#"{"error":{"code":"bad_signature","message":"unknown_key"}}"#;
+        assert!(!is_unknown_key(401, other));
+        assert!(!is_unknown_key(401, "<html>unknown_key</html>"));
+        assert!(!is_unknown_key(401, r#"{"error":"unknown_key"}"#));
     }
 }

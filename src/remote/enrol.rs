@@ -9,7 +9,6 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 use vpn_node_protocol::certificate::CertificateError;
 use vpn_node_protocol::certificate::ControllerCertificate;
-use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::{
     Capability, EnrolOutcome, EnrolRefusal, EnrolReply, EnrolRequest, Hello, HelloError,
@@ -59,7 +58,7 @@ pub struct Enrolled {
 pub enum EnrolError {
     /// There is one already.
     #[error(
-        "this host is enrolled already, as {server_id}: nothing was changed; to enrol it anew, stop the agent and move {state_dir} away"
+        "this host is enrolled already, as {server_id}, and this token is not for that server: nothing was changed. To give this server a new identity, create a token for it with 'vpn-node-controller registration-key create --server NAME'; to make this host another server, stop the agent and move {state_dir} away"
     )]
     AlreadyEnrolled {
         /// Its id.
@@ -67,6 +66,9 @@ pub enum EnrolError {
         /// Where that stands.
         state_dir: String,
     },
+    /// The agent has the identity that would be replaced.
+    #[error("stop the agent first: systemctl stop vpn-node-agent")]
+    AgentRuns,
     /// The files of the state directory.
     #[error(transparent)]
     State(#[from] StateError),
@@ -145,9 +147,10 @@ impl From<SealError> for EnrolError {
     }
 }
 
-/// Enrols this host: reads and writes `state`, talks to the controller of the token. With the
-/// token that has enrolled this host already it changes nothing and says so: whoever did not see
-/// how the first call ended repeats it.
+/// Enrols this host: reads and writes `state`, talks to the controller of the token. A host that is
+/// enrolled already takes only a token for its own server, and gets a new identity by it; its
+/// ledger and its open sessions stay. With the token that made the enrolment on disk it changes
+/// nothing and says so: whoever did not see how the first call ended repeats it.
 /// `options.urls` and `options.server_pin` are taken from the token when they are empty.
 ///
 /// # Errors
@@ -169,17 +172,37 @@ pub async fn enrol(
     options.server_pin = options.server_pin.or(token.server_pin);
     let client = Client::new(&options)?;
     let greeting = greet(&client, token, rng).await?;
-    let pending = state.pending_enrolment((&registration).into())?;
-    judge_token(&greeting.hello, pending.is_some(), token)?;
+    let anew = is_for_this_host(state, &greeting.hello)?;
+    judge_token(
+        &greeting.hello,
+        begun(state, (&registration).into(), anew)?.is_some(),
+        token,
+    )?;
 
     // From here on files are written, and read again: another enrolment may have ended just now.
+    let _agent = match anew {
+        true => Some(state.lock().map_err(|error| match error {
+            StateError::Locked { .. } => EnrolError::AgentRuns,
+            other => EnrolError::State(other),
+        })?),
+        false => None,
+    };
     let _lock = state.lock_enrolment()?;
     if let Some(before) = enrolled_before(state, (&registration).into())? {
         return Ok(before);
     }
+    if is_for_this_host(state, &greeting.hello)? != anew {
+        return Err(EnrolError::State(StateError::Enrolling {
+            path: state.path().to_owned(),
+        }));
+    }
     state.remove_leftovers()?;
-    let pending = match state.pending_enrolment((&registration).into())? {
+    if anew {
+        state.finish_change(rng)?;
+    }
+    let pending = match begun(state, (&registration).into(), anew)? {
         Some(pending) => pending,
+        None if anew => state.begin_reenrolment((&registration).into(), rng)?,
         None => state.begin_enrolment((&registration).into(), rng)?,
     };
     let request = request(&greeting, &pending, host, (&registration).into(), rng)?;
@@ -196,22 +219,55 @@ pub async fn enrol(
     if reply.request_digest != envelope.digest() {
         return Err(EnrolError::Answer("it answers another request".into()));
     }
-    finish(reply, &greeting, &pending, token, &options, state)
+    let outcome = finish(reply, &greeting, &pending, token, &options)?;
+    if anew && outcome.lane.server_id != greeting.hello.server_id.unwrap_or_default() {
+        return Err(EnrolError::Answer("it is about another server".into()));
+    }
+    match anew {
+        true => state.finish_reenrolment(&outcome.enrolled.enrolment, &outcome.lane, rng)?,
+        // The lane first: the enrolment's file is what says "enrolled".
+        false => {
+            state.create_lane(&outcome.lane)?;
+            state.finish_enrolment(&outcome.enrolled.enrolment)?;
+        }
+    }
+    Ok(outcome.enrolled)
 }
 
-/// The enrolment on disk if this token made it; another token's is an error.
-fn enrolled_before(state: &StateDir, token: PublicKey) -> Result<Option<Enrolled>, EnrolError> {
-    match state.enrolment()? {
-        None => Ok(None),
-        Some(enrolment) if enrolment.registration_key == Some(token) => Ok(Some(Enrolled {
+/// The enrolment on disk, if this token made it.
+fn enrolled_before(state: &StateDir, token: PublicKey) -> Result<Option<Enrolled>, StateError> {
+    let made_by_it = |enrolment: &Enrolment| enrolment.registration_key == Some(token);
+    Ok(state
+        .enrolment()?
+        .filter(made_by_it)
+        .map(|enrolment| Enrolled {
             enrolment,
             status: String::new(),
             warnings: vec!["this token had enrolled this host before; nothing was changed".into()],
-        })),
+        }))
+}
+
+/// Whether this host is enrolled, and the token gives exactly that server a new identity.
+fn is_for_this_host(state: &StateDir, hello: &Hello) -> Result<bool, EnrolError> {
+    match state.enrolment()? {
+        None => Ok(false),
+        Some(enrolment) if hello.server_id.as_ref() == Some(&enrolment.server_id) => Ok(true),
         Some(enrolment) => Err(EnrolError::AlreadyEnrolled {
             server_id: enrolment.server_id,
             state_dir: state.path().display().to_string(),
         }),
+    }
+}
+
+/// What was begun with this token before, and not finished.
+fn begun(
+    state: &StateDir,
+    registration: PublicKey,
+    anew: bool,
+) -> Result<Option<PendingEnrolment>, StateError> {
+    match anew {
+        true => state.pending_reenrolment(registration),
+        false => state.pending_enrolment(registration),
     }
 }
 
@@ -310,15 +366,20 @@ fn request(
     })
 }
 
-/// Round trip 2, back: the lane first, the enrolment last, for its file is what says "enrolled".
+/// A good end, to be written.
+struct Outcome {
+    enrolled: Enrolled,
+    lane: LaneState,
+}
+
+/// Round trip 2, back.
 fn finish(
     reply: EnrolReply,
     greeting: &Greeting,
     pending: &PendingEnrolment,
     token: &Token,
     options: &Options,
-    state: &StateDir,
-) -> Result<Enrolled, EnrolError> {
+) -> Result<Outcome, EnrolError> {
     let (server_id, epoch, nonce, status, warnings) = match reply.outcome {
         EnrolOutcome::Enrolled {
             server_id,
@@ -344,14 +405,7 @@ fn finish(
         }
     };
     let identity = PublicKey::from(&pending.key);
-    let start = chain::start(&server_id, epoch, &identity);
-    state.create_lane(&LaneState::enrolled(
-        &server_id,
-        epoch,
-        start,
-        nonce,
-        reply.controller_time_ms,
-    ))?;
+    let lane = LaneState::enrolled(&server_id, epoch, identity, nonce, reply.controller_time_ms);
     let enrolment = Enrolment {
         version: 1,
         server_id,
@@ -364,12 +418,12 @@ fn finish(
         registration_key: Some(greeting.hello.registration_key),
         certificate: greeting.certificate_envelope.clone(),
     };
-    state.finish_enrolment(&enrolment)?;
-    Ok(Enrolled {
+    let enrolled = Enrolled {
         enrolment,
         status,
         warnings,
-    })
+    };
+    Ok(Outcome { enrolled, lane })
 }
 
 fn date(at_ms: i64) -> String {

@@ -16,7 +16,8 @@ use thiserror::Error;
 
 use super::Scope;
 use super::wire::{
-    Answer, Code, ConnectionsPage, Get, HealthAnswer, MAX_ANSWER_BYTES, Refusal, Request, VERSION,
+    Answer, Code, ConnectionsPage, Get, HealthAnswer, MAX_ANSWER_BYTES, Refusal, Request,
+    RotationAnswer, VERSION,
 };
 use crate::core::report::{
     AuthorisationAnswer, ConnectionRow, PublicSummary, SCHEMA, StatusReport,
@@ -196,6 +197,14 @@ impl Client {
             return Err(self.garbage(format!("it reports in another schema than {SCHEMA}")));
         }
         Ok(answer)
+    }
+
+    /// Has the agent rotate the identity key.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; all but root and the agent's own user are denied.
+    pub fn rotate_identity(&self) -> Result<RotationAnswer, ClientError> {
+        Ok(self.ask(Get::RotateIdentity, None)?.1)
     }
 
     fn ask<T: DeserializeOwned>(

@@ -3,7 +3,8 @@
 //! One request line, one answer line, both JSON. Everyone may connect; the kernel tells who did
 //! (`SO_PEERCRED`, unix(7)), and [`Policy`] decides how much that user sees: the report for root,
 //! the agent's own user and the group `vpn-node`, the public summary for everybody else.
-//! The socket only tells; there is no request that changes anything.
+//! One request changes something, and only root and the agent's own user may send it:
+//! [`Wish::RotateIdentity`].
 
 mod client;
 mod policy;
@@ -13,9 +14,9 @@ mod wire;
 
 pub use client::{Client, ClientError, Status};
 pub use policy::{GROUP, Peer, Policy, Scope};
-pub use server::{Limits, serve};
+pub use server::{Limits, Wish, serve};
 pub use socket::{SocketError, StatusSocket};
-pub use wire::HealthAnswer;
+pub use wire::{HealthAnswer, RotationAnswer};
 
 #[cfg(test)]
 mod tests;

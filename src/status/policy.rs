@@ -77,6 +77,13 @@ impl Policy {
             || self.members.contains(&peer.uid);
         if full { Scope::Full } else { Scope::Public }
     }
+
+    /// Whether this peer may have the agent do something: root and the agent's own user, who could
+    /// do it to the files as well. The group only looks.
+    #[must_use]
+    pub fn may_act(&self, peer: Peer) -> bool {
+        peer.uid == 0 || peer.uid == self.own_uid
+    }
 }
 
 /// The file's text; nothing when it is missing or too large to be one.
@@ -125,6 +132,14 @@ mod tests {
         assert_eq!(scope(65534, 65534), Scope::Public);
         // A group of root is no privilege: uid 0 is.
         assert_eq!(scope(1001, 0), Scope::Public);
+    }
+
+    #[test]
+    fn only_root_and_the_agents_own_user_may_act() {
+        let policy = Policy::new(990, Some(980), vec![1000]);
+        let may_act = |uid, gid| policy.may_act(Peer { uid, gid });
+        assert!(may_act(0, 0) && may_act(990, 980));
+        assert!(!may_act(1000, 980) && !may_act(5, 980) && !may_act(65534, 0));
     }
 
     #[test]

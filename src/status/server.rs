@@ -1,4 +1,5 @@
-//! Serves the newest report on the status socket. It only reads; nobody can make it keep state.
+//! Serves the newest report on the status socket. It only reads, and passes the one wish that there
+//! is on to the agent's loop; nobody can make it keep state.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -6,12 +7,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::wire::{self, Code, MAX_REQUEST_BYTES, Refusal, Request};
+use super::wire::{self, Code, Get, MAX_REQUEST_BYTES, Refusal, Request};
 use super::{Peer, Policy, Scope, StatusSocket};
 use crate::core::report::StatusReport;
 use crate::host::clock;
@@ -37,6 +38,13 @@ impl Default for Limits {
     }
 }
 
+/// Something that a user of the socket wants done, and where the answer goes.
+#[derive(Debug)]
+pub enum Wish {
+    /// A new identity key; the answer is why not, as a sentence.
+    RotateIdentity(oneshot::Sender<Result<(), String>>),
+}
+
 /// After a failed accept(2) (no descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -48,13 +56,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub async fn serve(
     socket: StatusSocket,
     reports: watch::Receiver<Arc<StatusReport>>,
+    wishes: mpsc::Sender<Wish>,
     policy: Policy,
     limits: Limits,
 ) -> std::io::Result<()> {
     let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let mut ended = reports.clone();
     tokio::select! {
-        () = accept_all(&listener, &reports, &policy, limits) => {}
+        () = accept_all(&listener, &reports, &wishes, &policy, limits) => {}
         () = async { while ended.changed().await.is_ok() {} } => {}
     }
     Ok(())
@@ -63,6 +72,7 @@ pub async fn serve(
 async fn accept_all(
     listener: &UnixListener,
     reports: &watch::Receiver<Arc<StatusReport>>,
+    wishes: &mpsc::Sender<Wish>,
     policy: &Policy,
     limits: Limits,
 ) {
@@ -84,10 +94,12 @@ async fn accept_all(
         };
         failing = false;
         while conversations.try_join_next().is_some() {}
-        let Ok(scope) = scope_of(&stream, policy) else {
+        let Ok(peer) = peer_of(&stream) else {
             // Without credentials there is nobody to answer.
             continue;
         };
+        let scope = policy.scope(peer);
+        let wishes = policy.may_act(peer).then(|| wishes.clone());
         let seats = match scope {
             Scope::Full => &full,
             Scope::Public => &public,
@@ -96,7 +108,7 @@ async fn accept_all(
             Ok(seat) => {
                 let reports = reports.clone();
                 conversations.spawn(async move {
-                    converse(stream, &reports, scope, limits.deadline).await;
+                    converse(stream, &reports, scope, wishes, limits.deadline).await;
                     drop(seat);
                 });
             }
@@ -105,12 +117,12 @@ async fn accept_all(
     }
 }
 
-fn scope_of(stream: &UnixStream, policy: &Policy) -> std::io::Result<Scope> {
+fn peer_of(stream: &UnixStream) -> std::io::Result<Peer> {
     let credentials = stream.peer_cred()?;
-    Ok(policy.scope(Peer {
+    Ok(Peer {
         uid: credentials.uid(),
         gid: credentials.gid(),
-    }))
+    })
 }
 
 /// One short line into the empty buffer of a new socket never waits.
@@ -126,9 +138,18 @@ async fn converse(
     mut stream: UnixStream,
     reports: &watch::Receiver<Arc<StatusReport>>,
     scope: Scope,
+    wishes: Option<mpsc::Sender<Wish>>,
     deadline: Duration,
 ) {
     let answer = match timeout(deadline, read_request(&mut stream)).await {
+        Ok(Ok(Some(request)))
+            if request.get == Get::RotateIdentity && reports.borrow().enrolled =>
+        {
+            match timeout(deadline, rotate(scope, wishes)).await {
+                Ok(answer) => answer,
+                Err(_) => Refusal::new(Code::Busy, "The agent's loop does not answer.").to_line(),
+            }
+        }
         Ok(Ok(Some(request))) => {
             let report = Arc::clone(&reports.borrow());
             wire::answer(&request, scope, &report, clock::now())
@@ -146,6 +167,21 @@ async fn converse(
         Ok(Err(error)) => debug!(%error, "a user of the status socket left before the answer"),
         Err(_) => debug!("a user of the status socket did not take the answer in time"),
     }
+}
+
+/// Passes the wish on, if this user may have one.
+async fn rotate(scope: Scope, wishes: Option<mpsc::Sender<Wish>>) -> Vec<u8> {
+    let Some(wishes) = wishes else {
+        let text = "Only root and the agent's own user may rotate the identity key.";
+        return Refusal::new(Code::Denied, text).to_line();
+    };
+    let (to_answer, answer) = oneshot::channel();
+    let ended = || Err("The agent is stopping.".to_owned());
+    let said = match wishes.send(Wish::RotateIdentity(to_answer)).await {
+        Ok(()) => answer.await.unwrap_or_else(|_| ended()),
+        Err(_) => ended(),
+    };
+    wire::rotation(scope, said)
 }
 
 /// Reads up to the line feed; `None` if the peer left without a word.

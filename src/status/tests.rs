@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::*;
 use crate::core::report::{ConnectionRow, StatusReport, VerificationState};
@@ -24,6 +24,19 @@ struct Served {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     _folder: TempDir,
+}
+
+/// The loop's side: the first rotation is begun, the next ones are under way.
+async fn grant_all(wishes: &mut mpsc::Receiver<Wish>) {
+    let mut begun = false;
+    while let Some(Wish::RotateIdentity(answer)) = wishes.recv().await {
+        let said = match std::mem::replace(&mut begun, true) {
+            false => Ok(()),
+            true => Err("a rotation is under way already".to_owned()),
+        };
+        let _ = answer.send(said);
+    }
+    std::future::pending().await
 }
 
 impl Served {
@@ -41,8 +54,10 @@ impl Served {
                 .unwrap();
             runtime.block_on(async {
                 let (sender, reports) = watch::channel(Arc::new(report));
+                let (wishes, mut wished) = mpsc::channel(1);
                 tokio::select! {
-                    served = serve(socket, reports, policy, limits) => served.unwrap(),
+                    served = serve(socket, reports, wishes, policy, limits) => served.unwrap(),
+                    () = grant_all(&mut wished) => {}
                     _ = stopped => drop(sender),
                 }
             });
@@ -385,4 +400,24 @@ fn the_authorisation_is_as_of_the_question() {
     assert!(answer.detail.is_some());
     verified.authorised_until = Some(clock::now());
     assert_eq!(ask(verified).state, VerificationState::Lapsed);
+}
+
+#[test]
+fn a_rotation_is_begun_for_the_agents_own_user_and_said_to_be_under_way() {
+    let mut report = report();
+    report.enrolled = true;
+    let served = Served::for_own_user(report);
+    let client = Client::new(&served.path);
+    assert!(client.rotate_identity().unwrap().begun);
+    let again = client.rotate_identity().unwrap();
+    assert!(!again.begun && again.detail.contains("under way"));
+}
+
+#[test]
+fn a_host_that_is_not_enrolled_rotates_nothing() {
+    let mut report = report();
+    report.enrolled = false;
+    let served = Served::for_own_user(report);
+    let answer = Client::new(&served.path).rotate_identity().unwrap();
+    assert!(!answer.begun && answer.detail.contains("not enrolled"));
 }

@@ -40,6 +40,8 @@ pub(super) enum Get {
     Connections,
     Health,
     Authorisation,
+    /// The one request that changes something: see [`super::Wish`].
+    RotateIdentity,
 }
 
 /// `{"v":1,"scope":"full","ok":…}` or `{"v":1,"error":{"code":…,"message":…}}`.
@@ -92,6 +94,15 @@ pub(super) struct ConnectionsPage {
     pub(super) connections: Vec<ConnectionRow>,
     /// Whether there are more after the last one here.
     pub(super) more: bool,
+}
+
+/// The answer to "rotate_identity".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotationAnswer {
+    /// Whether a rotation was begun.
+    pub begun: bool,
+    /// One sentence: what comes next, or why not.
+    pub detail: String,
 }
 
 /// The answer to "health".
@@ -166,12 +177,31 @@ pub(super) fn answer(request: &Request, scope: Scope, report: &StatusReport, now
         (Get::Connections, Scope::Full) => {
             ok(scope, &page(&report.connections, request.after.as_deref()))
         }
+        (Get::RotateIdentity, _) => rotation(
+            scope,
+            Err("This host is not enrolled: run 'vpn-node enroll'.".to_owned()),
+        ),
         (Get::Connections, Scope::Public) => Refusal::new(
             Code::Denied,
             "Only root and members of the group vpn-node may see the connections.",
         )
         .to_line(),
     }
+}
+
+/// The answer line to "rotate_identity": what the agent's loop said.
+pub(super) fn rotation(scope: Scope, said: Result<(), String>) -> Vec<u8> {
+    let answer = match said {
+        Ok(()) => RotationAnswer {
+            begun: true,
+            detail: "A rotation was begun: the new key is used as soon as the controller has accepted it.".to_owned(),
+        },
+        Err(detail) => RotationAnswer {
+            begun: false,
+            detail,
+        },
+    };
+    ok(scope, &answer)
 }
 
 fn health(report: &StatusReport, scope: Scope) -> HealthAnswer {

@@ -12,7 +12,7 @@ use vpn_node_protocol::limits::{
 };
 use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Poll, PollReply, Purpose};
 
-use super::{Agent, Command, SendFailure};
+use super::{Agent, Command, NoRotation, SendFailure};
 use crate::core::{Now, schedule};
 
 /// Directive ids remembered to apply each at most once. Their deadlines, checked against the
@@ -53,6 +53,8 @@ pub(super) enum PollState {
     InFlight {
         /// Its digest, which the answer must carry.
         digest: vpn_node_protocol::encoding::Digest,
+        /// Epoch of the key that signed it: a later rotation makes its key an old one.
+        epoch: u32,
         sent: Duration,
         failures: u32,
     },
@@ -99,7 +101,13 @@ impl Agent {
 
     /// A directive came, with a reply or over the directive request, that was made at
     /// `carried_ms` by the controller's clock.
-    pub(super) fn directive_came(&mut self, envelope: &Envelope, carried_ms: i64, now: Now) {
+    pub(super) fn directive_came(
+        &mut self,
+        envelope: &Envelope,
+        carried_ms: i64,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) {
         let directive: Directive = match self.trust.open(envelope, |d: &Directive| d.issued_ms) {
             Ok(directive) => directive,
             Err(error) => {
@@ -121,14 +129,20 @@ impl Agent {
             self.seen_directives.pop_front();
         }
         self.seen_directives.push_back(directive.id);
-        let outcome = self.apply(&directive, carried_ms, now);
+        let outcome = self.apply(&directive, carried_ms, now, rng);
         self.acks.push(DirectiveAck {
             id: directive.id,
             outcome,
         });
     }
 
-    fn apply(&mut self, directive: &Directive, carried_ms: i64, now: Now) -> DirectiveOutcome {
+    fn apply(
+        &mut self,
+        directive: &Directive,
+        carried_ms: i64,
+        now: Now,
+        rng: &mut impl CryptoRng,
+    ) -> DirectiveOutcome {
         let age_ms = carried_ms.saturating_sub(directive.issued_ms);
         let left_ms = i64::from(directive.deadline_s) * 1000 - age_ms.max(0);
         let Ok(left_ms @ 1..) = u64::try_from(left_ms) else {
@@ -146,7 +160,14 @@ impl Agent {
                 });
                 DirectiveOutcome::Applied
             }
-            Action::Rotate | Action::Unknown => DirectiveOutcome::Unsupported,
+            Action::Rotate => {
+                // One that is under way does what this one wants.
+                if let Err(NoRotation::Stopped(_)) = self.rotate(rng) {
+                    return DirectiveOutcome::Late;
+                }
+                DirectiveOutcome::Applied
+            }
+            Action::Unknown => DirectiveOutcome::Unsupported,
         }
     }
 
@@ -160,11 +181,16 @@ impl Agent {
         }
     }
 
+    /// Not for a host that is stopped, nor with a new key before a chained request has used it.
+    pub(super) fn may_poll(&self) -> bool {
+        self.authorisation.stopped().is_none() && self.lane.state().seq > 0
+    }
+
     pub(super) fn poll_if_due(&mut self, now: Now, rng: &mut impl CryptoRng) {
         let PollState::Due { at, failures } = self.poll else {
             return;
         };
-        if now.boot < at || self.authorisation.stopped().is_some() {
+        if now.boot < at || !self.may_poll() {
             return;
         }
         let lane = self.lane.state();
@@ -179,6 +205,7 @@ impl Agent {
         let envelope = Envelope::sign(&request, &[&self.key]);
         self.poll = PollState::InFlight {
             digest: envelope.digest(),
+            epoch: request.epoch,
             sent: now.boot,
             failures,
         };
@@ -189,9 +216,21 @@ impl Agent {
     }
 
     pub(super) fn poll_answered(&mut self, bytes: &[u8], now: Now, rng: &mut impl CryptoRng) {
-        let PollState::InFlight { digest, sent, .. } = self.poll else {
+        let PollState::InFlight {
+            digest,
+            epoch,
+            sent,
+            ..
+        } = self.poll
+        else {
             return;
         };
+        if let Ok(Some(refusal)) = self.refusal_in(bytes, digest, now) {
+            // No word of the lane is needed: the next request hears the same.
+            let of_this_key = epoch == self.lane.state().epoch;
+            self.stop_if_told(&refusal, of_this_key, now);
+            return self.poll_later(None, now, rng);
+        }
         let reply = Envelope::parse(bytes, MAX_REPLY_BYTES)
             .map_err(Into::into)
             .and_then(|envelope| {
@@ -203,7 +242,7 @@ impl Agent {
                 self.trust
                     .saw_controller_time(reply.controller_time_ms, now);
                 for directive in reply.directives.iter().take(MAX_DIRECTIVES) {
-                    self.directive_came(directive, reply.controller_time_ms, now);
+                    self.directive_came(directive, reply.controller_time_ms, now, rng);
                 }
                 self.poll = PollState::Due {
                     at: now.boot.max(sent + POLL_APART),

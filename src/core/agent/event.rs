@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use uuid::Uuid;
 use vpn_node_protocol::certificate::SealingKeyEntry;
 use vpn_node_protocol::connection::ConnectionRecord;
@@ -20,6 +21,18 @@ pub enum Event {
     Answer(Vec<u8>),
     /// The chained request in flight could not be written to disk, sent, or answered.
     SendFailed(SendFailure),
+    /// The same, and the reason given is that no server has the key that signed.
+    UnknownKey(SendFailure),
+    /// The controller answered [`Command::Introduce`].
+    IntroductionAnswer(Vec<u8>),
+    /// [`Command::Introduce`] failed.
+    IntroductionFailed(SendFailure),
+    /// The controller answered [`Command::Witness`].
+    WitnessAnswer(Vec<u8>),
+    /// [`Command::Witness`] failed.
+    WitnessFailed(SendFailure),
+    /// [`Command::StoreNextKey`] is done, or why not.
+    NextKeyStored(Result<(), String>),
     /// The controller answered the directive request.
     PollAnswer(Vec<u8>),
     /// The directive request failed.
@@ -82,6 +95,21 @@ pub enum Command {
         body: Vec<u8>,
         /// How long the controller may hold it.
         wait: Duration,
+    },
+    /// Make a new identity key durable beside the one in force, and tell. It takes that one's place
+    /// with the first [`Command::Send`] whose state names it.
+    StoreNextKey(SigningKey),
+    /// The new key will not be used: remove it.
+    DropNextKey,
+    /// Show the controller how the key in force came to be.
+    Introduce {
+        /// The request.
+        body: Vec<u8>,
+    },
+    /// Prove to the controller that this host lives.
+    Witness {
+        /// The request.
+        body: Vec<u8>,
     },
     /// Ask the controller for its certificate.
     FetchCertificate,

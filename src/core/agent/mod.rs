@@ -10,6 +10,8 @@ mod event;
 mod hardware;
 mod report;
 mod requests;
+mod rotation;
+mod standing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -24,6 +26,8 @@ use vpn_node_protocol::message::{ConnectionBatch, DirectiveAck};
 use self::directives::{Challenge, PollState};
 use self::hardware::Hardware;
 use self::report::Memory;
+use self::rotation::Rotation;
+use self::standing::Claims;
 use super::authorisation::Authorisation;
 use super::lane::{Lane, LaneState};
 use super::schedule::DEFAULT_INTERVAL;
@@ -32,6 +36,7 @@ use super::trust::{self, Trust};
 use crate::core::Now;
 
 pub use event::{Command, Event, LedgerFacts, Recording, SendFailure};
+pub use rotation::NoRotation;
 
 /// How long the agent waits before it offers a batch again that the controller called bad.
 const BAD_BATCH_PAUSE: Duration = Duration::from_secs(300);
@@ -61,6 +66,8 @@ pub struct Setup {
     pub os_version: String,
     /// The identity key.
     pub key: SigningKey,
+    /// The key of a rotation that a former process began.
+    pub next_key: Option<SigningKey>,
     /// The lane as it stands on disk.
     pub lane: LaneState,
     /// Pin and certificate.
@@ -77,6 +84,8 @@ pub struct Setup {
 pub struct Agent {
     about: About,
     key: SigningKey,
+    rotation: Rotation,
+    claims: Claims,
     lane: Lane,
     trust: Trust,
     authorisation: Authorisation,
@@ -155,6 +164,8 @@ impl Agent {
                 os_version: setup.os_version,
             },
             key: setup.key,
+            rotation: Rotation::restore(setup.next_key, &setup.lane),
+            claims: Claims::default(),
             lane: Lane::restore(setup.lane, now),
             trust: setup.trust,
             authorisation: Authorisation::default(),
@@ -189,8 +200,14 @@ impl Agent {
         match event {
             Event::Answer(bytes) => self.answered(&bytes, now, rng),
             Event::SendFailed(failure) => self.send_failed(&failure, now, rng),
+            Event::UnknownKey(failure) => self.unknown_key(&failure, now, rng),
             Event::PollAnswer(bytes) => self.poll_answered(&bytes, now, rng),
             Event::PollFailed(failure) => self.poll_failed(&failure, now, rng),
+            Event::IntroductionAnswer(bytes) => self.introduction_answered(&bytes, now),
+            Event::IntroductionFailed(failure) => self.introduction_failed(&failure, now),
+            Event::WitnessAnswer(bytes) => self.witness_answered(&bytes, now),
+            Event::WitnessFailed(failure) => self.witness_failed(&failure, now),
+            Event::NextKeyStored(stored) => self.next_key_stored(stored, now),
             Event::Certificate(bytes) => self.certificate_came(&bytes, now),
             Event::CertificateFailed(failure) => {
                 self.fetching_certificate = false;
@@ -225,11 +242,10 @@ impl Agent {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         let free = self.lane.is_idle() && !self.sampling && self.challenge.is_none();
-        let listens = self.authorisation.stopped().is_none();
         [
             self.lane.send_at(),
             free.then_some(self.heartbeat_at),
-            self.poll.retry_at().filter(|_| listens),
+            self.poll.retry_at().filter(|_| self.may_poll()),
             self.challenge.as_ref().map(Challenge::deadline),
             self.reducer.next_deadline(),
             Some(self.keep_sessions_at),

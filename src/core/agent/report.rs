@@ -114,6 +114,8 @@ impl Agent {
             identity: Some(IdentityStatus {
                 epoch: u64::from(lane.epoch),
                 key_id: PublicKey::from(&self.key).id().to_string(),
+                rotated_ms: self.rotation.rotated_ms,
+                rotating: self.rotation.is_under_way(),
             }),
             last_errors: self.memory.errors.iter().cloned().collect(),
             ..StatusReport::starting(

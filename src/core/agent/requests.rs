@@ -1,8 +1,10 @@
 //! What goes into the lane next, and what its answers mean.
 //!
-//! The order is fixed: the answer to a challenge (it has a deadline), then a heartbeat that is
-//! due, then one batch of connection records. A backlog of days never holds up a heartbeat.
+//! The order is fixed: the answer to a challenge (it has a deadline), then a new identity key, then
+//! a heartbeat that is due, then one batch of connection records. A backlog of days never holds up
+//! a heartbeat.
 
+use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
 use vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS;
 use vpn_node_protocol::message::{
@@ -13,8 +15,7 @@ use vpn_node_protocol::metrics::SystemMetrics;
 use vpn_node_protocol::sealing::{Context, Sealed};
 use vpn_node_protocol::{hardware::Components, keys::PublicKey, limits::MAX_BACKENDS};
 
-use super::report::bounded;
-use super::{Agent, BAD_BATCH_PAUSE, Command, STOPPED_INTERVAL, SendFailure, Upload};
+use super::{Agent, BAD_BATCH_PAUSE, Command, SendFailure, Upload};
 use crate::core::lane::{Answered, LaneError, Voice};
 use crate::core::{Now, schedule};
 
@@ -27,7 +28,7 @@ impl Agent {
         if !self.lane.is_idle() || self.sampling {
             return;
         }
-        if self.wants_hardware() {
+        if self.wants_hardware() || self.submit_rotation(now) {
             return;
         }
         if now.boot >= self.heartbeat_at {
@@ -167,9 +168,18 @@ impl Agent {
     where
         B: vpn_node_protocol::message::Body + serde::Serialize + serde::de::DeserializeOwned,
     {
+        self.submit_cosigned(body, None, now);
+    }
+
+    /// The same, with a second signature.
+    pub(super) fn submit_cosigned<B>(&mut self, body: B, cosigner: Option<&SigningKey>, now: Now)
+    where
+        B: vpn_node_protocol::message::Body + serde::Serialize + serde::de::DeserializeOwned,
+    {
         self.acks_sent = self.acks.len().min(MAX_DIRECTIVE_ACKS);
         let voice = Voice {
             key: &self.key,
+            cosigner,
             boot_id: self.about.boot_id,
             acks: self.acks[..self.acks_sent].to_vec(),
         };
@@ -191,7 +201,10 @@ impl Agent {
         match self.lane.answered(bytes, &mut self.trust, now) {
             Ok(answered) => self.accepted(answered, now, rng),
             Err(LaneError::Refused(refusal)) => self.refused(&refusal, now, rng),
-            Err(LaneError::Stopped(refusal)) => self.stopped(refusal, now, rng),
+            Err(LaneError::Stopped(refusal)) => self.stopped(&refusal, now, rng),
+            Err(LaneError::Behind(refusal, envelope)) => {
+                self.behind(&refusal, *envelope, now, rng);
+            }
             Err(error) => {
                 if let LaneError::Untrusted(error) = &error {
                     self.renew_if_unknown(error);
@@ -208,6 +221,7 @@ impl Agent {
     fn accepted(&mut self, answered: Answered, now: Now, rng: &mut impl CryptoRng) {
         let Answered {
             reply,
+            request,
             sent,
             fresh,
             restored,
@@ -226,20 +240,22 @@ impl Agent {
         self.answering = None;
         self.acks.drain(..std::mem::take(&mut self.acks_sent));
         self.memory.accepted(sent);
-        self.authorisation.judged(reply.standing, sent);
-        if let Some(ack) = reply.connections_ack
+        self.authorisation.judged(reply.standing.clone(), sent);
+        if let Some(ack) = &reply.connections_ack
             && Some(ack.ledger_epoch) == self.ledger_epoch
         {
-            self.batch_acked(&ack, &reply.header.chain.0);
+            self.batch_acked(ack, &reply.header.chain.0);
         } else if matches!(self.upload, Upload::InFlight) {
             self.upload = Upload::Idle;
         }
         // Nobody knows how old those of a former process are; what still holds comes again.
         for directive in reply.directives.iter().filter(|_| !restored) {
-            self.directive_came(directive, reply.header.controller_time_ms, now);
+            self.directive_came(directive, reply.header.controller_time_ms, now, rng);
         }
-        self.heartbeat_at = if restored || rtt >= self.interval {
-            // Said before a restart or an outage, so it is old: say how it is now.
+        let rotated = self.rotated(request, &reply, now);
+        self.heartbeat_at = if restored || rotated || rtt >= self.interval {
+            // Said before a restart or an outage, so it is old: say how it is now. And until the
+            // new key is used, the old one still speaks for this host.
             now.boot
         } else if self.heartbeat_at <= sent.boot {
             now.boot + schedule::next_heartbeat(self.interval, rng)
@@ -290,13 +306,7 @@ impl Agent {
             | RefusalCode::Revoked => schedule::next_heartbeat(self.interval, rng),
         };
         self.heartbeat_at = now.boot + wait;
-    }
-
-    /// Quarantined or revoked: the same request asks, slowly, whether that has changed.
-    fn stopped(&mut self, refusal: Refusal, now: Now, rng: &mut impl CryptoRng) {
-        self.memory.heartbeat_failed(&refusal.message, now);
-        self.authorisation.stop(bounded(&refusal.message));
-        let wait = schedule::next_heartbeat(STOPPED_INTERVAL, rng);
-        self.lane.attempt_failed(now.boot + wait);
+        let asks_for_proof = refusal.code == RefusalCode::Ahead;
+        self.rotation_refused(asks_for_proof.then_some(wait), &refusal.message, now);
     }
 }

@@ -11,7 +11,33 @@ fn thread(dir: &std::path::Path) -> DiskThread {
         ..Settings::default()
     };
     let kept = KeptSessions::default();
-    DiskThread::new(&settings, &StateDir::new(dir), "server", kept)
+    DiskThread::new(&settings, &StateDir::new(dir), &enrolment(), kept)
+}
+
+fn enrolment() -> Enrolment {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+    Enrolment {
+        version: 1,
+        server_id: "server".into(),
+        epoch: 1,
+        enrolled_ms: 0,
+        urls: vec![],
+        root_pin: vpn_node_protocol::encoding::Digest::of(&[b"root"]),
+        server_pin: None,
+        identity_key: (&key).into(),
+        registration_key: None,
+        certificate: Envelope::sign(
+            &vpn_node_protocol::message::Poll {
+                server_id: "any envelope does".into(),
+                epoch: 1,
+                nonce: vpn_node_protocol::encoding::Hex([0; 32]),
+                boot_id: Uuid::nil(),
+                request_id: Uuid::nil(),
+                wait_s: 0,
+            },
+            &[&key],
+        ),
+    }
 }
 
 fn start(id: u128) -> Recording {

@@ -27,6 +27,8 @@ use super::{FormatOnly, MODE, StateError};
 use crate::host::atomic;
 
 pub(super) const IDENTITY: &str = "identity.json";
+/// An identity that is not in force yet.
+pub(super) const NEXT_IDENTITY: &str = "identity.next.json";
 
 /// The sealed key-encryption key, beside an encrypted identity.
 pub const SEALED: &str = "identity.sealed";
@@ -145,6 +147,15 @@ impl IdentityStore {
     pub fn new(dir: &Path, kek: Option<Kek>) -> Self {
         Self {
             path: dir.join(IDENTITY),
+            kek,
+        }
+    }
+
+    /// The same for an identity that is not in force yet (`identity.next.json`).
+    #[must_use]
+    pub fn next(dir: &Path, kek: Option<Kek>) -> Self {
+        Self {
+            path: dir.join(NEXT_IDENTITY),
             kek,
         }
     }

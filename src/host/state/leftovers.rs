@@ -5,7 +5,7 @@ use crate::host::atomic;
 
 impl StateDir {
     /// Removes what a crash left behind: files whose writing was cut off, and on an enrolled host
-    /// the beginning of its enrolment. Only for who alone writes here now: an enrolment under
+    /// the beginning of the enrolment that it has. Only for who alone writes here now: an enrolment under
     /// [`StateDir::lock_enrolment`], or the agent of an enrolled host under [`StateDir::lock`].
     ///
     /// # Errors
@@ -13,10 +13,14 @@ impl StateDir {
     pub fn remove_leftovers(&self) -> Result<(), StateError> {
         atomic::remove_temporary(self.path())?;
         let pending = self.path().join(PENDING);
-        if pending.exists() && self.enrolment()?.is_some() {
-            atomic::remove(&pending)?;
+        if !pending.exists() || self.enrolment()?.is_none() {
+            return Ok(());
         }
-        Ok(())
+        // A new enrolment of this enrolled host names its next key, and may have spent its token.
+        match self.pending_file()? {
+            Some(begun) if begun.next_key.is_some() => Ok(()),
+            _ => Ok(atomic::remove(&pending)?),
+        }
     }
 }
 

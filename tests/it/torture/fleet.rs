@@ -20,7 +20,6 @@ use vpn_node_controller::config::Config;
 use vpn_node_controller::keys::Keys;
 use vpn_node_controller::store::{self, ServerRow, Store};
 use vpn_node_controller::{clock, registration, setup};
-use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::{
     EnrolOutcome, EnrolReply, EnrolRequest, HelloRequest, HelloResponse, transcript,
@@ -106,7 +105,8 @@ impl Fleet {
     /// A newly enrolled host: its key and the first state of its lane.
     pub(super) async fn enrol(&self, dice: &mut Dice, hostname: &str) -> (SigningKey, LaneState) {
         let now_ms = self.now_ms.load(Ordering::Relaxed);
-        let made = registration::create(&*self.store, &self.config, YEAR_MS, None, now_ms).await;
+        let made =
+            registration::create(&*self.store, &self.config, YEAR_MS, None, None, now_ms).await;
         let token = Token::parse(&made.unwrap().text).unwrap();
         let registration = registration_key(&token.secret);
         let peer = IpAddr::from([192, 0, 2, 1]);
@@ -162,8 +162,7 @@ impl Fleet {
         else {
             panic!("{:?}", reply.outcome);
         };
-        let start = chain::start(&server_id, epoch, &identity);
-        let lane = LaneState::enrolled(&server_id, epoch, start, nonce, now_ms);
+        let lane = LaneState::enrolled(&server_id, epoch, identity, nonce, now_ms);
         (key, lane)
     }
 

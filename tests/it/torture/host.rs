@@ -142,6 +142,10 @@ impl Host {
                     self.disk.lane = *state;
                     self.send(fleet, body, t).await;
                 }
+                Command::Witness { body } => {
+                    let (_, answer) = fleet.post("/v1/messages", body, self.peer).await;
+                    self.deliver(Event::WitnessAnswer(answer), t);
+                }
                 Command::Sample => self.deliver(Event::Sampled(SystemMetrics::default()), t),
                 Command::ProbeHardware => {
                     self.deliver(Event::Hardware(Box::new(components())), t);
@@ -218,6 +222,7 @@ fn agent(disk: &Disk, certificate: &ControllerCertificate, boot_id: Uuid, now: N
         enrolled_ms: BEGIN_MS,
         os_version: String::new(),
         key: disk.key.clone(),
+        next_key: None,
         trust: Trust::new(
             certificate.root.id(),
             certificate.clone(),

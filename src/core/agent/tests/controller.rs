@@ -1,8 +1,13 @@
-//! A model controller, as `docs/protocol.md` has it: the chain by compare-and-set with the stored
-//! reply, proof after a loss of memory, quarantine, challenges, leases, acknowledgements, keys.
-//! Its database is one value, so that a backup is a clone of it.
+//! A model controller, as `docs/protocol.md` has it: the real rule of the chain
+//! (`vpn_node_controller::rules::chain`), proof after a loss of memory, quarantine, challenges,
+//! leases, acknowledgements, keys of both sides. Its database is one value, so that a backup is a
+//! clone of it.
 
-use std::collections::{BTreeMap, HashSet};
+mod identity;
+mod judgement;
+mod polls;
+
+use std::collections::BTreeMap;
 
 use ed25519_dalek::SigningKey;
 use serde::Serialize;
@@ -15,22 +20,23 @@ use vpn_node_protocol::chain;
 use vpn_node_protocol::connection::ConnectionRecord;
 use vpn_node_protocol::directive::{Action, Directive};
 use vpn_node_protocol::encoding::{Base64, Digest, Hex, Nonce};
-use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::envelope::{Envelope, Payload as _};
 use vpn_node_protocol::hardware::{Components, HardwareStatus};
+use vpn_node_protocol::identity::{Rotate, Witness};
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::limits::{CHALLENGE_DEADLINE_S, MAX_DIRECTIVES, MAX_REQUEST_BYTES};
 use vpn_node_protocol::message::{
-    Authorisation, Body, ChallengeAnswer, ConnectionBatch, ConnectionsAck, DirectiveAck, Header,
-    Heartbeat, Message, Poll, PollReply, Purpose, Refusal, RefusalCode, Reply, ReplyHeader,
-    Standing, Verdict,
+    Authorisation, Body, ChallengeAnswer, ConnectionBatch, ConnectionsAck, DirectiveAck, Heartbeat,
+    Message, Purpose, Refusal, RefusalCode, Reply, ReplyHeader, Standing, Verdict,
 };
 use vpn_node_protocol::sealing::{Context, SealingSecret};
 
 use super::dice::Dice;
 use super::disk::unsealed;
+use identity::{Keys, Role};
+use judgement::Outcome;
 
 pub(super) const SERVER: &str = "server-1";
-const EPOCH: u32 = 1;
 
 /// What the controller would keep in its database.
 #[derive(Clone)]
@@ -39,8 +45,11 @@ pub(super) struct Database {
     chain: Digest,
     pub(super) nonces: [Nonce; 2],
     last: Option<(Digest, Reply)>,
-    /// Every request it took, so that a late copy of one is known for what it is.
-    taken: HashSet<Digest>,
+    /// The newest requests that it took, by number, so that a late copy is known for what it is.
+    taken: BTreeMap<u64, Digest>,
+    /// Requests refused as ahead: late copies of them come too.
+    refused_ahead: Vec<Digest>,
+    pub(super) keys: Keys,
     pub(super) quarantined: bool,
     pub(super) revoked: bool,
     pub(super) approved: bool,
@@ -64,7 +73,8 @@ pub(super) struct Controller {
     own_keys: Vec<PublicKey>,
     sealing: SealingSecret,
     pub(super) certificate: ControllerCertificate,
-    identity: PublicKey,
+    /// Whose request is being looked at.
+    signer: PublicKey,
     dice: Dice,
     pub(super) db: Database,
     pub(super) lease_s: u32,
@@ -87,13 +97,38 @@ pub(super) struct Controller {
     pub(super) memory_losses: u64,
     pub(super) late_copies: u64,
     pub(super) aheads: u64,
+    /// Requests signed by keys that were replaced.
+    pub(super) retired_uses: u64,
+    pub(super) witnesses: u64,
+    pub(super) introductions: u64,
+    /// So many requests are remembered.
+    pub(super) remembers: usize,
 }
 
-enum Judgement {
-    Accept,
-    Repeat,
-    LateCopy,
-    Refuse(RefusalCode),
+/// What comes back.
+pub(super) enum Said {
+    Answer(Vec<u8>),
+    /// HTTP says 401, and nothing is signed.
+    UnknownKey,
+    /// HTTP says no, and nothing is signed.
+    Nothing,
+}
+
+impl Said {
+    /// The signed answer.
+    pub(super) fn signed(self) -> Vec<u8> {
+        match self {
+            Self::Answer(bytes) => bytes,
+            Self::UnknownKey | Self::Nothing => panic!("an answer that nobody signed"),
+        }
+    }
+}
+
+/// What becomes of a poll.
+pub(super) enum Polled {
+    Hold(Digest),
+    Answer(Vec<u8>),
+    Refused,
 }
 
 impl Controller {
@@ -122,10 +157,12 @@ impl Controller {
         };
         let db = Database {
             seq: 0,
-            chain: chain::start(SERVER, EPOCH, &identity),
+            chain: chain::start(SERVER, 1, &identity),
             nonces: [Hex(dice.bytes()); 2],
             last: None,
-            taken: HashSet::new(),
+            taken: BTreeMap::new(),
+            refused_ahead: Vec::new(),
+            keys: Keys::new(identity),
             quarantined: false,
             revoked: false,
             approved: true,
@@ -147,7 +184,7 @@ impl Controller {
             online,
             sealing,
             certificate,
-            identity,
+            signer: identity,
             dice,
             db,
             lease_s: 1800,
@@ -164,6 +201,10 @@ impl Controller {
             memory_losses: 0,
             late_copies: 0,
             aheads: 0,
+            retired_uses: 0,
+            witnesses: 0,
+            introductions: 0,
+            remembers: 4096,
         }
     }
 
@@ -194,46 +235,61 @@ impl Controller {
         });
     }
 
-    /// A chained request came. No answer: HTTP says no, and nothing is signed.
-    pub(super) fn message(&mut self, bytes: &[u8], now_ms: i64) -> Option<Vec<u8>> {
+    /// A request came to `/v1/messages`.
+    pub(super) fn message(&mut self, bytes: &[u8], now_ms: i64) -> Said {
         let envelope = Envelope::parse(bytes, MAX_REQUEST_BYTES).expect("an envelope");
-        match envelope.payload_type() {
-            Heartbeat::TYPE => self.take(&envelope, now_ms, Self::heartbeat),
-            ChallengeAnswer::TYPE => self.take(&envelope, now_ms, Self::challenge_answer),
-            ConnectionBatch::TYPE => self.take(&envelope, now_ms, Self::batch),
-            other => panic!("the agent sent {other}"),
+        let Some((key, role)) = self.key_of(&envelope) else {
+            return Said::UnknownKey;
+        };
+        self.signer = key;
+        if role == Role::Retired {
+            self.retired_uses += 1;
+            return Said::Answer(self.refuse(envelope.digest(), RefusalCode::RetiredKey, now_ms));
         }
+        Said::Answer(match envelope.payload_type() {
+            Heartbeat::TYPE => self.take(&envelope, role, now_ms, Self::heartbeat),
+            ChallengeAnswer::TYPE => self.take(&envelope, role, now_ms, Self::challenge_answer),
+            ConnectionBatch::TYPE => self.take(&envelope, role, now_ms, Self::batch),
+            Rotate::TYPE => {
+                let message: Message<Rotate> = envelope.open(&key).expect("signed by the host");
+                let second: Result<Message<Rotate>, _> = envelope.open(&message.body.new_key);
+                second.expect("signed by the new key too");
+                self.take(&envelope, role, now_ms, Self::rotation)
+            }
+            Witness::TYPE => self.witness(&envelope, now_ms),
+            other => panic!("the agent sent {other}"),
+        })
     }
 
     fn take<B>(
         &mut self,
         envelope: &Envelope,
+        role: Role,
         now_ms: i64,
         effect: fn(&mut Self, B, i64) -> Result<Option<ConnectionsAck>, ()>,
-    ) -> Option<Vec<u8>>
+    ) -> Vec<u8>
     where
         B: Body + Serialize + DeserializeOwned,
     {
-        let message: Message<B> = envelope.open(&self.identity).expect("signed by the host");
+        let message: Message<B> = envelope.open(&self.signer).expect("signed by the host");
         let (header, digest) = (message.header, envelope.digest());
-        match self.judge(&header, &digest) {
-            Judgement::Accept => {}
-            Judgement::Repeat => {
-                let (_, reply) = self.db.last.as_ref()?;
-                return Some(Envelope::sign(reply, &[&self.online]).to_json());
+        match self.judge(&header, &digest, role) {
+            Outcome::Accept => {}
+            Outcome::Repeat => {
+                let (_, reply) = self.db.last.as_ref().expect("it is the last one");
+                return Envelope::sign(reply, &[&self.online]).to_json();
             }
-            Judgement::LateCopy => {
-                self.late_copies += 1;
-                return None;
-            }
-            Judgement::Refuse(code) => return Some(self.refuse(digest, code, now_ms)),
+            Outcome::Refuse(code) => return self.refuse(digest, code, now_ms),
         }
         if self.bad_requests > 0 {
             self.bad_requests -= 1;
-            return Some(self.refuse(digest, RefusalCode::BadRequest, now_ms));
+            return self.refuse(digest, RefusalCode::BadRequest, now_ms);
+        }
+        if role == Role::Next {
+            self.new_key_is_used();
         }
         let Ok(connections_ack) = effect(self, message.body, now_ms) else {
-            return Some(self.refuse(digest, RefusalCode::BadRequest, now_ms));
+            return self.refuse(digest, RefusalCode::BadRequest, now_ms);
         };
         for ack in header.directive_acks {
             self.db.unacked.retain(|(id, _)| *id != ack.id);
@@ -243,12 +299,15 @@ impl Controller {
         self.db.seq = header.seq;
         self.db.chain = chain::next(&header.chain, &digest);
         self.db.nonces = [self.db.nonces[1], nonce];
-        self.db.taken.insert(digest);
+        self.db.taken.insert(header.seq, digest);
+        while self.db.taken.len() > self.remembers {
+            self.db.taken.pop_first();
+        }
         let directives = &self.db.unacked;
         let reply = Reply {
             header: ReplyHeader {
                 server_id: SERVER.to_owned(),
-                epoch: EPOCH,
+                epoch: header.epoch,
                 request_digest: digest,
                 seq: header.seq,
                 chain: self.db.chain,
@@ -266,63 +325,7 @@ impl Controller {
         };
         let answer = Envelope::sign(&reply, &[&self.online]).to_json();
         self.db.last = Some((digest, reply));
-        Some(answer)
-    }
-
-    /// The table of "Replay and clones".
-    fn judge(&mut self, header: &Header, digest: &Digest) -> Judgement {
-        assert_eq!((header.server_id.as_str(), header.epoch), (SERVER, EPOCH));
-        let db = &self.db;
-        if db.revoked {
-            return Judgement::Refuse(RefusalCode::Revoked);
-        }
-        if db.quarantined {
-            return Judgement::Refuse(RefusalCode::Quarantined);
-        }
-        if self.never_convinced {
-            return Judgement::Refuse(RefusalCode::Ahead);
-        }
-        let next = db.seq + 1;
-        if header.seq == next && header.chain == db.chain && header.nonce == db.nonces[1] {
-            return Judgement::Accept;
-        }
-        if header.seq > next || (header.seq == next && header.chain == db.chain) {
-            if self.proven(header) {
-                self.memory_losses += 1;
-                return Judgement::Accept;
-            }
-            self.aheads += 1;
-            return Judgement::Refuse(RefusalCode::Ahead);
-        }
-        if header.seq == db.seq && db.last.as_ref().is_some_and(|(last, _)| last == digest) {
-            return Judgement::Repeat;
-        }
-        if db.taken.contains(digest) {
-            return Judgement::LateCopy;
-        }
-        self.quarantines.push(format!(
-            "request {} at stored {}: another history",
-            header.seq, db.seq
-        ));
-        self.db.quarantined = true;
-        Judgement::Refuse(RefusalCode::Quarantined)
-    }
-
-    fn proven(&self, header: &Header) -> bool {
-        let Some(proof) = &header.proof else {
-            return false;
-        };
-        let opened = self
-            .own_keys
-            .iter()
-            .find_map(|k| proof.open::<Reply>(k).ok());
-        opened.is_some_and(|reply| {
-            let said = reply.header;
-            said.server_id == SERVER
-                && said.epoch == EPOCH
-                && said.seq + 1 == header.seq
-                && (said.chain, said.nonce) == (header.chain, header.nonce)
-        })
+        answer
     }
 
     pub(super) fn refuse(&self, digest: Digest, code: RefusalCode, now_ms: i64) -> Vec<u8> {
@@ -384,7 +387,7 @@ impl Controller {
         Directive {
             id,
             server_id: SERVER.to_owned(),
-            epoch: EPOCH,
+            epoch: self.db.keys.epoch,
             issued_ms: now_ms,
             deadline_s: CHALLENGE_DEADLINE_S,
             action,
@@ -402,7 +405,7 @@ impl Controller {
         body: ChallengeAnswer,
         now_ms: i64,
     ) -> Result<Option<ConnectionsAck>, ()> {
-        let identity = self.identity.id();
+        let identity = self.signer.id();
         let context = Context::Hardware {
             identity: &identity,
         };
@@ -447,28 +450,5 @@ impl Controller {
             ledger_epoch: epoch,
             acked_through: *mark,
         }))
-    }
-
-    /// A poll came: its digest, if it deserves an answer.
-    pub(super) fn poll(&self, bytes: &[u8]) -> Option<Digest> {
-        let envelope = Envelope::parse(bytes, MAX_REQUEST_BYTES).expect("an envelope");
-        let poll: Poll = envelope.open(&self.identity).expect("signed by the host");
-        let welcome = self.polls_work && !self.db.revoked && !self.db.quarantined;
-        (welcome && self.db.nonces.contains(&poll.nonce)).then(|| envelope.digest())
-    }
-
-    pub(super) fn poll_reply(&self, digest: Digest, now_ms: i64) -> Vec<u8> {
-        let reply = PollReply {
-            request_digest: digest,
-            controller_time_ms: now_ms,
-            directives: self
-                .db
-                .unacked
-                .iter()
-                .take(MAX_DIRECTIVES)
-                .map(|(_, e)| e.clone())
-                .collect(),
-        };
-        Envelope::sign(&reply, &[&self.online]).to_json()
     }
 }

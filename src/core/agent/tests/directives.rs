@@ -156,8 +156,9 @@ fn a_controller_that_never_stops_issuing_does_not_fill_the_memory() {
         world.controller.issue(&unknown);
         let (_, envelope) = world.controller.db.unacked.pop().unwrap();
         let at = world.now();
+        let mut dice = world.dice.clone();
         let agent = world.agent();
-        agent.directive_came(&envelope, now, at);
+        agent.directive_came(&envelope, now, at, &mut dice);
         assert!(agent.acks.len() <= 4 * vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS);
     }
     assert_eq!(

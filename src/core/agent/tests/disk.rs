@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ed25519_dalek::SigningKey;
 use uuid::Uuid;
 use vpn_node_protocol::connection::ConnectionRecord;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};
 use vpn_node_protocol::message::{ConnectionBatch, SealedRecord};
 use vpn_node_protocol::sealing::Sealed;
@@ -39,6 +41,8 @@ impl Fuse {
 type Sessions = BTreeMap<Uuid, KnownSession>;
 
 pub(super) struct Disk {
+    pub(super) identity: SigningKey,
+    pub(super) next_identity: Option<SigningKey>,
     pub(super) lane: LaneState,
     pub(super) certificate: Envelope,
     pub(super) sessions: Sessions,
@@ -58,8 +62,10 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(lane: LaneState, certificate: Envelope) -> Self {
+    pub(super) fn new(identity: SigningKey, lane: LaneState, certificate: Envelope) -> Self {
         Self {
+            identity,
+            next_identity: None,
             lane,
             certificate,
             sessions: Sessions::new(),
@@ -79,6 +85,7 @@ impl Disk {
 
     /// What a new process finds.
     pub(super) fn reopen(&mut self) {
+        self.finish_change();
         self.kept = self.sessions.clone();
         self.unsure = self.unrecorded.clone();
         self.waiting = Recording::default();
@@ -113,6 +120,24 @@ impl Disk {
         }
         self.lane_writes += 1;
         self.lane = lane.clone();
+        Ok(())
+    }
+
+    /// As `StateDir::finish_change`: the key that the lane names is in force.
+    pub(super) fn finish_change(&mut self) {
+        let in_force = self.lane.identity_key.expect("the lane names its key");
+        if PublicKey::from(&self.identity) != in_force {
+            self.identity = self.next_identity.take().expect("it was stored before");
+            assert_eq!(PublicKey::from(&self.identity), in_force);
+        }
+    }
+
+    pub(super) fn store_next_key(&mut self, key: SigningKey) -> Result<(), String> {
+        self.finish_change();
+        if self.full {
+            return Err("the disk is full".to_owned());
+        }
+        self.next_identity = Some(key);
         Ok(())
     }
 

@@ -20,6 +20,8 @@ mod network;
 mod outage;
 mod refusals;
 mod report;
+mod rotation;
+mod standing;
 mod startup;
 
 use vpn_node_protocol::hardware::{Component, Components};

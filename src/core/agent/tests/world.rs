@@ -13,7 +13,6 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
 use vpn_node_protocol::certificate::ControllerCertificate;
-use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::envelope::{Envelope, Payload};
 use vpn_node_protocol::hardware::Components;
@@ -56,6 +55,8 @@ enum Happening {
     /// A request reaches the controller; its answer is awaited by this run of the agent, if any.
     Message(Vec<u8>, Option<u32>),
     Poll(Vec<u8>, u32, Duration),
+    Introduction(Vec<u8>, u32),
+    Witness(Vec<u8>, u32),
     Certificate(u32),
     /// The controller's patience with a poll is over, or a directive came meanwhile.
     PollHeld(Digest, u32, Duration),
@@ -92,7 +93,6 @@ pub(super) struct World {
     pub(super) crashes: u64,
     pub(super) last_request: Vec<u8>,
     pub(super) vpn: super::vpn::Vpn,
-    key: SigningKey,
     boot_id: Uuid,
     booted: Duration,
     run: u32,
@@ -101,8 +101,8 @@ pub(super) struct World {
     queued: u64,
     in_flight: bool,
     facts_queued: bool,
-    /// Number, bytes and first sending of the request that awaits its answer.
-    outstanding: Option<(u64, Vec<u8>, Duration)>,
+    /// Epoch, number, bytes and first sending of the request that awaits its answer.
+    outstanding: Option<((u32, u64), Vec<u8>, Duration)>,
     last_verified_sent: Option<Duration>,
     /// Time since then that the boot clock did not count.
     unseen: Duration,
@@ -116,11 +116,10 @@ impl World {
         let key = SigningKey::from_bytes(&dice.bytes());
         let identity = PublicKey::from(&key);
         let controller = Controller::new(identity, seed, BEGIN_MS);
-        let start = chain::start(SERVER, 1, &identity);
-        let lane = LaneState::enrolled(SERVER, 1, start, controller.db.nonces[1], BEGIN_MS);
+        let lane = LaneState::enrolled(SERVER, 1, identity, controller.db.nonces[1], BEGIN_MS);
         Self {
             t: s(1),
-            disk: Disk::new(lane, controller.signed_certificate()),
+            disk: Disk::new(key, lane, controller.signed_certificate()),
             controller,
             agent: None,
             net: Net {
@@ -147,7 +146,6 @@ impl World {
             crashes: 0,
             last_request: Vec::new(),
             vpn: super::vpn::Vpn::default(),
-            key,
             boot_id: Uuid::from_u128(1),
             booted: Duration::ZERO,
             run: 0,
@@ -226,7 +224,8 @@ impl World {
             boot_id: self.boot_id,
             enrolled_ms: BEGIN_MS,
             os_version: "Model OS".to_owned(),
-            key: self.key.clone(),
+            key: self.disk.identity.clone(),
+            next_key: self.disk.next_identity.clone(),
             trust: Trust::new(pin, certificate, self.disk.lane.floor_ms),
             lane: self.disk.lane.clone(),
             session_key: [9; 32],
@@ -382,12 +381,13 @@ impl World {
                 }
                 reply = envelope.and_then(|e| e.peek::<Reply>().ok());
             }
-            Event::SendFailed(_) => self.in_flight = false,
+            Event::SendFailed(_) | Event::UnknownKey(_) => self.in_flight = false,
             _ => {}
         }
-        let before = self.agent.as_ref().map(|agent| agent.lane.state().seq);
+        let place = |agent: &Agent| (agent.lane.state().epoch, agent.lane.state().seq);
+        let before = self.agent.as_ref().map(place);
         self.tell(event);
-        let after = self.agent.as_ref().map(|agent| agent.lane.state().seq);
+        let after = self.agent.as_ref().map(place);
         if before < after
             && let (Some((_, _, first)), Some(reply)) = (&self.outstanding, reply)
             && reply.standing.verdict == Verdict::Verified

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vpn_node_controller::rules::chain::{Judgement, Place, judge};
-use vpn_node_controller::rules::state::ChainState;
+use vpn_node_controller::rules::clones::while_resolving;
+use vpn_node_controller::rules::state::{ChainState, Kept, Resolving};
 use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::message::ReplyHeader;
@@ -25,6 +26,27 @@ struct Suspicion {
     holder: usize,
 }
 
+/// What an operator decided.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Choice {
+    kept: Kept,
+    epoch: u32,
+    /// Number and digest of the request that showed the second holder.
+    second: (u64, Digest),
+}
+
+impl Choice {
+    fn rule(&self) -> Resolving {
+        Resolving {
+            kept: self.kept,
+            epoch: self.epoch,
+            second_seq: self.second.0,
+            second_digest: self.second.1,
+            rotation_ms: None,
+        }
+    }
+}
+
 /// What is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::model) struct Db {
@@ -38,10 +60,10 @@ pub(in crate::model) struct Db {
     nonce: u8,
     last_digest: Option<Digest>,
     last_reply: Option<Reply>,
-    /// The highest request that was refused as ahead.
-    ahead: Option<(u64, Digest)>,
-    /// The request of the holder that an operator keeps.
-    expected: Option<Digest>,
+    /// Requests that were refused as ahead.
+    ahead: BTreeSet<Digest>,
+    /// Whom an operator keeps, while that one has no new key.
+    resolving: Option<Choice>,
     digests: BTreeMap<u64, Digest>,
     suspicion: Option<Suspicion>,
     /// Whose request was accepted last.
@@ -68,8 +90,8 @@ impl Db {
             nonce: 0,
             last_digest: None,
             last_reply: None,
-            ahead: None,
-            expected: None,
+            ahead: BTreeSet::new(),
+            resolving: None,
             digests: BTreeMap::new(),
             suspicion: None,
             first: 0,
@@ -141,13 +163,11 @@ impl Chain {
             Judgement::Repeat => db.last_reply.clone(),
             Judgement::Replayed => Some(refusal(request, Kind::Bad)),
             Judgement::Ahead => {
-                let known = state
-                    .db
-                    .ahead
-                    .filter(|_| self.fault != Fault::LastAheadOnly);
-                let higher = known.is_none_or(|(seq, _)| request.seq >= seq);
-                if higher && self.fault != Fault::AheadForgotten {
-                    state.db.ahead = Some((request.seq, request.digest));
+                if self.fault == Fault::LastAheadOnly {
+                    state.db.ahead.clear();
+                }
+                if self.fault != Fault::AheadForgotten {
+                    state.db.ahead.insert(request.digest);
                 }
                 Some(refusal(request, Kind::Ahead))
             }
@@ -155,14 +175,10 @@ impl Chain {
                 state.db.quarantine(request, request.holder);
                 Some(refusal(request, Kind::Stopped))
             }
-            Judgement::Forgotten if db.status == Status::Resolving => {
-                Some(refusal(request, Kind::Stopped))
-            }
             Judgement::Forgotten => Some(refusal(request, Kind::Behind)),
+            Judgement::OtherHolder => Some(refusal(request, Kind::Stopped)),
             Judgement::Diverged(_) => {
-                if db.status == Status::Active {
-                    state.db.quarantine(request, request.holder);
-                }
+                state.db.quarantine(request, request.holder);
                 Some(refusal(request, Kind::Stopped))
             }
             Judgement::Next | Judgement::AheadProven => {
@@ -205,20 +221,23 @@ impl Chain {
             digest: request.digest,
             proof: proof.as_ref(),
             earlier: db.digests.get(&request.seq).copied().filter(|_| !first_use),
+            refused_ahead: db.ahead.contains(&request.digest),
         };
         if self.fault == Fault::NumbersOnly {
             (place.chain, place.nonce) = (stored.chain, stored.nonce);
         }
-        if db.ahead == Some((stored.seq, request.digest)) {
-            return Judgement::Replayed;
+        let judged = judge(&stored, &place);
+        match &db.resolving {
+            Some(choice) if self.fault == Fault::KeptByPlaceOnly => match judged {
+                Judgement::Diverged(_) | Judgement::Forgotten => Judgement::OtherHolder,
+                Judgement::Ahead | Judgement::AheadProven if choice.kept == Kept::Second => {
+                    Judgement::OtherHolder
+                }
+                other => other,
+            },
+            Some(choice) => while_resolving(&stored, &choice.rule(), &place, judged),
+            None => judged,
         }
-        if db
-            .expected
-            .is_some_and(|expected| expected != request.digest)
-        {
-            return Judgement::Diverged("an operator keeps the other holder");
-        }
-        judge(&stored, &place)
     }
 
     fn accept(&self, state: &mut State, request: &Request, first_use: bool) -> Reply {
@@ -227,7 +246,10 @@ impl Chain {
         let db = &mut state.db;
         // The holder that an operator keeps may be so old that its request was taken before: its
         // record, heartbeat or answer is then known by its own number.
-        let chosen = db.expected == Some(request.digest);
+        let chosen = db
+            .resolving
+            .as_ref()
+            .is_some_and(|c| c.second.1 == request.digest);
         state.twice |= !db.accepted.insert(request.digest) && !chosen;
         if db.kept.is_some_and(|kept| kept != request.holder) && request.after_copy {
             db.other_went_on = true;
@@ -238,6 +260,7 @@ impl Chain {
             db.digests.clear();
             if db.status == Status::Resolving {
                 db.status = Status::Active;
+                db.resolving = None;
                 db.resolved = true;
                 db.suspicion = None;
             }
@@ -245,7 +268,6 @@ impl Chain {
         if let Some(key) = request.rotate_to {
             db.next_key = Some(key);
         }
-        db.expected = None;
         db.seq = request.seq;
         db.chain = chain::next(&request.chain, &request.digest);
         db.nonce = fresh;
@@ -309,9 +331,18 @@ impl Chain {
             Fault::ResolvedWithoutRotation => Status::Active,
             _ => Status::Resolving,
         };
+        let epoch = state.db.epoch;
+        let choice = |kept| {
+            (to == Status::Resolving).then_some(Choice {
+                kept,
+                epoch,
+                second: (second.seq, second.digest),
+            })
+        };
         step(out, state, "operator keeps the first".to_owned(), |s| {
             s.resolutions += 1;
             s.db.status = to;
+            s.db.resolving = choice(Kept::First);
             s.db.kept = Some(s.db.first);
             s.db.resolved |= to == Status::Active;
         });
@@ -319,13 +350,12 @@ impl Chain {
             s.resolutions += 1;
             let db = &mut s.db;
             db.status = to;
+            db.resolving = choice(Kept::Second);
             db.kept = Some(holder);
             db.resolved |= to == Status::Active;
             (db.seq, db.chain, db.nonce) = (second.seq - 1, second.chain, second.nonce);
             (db.last_digest, db.last_reply) = (None, None);
-            if self.fault != Fault::KeptByPlaceOnly {
-                db.expected = Some(second.digest);
-            }
+            db.next_key = None;
             db.digests.clear();
         });
     }

@@ -61,14 +61,14 @@ fn reply() -> Rig {
     let now = rig.world.controller_ms();
     rig.world.controller.challenge(Purpose::OnDemand, now);
     let request = rig.world.last_request.clone();
-    rig.good = rig.world.controller.message(&request, now).unwrap();
+    rig.good = rig.world.controller.message(&request, now).signed();
     rig
 }
 
 fn acknowledgement() -> Rig {
     let mut rig = Rig::waiting(ConnectionBatch::TYPE);
     let (now, request) = (rig.world.controller_ms(), rig.world.last_request.clone());
-    rig.good = rig.world.controller.message(&request, now).unwrap();
+    rig.good = rig.world.controller.message(&request, now).signed();
     rig
 }
 
@@ -186,6 +186,7 @@ impl Rig {
             digest: POLL,
             sent: now.boot,
             failures: 0,
+            epoch: agent.lane.state().epoch,
         };
         agent.handle(door(bytes), now, &mut self.world.dice);
         std::iter::from_fn(|| agent.next_command()).collect()

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use vpn_node_protocol::metrics::SystemMetrics;
 
+use super::super::controller::{Polled, Said};
 use super::super::disk::Crash;
 use super::{Happening, TIMEOUT, World, s};
 use crate::core::agent::{Command, Event, SendFailure};
@@ -21,6 +22,27 @@ impl World {
                     false => self.fail(Event::PollFailed),
                 }
             }
+            Command::Introduce { body } => {
+                let at = self.trip();
+                match self.gets_through() {
+                    true => self.later(at, Happening::Introduction(body, self.run)),
+                    false => self.fail(Event::IntroductionFailed),
+                }
+            }
+            Command::Witness { body } => {
+                let at = self.trip();
+                match self.gets_through() {
+                    true => self.later(at, Happening::Witness(body, self.run)),
+                    false => self.fail(Event::WitnessFailed),
+                }
+            }
+            Command::StoreNextKey(key) => {
+                let event = Event::NextKeyStored(self.disk.store_next_key(key));
+                let after = Duration::from_millis(1 + self.dice.below(20));
+                self.later(after, Happening::ToAgent(self.run, event));
+                self.fuse.burn()?;
+            }
+            Command::DropNextKey => self.disk.next_identity = None,
             Command::FetchCertificate => {
                 self.certificates_asked += 1;
                 let at = self.trip();
@@ -78,7 +100,7 @@ impl World {
             return Ok(());
         }
         let first = match &self.outstanding {
-            Some((seq, before, first)) if *seq == state.seq + 1 => {
+            Some((place, before, first)) if *place == (state.epoch, state.seq + 1) => {
                 assert!(*before == body, "a retry is the same bytes");
                 *first
             }
@@ -88,7 +110,9 @@ impl World {
                 self.t
             }
         };
-        self.outstanding = Some((state.seq + 1, body.clone(), first));
+        self.outstanding = Some(((state.epoch, state.seq + 1), body.clone(), first));
+        self.fuse.burn()?;
+        self.disk.finish_change();
         self.fuse.burn()?;
         self.attempts.push(self.t);
         self.last_request.clone_from(&body);
@@ -108,38 +132,76 @@ impl World {
     pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Message(bytes, waiting) => {
-                let answer = match self.net.up {
+                let said = match self.net.up {
                     true => self.controller.message(&bytes, self.controller_ms()),
-                    false => None,
+                    false => Said::Nothing,
                 };
                 let Some(run) = waiting else { return };
-                match answer {
-                    Some(mut answer) if self.gets_through() => {
+                match said {
+                    Said::Answer(mut answer) if self.gets_through() => {
                         if let Some(tamper) = &mut self.tamper {
                             answer = tamper(&self.controller, answer);
                         }
                         let at = self.trip();
                         self.later(at, Happening::ToAgent(run, Event::Answer(answer)));
                     }
+                    Said::UnknownKey if self.gets_through() => self.fail(Event::UnknownKey),
                     _ => self.fail(Event::SendFailed),
                 }
             }
-            Happening::Poll(bytes, run, wait) => match self.controller.poll(&bytes) {
-                Some(digest) if self.net.up => {
-                    let until = self.t + wait;
-                    self.happen(Happening::PollHeld(digest, run, until));
+            Happening::Introduction(bytes, run) => {
+                let said = match self.net.up {
+                    true => self.controller.introduction(&bytes, self.controller_ms()),
+                    false => Said::Nothing,
+                };
+                match said {
+                    Said::Answer(answer) if self.gets_through() => {
+                        let at = self.trip();
+                        let event = Event::IntroductionAnswer(answer);
+                        self.later(at, Happening::ToAgent(run, event));
+                    }
+                    _ => self.fail(Event::IntroductionFailed),
                 }
-                _ => self.fail(Event::PollFailed),
-            },
+            }
+            Happening::Witness(bytes, run) => {
+                let said = match self.net.up {
+                    true => self.controller.message(&bytes, self.controller_ms()),
+                    false => Said::Nothing,
+                };
+                match said {
+                    Said::Answer(answer) if self.gets_through() => {
+                        let at = self.trip();
+                        self.later(at, Happening::ToAgent(run, Event::WitnessAnswer(answer)));
+                    }
+                    _ => self.fail(Event::WitnessFailed),
+                }
+            }
+            Happening::Poll(bytes, run, wait) => {
+                match self.controller.poll(&bytes, self.controller_ms()) {
+                    Polled::Hold(digest) if self.net.up => {
+                        let until = self.t + wait;
+                        self.happen(Happening::PollHeld(digest, run, until));
+                    }
+                    Polled::Answer(answer) if self.net.up => {
+                        let at = self.trip();
+                        self.later(at, Happening::ToAgent(run, Event::PollAnswer(answer)));
+                    }
+                    _ => self.fail(Event::PollFailed),
+                }
+            }
             Happening::PollHeld(digest, run, until) => {
-                if self.controller.db.unacked.is_empty() && self.t < until && run == self.run {
+                let now_ms = self.controller_ms();
+                let refused = self.controller.poll_refused(digest, now_ms);
+                let nothing_to_say = self.controller.db.unacked.is_empty() && refused.is_none();
+                if nothing_to_say && self.t < until && run == self.run {
                     let look = s(1).min(until - self.t);
                     return self.later(look, Happening::PollHeld(digest, run, until));
                 }
                 if !self.gets_through() {
                     return self.fail(Event::PollFailed);
                 }
-                let mut answer = self.controller.poll_reply(digest, self.controller_ms());
+                let mut answer =
+                    refused.unwrap_or_else(|| self.controller.poll_reply(digest, now_ms));
                 if let Some(tamper) = &mut self.tamper_poll {
                     answer = tamper(&self.controller, answer);
                 }
