@@ -100,7 +100,7 @@ fn seeded_faults_of_the_chain_are_found() {
         (Fault::KeptByPlaceOnly, COPIED, "twice"),
         (Fault::AckedWhenSent, ALONE, "does not have"),
         (Fault::BehindIsProof, ALONE, "false alarm"),
-        (Fault::ResolvedWithoutRotation, COPIED, "goes on"),
+        (Fault::ResolvedWithoutRotation, COPIED, "twice"),
         (Fault::NextKeyNotDurable, ROTATED, "no good end"),
     ] {
         let broken = search(fault, bounds).expect_err(&format!("{fault:?} is not noticed"));
