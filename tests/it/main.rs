@@ -7,6 +7,7 @@ mod canary;
 mod clocks;
 mod gate;
 mod model;
+mod security_table;
 mod sealing;
 mod support;
 mod torture;
