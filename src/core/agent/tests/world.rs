@@ -104,8 +104,8 @@ pub(super) struct World {
     /// Epoch, number, bytes and first sending of the request that awaits its answer.
     outstanding: Option<((u32, u64), Vec<u8>, Duration)>,
     last_verified_sent: Option<Duration>,
-    /// Time since then that the boot clock did not count.
-    unseen: Duration,
+    /// When the machine was paused, and for how long.
+    pauses: Vec<(Duration, Duration)>,
     second: (u64, u32),
 }
 
@@ -156,7 +156,7 @@ impl World {
             facts_queued: false,
             outstanding: None,
             last_verified_sent: None,
-            unseen: Duration::ZERO,
+            pauses: Vec::new(),
             second: (0, 0),
             dice,
         }
@@ -279,15 +279,22 @@ impl World {
     /// A hypervisor stops the machine: its boot clock does not count that, its wall clock is set
     /// right afterwards.
     pub(super) fn pause_machine(&mut self, time: Duration) {
+        self.pauses.push((self.t, time));
         self.t += time;
         self.booted += time;
-        // The strict watch assumes a wall clock that stands still, and the boot clock missed this.
-        self.unseen += time;
     }
 
     /// Whether the machine was paused since the last verified request.
     pub(super) fn was_paused(&self) -> bool {
-        !self.unseen.is_zero()
+        !self
+            .unseen(self.last_verified_sent.unwrap_or_default())
+            .is_zero()
+    }
+
+    /// Time since then that the boot clock did not count.
+    fn unseen(&self, since: Duration) -> Duration {
+        let later = self.pauses.iter().filter(|(at, _)| *at >= since);
+        later.map(|(_, time)| *time).sum()
     }
 
     /// When the request was sent whose answer last said verified, in this run of the agent.
@@ -393,7 +400,6 @@ impl World {
             && reply.standing.verdict == Verdict::Verified
         {
             self.last_verified_sent = Some(*first);
-            self.unseen = Duration::ZERO;
         }
     }
 
@@ -412,7 +418,8 @@ impl World {
             assert!(!serves(self.t), "nobody vouched for this run");
             return;
         };
-        let over = sent + LEASE + self.unseen + s(1);
+        // Strict: as if the wall clock stood still, so the boot clock alone must end it.
+        let over = sent + LEASE + self.unseen(sent) + s(1);
         assert!(!serves(over.max(self.t)), "grace too long");
     }
 
