@@ -110,12 +110,16 @@ impl Guard {
         self.hash != before
     }
 
-    /// Takes a quarantine of this server back: the status with its reason and time, and who the two
+    /// Takes a quarantine of this server back: the status with what follows from it, and who the two
     /// holders are.
     pub(super) async fn lift_quarantine(&mut self, server_id: &str) {
         self.change_one(&format!(
-            "UPDATE main.servers SET (status, status_reason, status_changed_at) =
-                 (SELECT status, status_reason, status_changed_at FROM before.servers b
+            "UPDATE main.servers SET
+                 (status, status_reason, status_changed_at, authorisation,
+                  grace_period_enabled, grace_period_expires_at) =
+                 (SELECT status, status_reason, status_changed_at, authorisation,
+                         grace_period_enabled, grace_period_expires_at
+                  FROM before.servers b
                   WHERE b.server_id = main.servers.server_id)
              WHERE status = 'quarantined' AND server_id = '{server_id}'"
         ))

@@ -230,10 +230,11 @@ fn proof(scene: &Scene, speaker: &Speaker<'_>, header: &Header) -> Proof {
     }
 }
 
-/// "Rotation", step 3: a new key is unknown, or this server's own next one.
+/// "Rotation", step 3: a new key is unknown, or this server's own next one when another signs.
 fn is_new_key_taken(scene: &Scene, speaker: &Speaker<'_>, key: &PublicKey) -> bool {
-    let own_next =
-        speaker.host.server_id == scene.other.server_id && *key == scene.other.identity();
+    let own_next = speaker.role == Role::Current
+        && speaker.host.server_id == scene.other.server_id
+        && *key == scene.other.identity();
     !own_next && is_taken(scene, key)
 }
 

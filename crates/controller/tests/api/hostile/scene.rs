@@ -247,6 +247,7 @@ impl Scene {
     pub(super) async fn deliver(&mut self, path: &str, body: Vec<u8>) -> Answered {
         let source = (self.delivered / PER_SOURCE).to_be_bytes();
         self.delivered += 1;
+        let sent = body.clone();
         let mut request = Request::post(path)
             .header(header::CONTENT_TYPE, CONTENT_TYPE)
             .body(Body::from(body))
@@ -257,8 +258,9 @@ impl Scene {
         assert_ne!(answer.status, 429, "a limit refuses, and nothing is tested");
         assert!(
             answer.status < 500,
-            "{path}: {}",
-            String::from_utf8_lossy(&answer.body)
+            "{path}: {}\nof {}",
+            String::from_utf8_lossy(&answer.body),
+            String::from_utf8_lossy(&sent[..sent.len().min(3000)])
         );
         answer
     }
