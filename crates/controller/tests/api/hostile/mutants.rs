@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::identity::{Introduction, Rotate, Witness};
-use vpn_node_protocol::message::{Body as _, Refusal, RefusalCode};
+use vpn_node_protocol::message::{Body as _, Heartbeat, Refusal, RefusalCode};
 
 use super::change::changed;
 use super::dice::Dice;
@@ -126,6 +126,8 @@ impl Material {
             .iter()
             .map(|answer| serde_json::from_slice(&answer.body).unwrap())
             .collect();
+        let others = scene.others_replies.iter();
+        let others = others.map(|reply| serde_json::to_value(reply).unwrap());
         let of = |name: &str| -> Vec<Value> {
             let headers = replies
                 .iter()
@@ -142,7 +144,7 @@ impl Material {
             recorded: said.chain(heard).chain(more).chain([enrolled]).collect(),
             nonces: of("nonce"),
             chains: of("chain"),
-            proofs: replies,
+            proofs: replies.into_iter().chain(others).collect(),
         }
     }
 
@@ -191,7 +193,18 @@ fn signed_again(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
 /// taken from what went before.
 fn header(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
     let original = material.signed(dice);
-    let mut payload = original.payload.clone();
+    // Another host's, now and then: with its next key, the one in force, the one before.
+    let who = *dice.pick(&[
+        &scene.other,
+        &scene.in_force,
+        &scene.retired,
+        &scene.unmoved,
+    ]);
+    let of_another = dice.below(4) == 0;
+    let mut payload = match of_another {
+        true => json_of(&who.sign(who.header(&scene.world), who.heartbeat())),
+        false => original.payload.clone(),
+    };
     let other_id = scene.other.server_id.clone();
     let random = json!(Hex([u8::try_from(dice.below(256)).unwrap(); 32]));
     let seqs = [
@@ -235,7 +248,19 @@ fn header(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
         };
         place[name] = value;
     }
-    original.signed(scene, &payload.to_string())
+    let text = payload.to_string();
+    match of_another {
+        true => Mutant {
+            path: "/v1/messages",
+            body: raw::signed(Heartbeat::TYPE, text.as_bytes(), &[&who.key]),
+        },
+        false => original.signed(scene, &text),
+    }
+}
+
+/// What an envelope says.
+fn json_of(envelope: &Envelope) -> Value {
+    payload(&serde_json::to_value(envelope).unwrap())
 }
 
 fn mixed(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
@@ -353,8 +378,7 @@ fn rotation(_: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
         &scene.newcomer.registration,
         &scene.newcomer.key,
     ]);
-    let rotate = serde_json::to_value(who.rotate_request(&scene.world, new_key)).unwrap();
-    let text = payload(&rotate).to_string();
+    let text = json_of(&who.rotate_request(&scene.world, new_key)).to_string();
     let keys: &[&SigningKey] = match dice.below(8) {
         0 => &[&who.key],
         1 => &[new_key],

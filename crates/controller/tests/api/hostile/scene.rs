@@ -70,6 +70,8 @@ pub(super) struct Scene {
     pub(super) in_force: Host,
     /// The same with its key of before.
     pub(super) retired: Host,
+    /// Replies to it, of three epochs.
+    pub(super) others_replies: Vec<Envelope>,
     /// Has replaced its key twice, which the controller has forgotten.
     pub(super) moved: Host,
     /// The same as the controller knows it.
@@ -136,6 +138,9 @@ impl Scene {
         other.rotate(&world, 103).await;
         // What the old key's holder knows after the rotation.
         let rotation = other.rotations.last().expect("two of them").clone();
+        let newest = in_force.last_reply.iter().chain([&rotation.reply]);
+        let oldest = retired.last_reply.iter().chain([&other.rotations[0].reply]);
+        let others_replies = oldest.chain(newest).cloned().collect();
         let answer = Answered {
             status: 200,
             signed: true,
@@ -155,6 +160,7 @@ impl Scene {
             other,
             in_force,
             retired,
+            others_replies,
             moved,
             unmoved,
             newcomer,
