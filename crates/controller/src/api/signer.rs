@@ -113,13 +113,24 @@ impl App {
     }
 
     /// What is refused for ever whatever is in it: everything of a revoked server, and of a key
-    /// that was replaced. A server that is quarantined may come back.
+    /// that was replaced, which is recorded. A server that is quarantined may come back.
     pub(super) async fn standing_refusal(
         &self,
         peer: IpAddr,
         server: &KnownServer,
     ) -> Option<(RefusalCode, &'static str)> {
         if server.status == ServerStatus::Revoked {
+            self.reject(Rejected {
+                peer,
+                about: Some(&server.server_id),
+                event_type: EventType::RevokedServerSpoke,
+                description: format!(
+                    "a message of the revoked server came, signed with its identity key {} of epoch {}",
+                    server.identity.id(),
+                    server.epoch
+                ),
+            })
+            .await;
             return Some((RefusalCode::Revoked, REVOKED));
         }
         if server.role == KeyRole::Retired {

@@ -37,16 +37,16 @@ macro_rules! catalogue {
 catalogue! {
     CloneSuspected, "clone_suspected", High, "chain",
         "Two holders of one identity spoke, or a snapshot of the host was restored: both are stopped.",
-        "Find out which of the two is right, and let that one go on, or enrol the host again with a new token.";
+        "Find out which of the two is right: `server resolve-clone` shows both and keeps one; or give the host a new identity with `registration-key create --server`.";
     CopyWitnessed, "copy_witnessed", High, "chain",
-        "An old copy of a host's identity proved with a fresh signature that it is live.",
-        "Find the machine at the address that the event names and stop it; it has the host's key, so give the host a new one.";
+        "An old copy of a host, or a host that was set back far, proved with a fresh signature that it is live: both holders are stopped.",
+        "Find the machine at the address that the event names and stop it; then keep the right holder with `server resolve-clone`, which gives it a new key.";
     RetiredKeyUsed, "retired_key_used", High, "api",
         "A message was signed with an identity key that its host has since replaced.",
-        "Look for a copy of the host's disk from before the rotation: whoever sent this has one.";
+        "Look for a copy of the host from before the rotation, or for recorded traffic; if this is the right host, give it a new identity with `registration-key create --server`.";
     HardwareMismatch, "hardware_mismatch", High, "verification",
         "The identity runs on other hardware than that of its enrolment, and is not authorised there.",
-        "If you moved it, permit the rehost or enrol the host again; if not, look for a copy of its disk.";
+        "If you moved it, `server permit-rehost`, or give it a new identity with `registration-key create --server`; if not, look for a copy of its disk.";
     RegistrationKeyReuse, "registration_key_reuse", High, "api",
         "A second host asked to be enrolled with a used token: somebody has a copy of it.",
         "Look at the server that the token enrolled: it may be the wrong one of the two.";
@@ -58,18 +58,18 @@ catalogue! {
         "Nothing after a restored backup or a failover; else examine the disk of the database.";
     ServerReenrolled, "server_reenrolled", Medium, "enrolment",
         "A host was enrolled again as the server that it was, with a new identity key.",
-        "Nothing, if an operator made the token for it; else revoke the server.";
+        "Nothing, if an operator made the token for it (`registration-key create --server`); else revoke the server.";
     ServerRevoked, "server_revoked", Medium, "operator",
         "An operator revoked a server: it is refused for ever.",
         "Nothing, if you know why; else ask who did it.";
     RevokedServerSpoke, "revoked_server_spoke", Medium, "api",
         "A revoked server sent a message, and was refused.",
         "Stop the agent on the host, or find out who runs it.";
-    CloneResolved, "clone_resolved", Medium, "operator",
-        "An operator let one of two holders of an identity go on.",
+    CloneResolved, "clone_resolved", Medium, "chain",
+        "The holder that an operator kept uses its new key: the other one is refused for ever.",
         "Make sure that the other one is off: it has the same disk.";
     RehostPermitted, "rehost_permitted", Medium, "operator",
-        "An operator permitted a host to go on with other hardware.",
+        "An operator permitted a host to go on with other hardware for a while (`server permit-rehost`).",
         "Nothing, if you know why; else ask who did it.";
     RehostCompleted, "rehost_completed", Medium, "verification",
         "A host whose move was permitted was verified on its new hardware, which counts from now on.",
@@ -115,18 +115,18 @@ catalogue! {
         "Nothing after a restored backup or a failover; else examine the disk of the database.";
     IntroductionRefused, "introduction_refused", Medium, "api",
         "Somebody claimed a new identity key for a server without proof.",
-        "After a restored backup: a host that was given a new identity since needs a new token. Else look at the address.";
+        "After a restored backup: a host that was given a new identity since needs a token of `registration-key create --server`. Else look at the address.";
     OtherHolderRefused, "other_holder_refused", Medium, "api",
         "The holder of an identity that an operator did not keep spoke, and was refused.",
-        "Stop and erase that machine; if it is the right one, enrol it with a token for its server.";
+        "Stop and erase that machine; if it is the right one, enrol it with a token of `registration-key create --server`.";
     HardwareChanged, "hardware_changed", Low, "verification",
-        "A secondary component of a host is another one than at its enrolment; it stays verified.",
+        "A secondary component of a host is another one than before, or the enrolled hardware is back; the verdict stays.",
         "Nothing, if the machine was repaired or updated; else look at it.";
     KeyRotated, "key_rotated", Low, "identity",
         "A host replaced its identity key, signed by the old one, which is dead now.",
         "Nothing.";
     RehostPermitWithdrawn, "rehost_permit_withdrawn", Low, "operator",
-        "An operator took a permit to move a host back.",
+        "An operator took a permit for other hardware back (`server permit-rehost --for 0`).",
         "Nothing, if you know why; else ask who did it.";
     ServerApproved, "server_approved", Low, "operator",
         "An operator let a waiting host in.",

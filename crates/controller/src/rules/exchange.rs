@@ -118,7 +118,7 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
     match (judged, &snapshot.last_reply) {
         (Judgement::Repeat, Some(reply)) => Outcome::Repeat(reply.clone()),
         (Judgement::Next | Judgement::AheadProven, _)
-            if rotation::is_to_a_taken_key(snapshot, request) =>
+            if rotation::is_to_a_taken_key(snapshot, &signer, request) =>
         {
             refuse(RefusalCode::BadRequest, TAKEN_KEY, vec![])
         }

@@ -48,6 +48,17 @@ pub fn reenrolled(
     }
 }
 
+/// The event of an approval.
+#[must_use]
+pub fn approved(server_id: &str, now_ms: i64) -> NewEvent {
+    NewEvent {
+        event_type: EventType::ServerApproved,
+        source_id: Some(server_id.to_owned()),
+        description: "an operator let the waiting server in".to_owned(),
+        at_ms: now_ms,
+    }
+}
+
 /// The event of a revocation.
 #[must_use]
 pub fn revoked(server_id: &str, reason: &str, now_ms: i64) -> NewEvent {

@@ -69,10 +69,14 @@ pub fn proof(snapshot: &Snapshot, signer: &ServerKey, request: &Request) -> Show
     })
 }
 
-/// Whether a request wants a key that somebody else has, or that was replaced.
+/// Whether a request wants a key that somebody else has, that was replaced, or that signs already: a
+/// next key, which the host itself may name again, comes into force with its own first request.
 #[must_use]
-pub fn is_to_a_taken_key(snapshot: &Snapshot, request: &Request) -> bool {
-    matches!(request.subject, Subject::Rotate(_)) && snapshot.new_key == KeyUse::Taken
+pub fn is_to_a_taken_key(snapshot: &Snapshot, signer: &ServerKey, request: &Request) -> bool {
+    match request.subject {
+        Subject::Rotate(new_key) => new_key == signer.key || snapshot.new_key == KeyUse::Taken,
+        _ => false,
+    }
 }
 
 /// What an accepted rotation writes.

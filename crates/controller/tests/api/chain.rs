@@ -221,6 +221,7 @@ async fn a_host_that_waits_for_approval_is_told_so_and_challenged_once_let_in() 
             .await
             .unwrap()
     );
+    assert_eq!(world.events("server_approved").await.len(), 1);
     let reply = host.beat(&world).await;
     assert_eq!(reply.standing.verdict, Verdict::Unverified);
     assert_eq!(host.directives(&world, &reply.directives).len(), 1);

@@ -8,13 +8,17 @@ use axum::http::{Request, header};
 use uuid::Uuid;
 use vpn_node_controller::api::Peer;
 use vpn_node_controller::rules::events::EventType;
+use vpn_node_controller::rules::state::Kept;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::enrolment::HelloRequest;
 use vpn_node_protocol::envelope::{CONTENT_TYPE, Envelope, Payload as _};
+use vpn_node_protocol::identity::Introduction;
 use vpn_node_protocol::keys::PublicKey;
-use vpn_node_protocol::message::Poll;
+use vpn_node_protocol::message::{Poll, RefusalCode};
 
+use crate::clones::{copy_of, is_refused, next};
 use crate::raw;
+use crate::resolving::keep;
 use crate::support::{Host, World};
 
 /// Requests of one kind from one source.
@@ -71,10 +75,6 @@ impl Trigger {
     }
 }
 
-/// Everything of the component `api` but what needs a key that was replaced or a server that was
-/// revoked.
-const ELSEWHERE: [EventType; 2] = [EventType::RetiredKeyUsed, EventType::RevokedServerSpoke];
-
 #[tokio::test]
 async fn a_flood_leaves_one_event_a_minute_for_each_type_and_source() {
     let world = World::new().await;
@@ -82,7 +82,7 @@ async fn a_flood_leaves_one_event_a_minute_for_each_type_and_source() {
     let tried: BTreeSet<&str> = triggers.iter().map(|t| t.event_type.word()).collect();
     let strangers_can: BTreeSet<&str> = EventType::ALL
         .iter()
-        .filter(|one| one.component() == "api" && !ELSEWHERE.contains(one))
+        .filter(|one| one.component() == "api")
         .map(|one| one.word())
         .collect();
     assert_eq!(tried, strangers_can);
@@ -167,7 +167,57 @@ async fn triggers(world: &World) -> Vec<Trigger> {
     ] {
         all.push(Trigger::bytes(event_type, path, body));
     }
+    all.extend(former_holders(world).await);
     all
+}
+
+/// What is left by keys that count no longer, or do not count yet.
+async fn former_holders(world: &World) -> Vec<Trigger> {
+    let mut rotated = Host::enrolled(world, 20).await;
+    rotated.beat(world).await;
+    let before = next(&rotated, world);
+    rotated.rotate(world, 120).await;
+    rotated.beat(world).await;
+
+    let mut host = Host::enrolled(world, 21).await;
+    host.beat(world).await;
+    let mut copy = copy_of(&host);
+    host.beat(world).await;
+    copy.chain = Hex([7; 32]);
+    is_refused(&copy, world, RefusalCode::Quarantined).await;
+    assert!(keep(world, &host.server_id, Kept::First).await);
+
+    let revoked = Host::enrolled(world, 22).await;
+    let done = world
+        .store
+        .revoke_server(&revoked.server_id, "stolen", world.now());
+    assert!(done.await.unwrap());
+
+    let claimed = Introduction {
+        server_id: host.server_id.clone(),
+        epoch: 2,
+        rotations: vec![],
+    };
+    [
+        (
+            EventType::IntroductionRefused,
+            "/v1/introduction",
+            Envelope::sign(&claimed, &[&rotated.key]),
+        ),
+        (EventType::RetiredKeyUsed, "/v1/messages", before),
+        (
+            EventType::OtherHolderRefused,
+            "/v1/messages",
+            next(&copy, world),
+        ),
+        (
+            EventType::RevokedServerSpoke,
+            "/v1/messages",
+            next(&revoked, world),
+        ),
+    ]
+    .map(|(event_type, path, envelope)| Trigger::bytes(event_type, path, envelope.to_json()))
+    .into()
 }
 
 /// What tokens can leave, from the greeting on.

@@ -34,7 +34,7 @@ fn wants(host: &Host, world: &World, reply: &Reply) -> Vec<&'static str> {
 }
 
 /// What `server resolve-clone --keep` does with the store.
-async fn keep(world: &World, server_id: &str, kept: Kept) -> bool {
+pub(crate) async fn keep(world: &World, server_id: &str, kept: Kept) -> bool {
     let row = world.store.unresolved_clone(server_id).await.unwrap();
     let decision = CloneResolution {
         server_id: server_id.to_owned(),

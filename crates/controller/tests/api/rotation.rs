@@ -199,6 +199,19 @@ async fn both_keys_sign_and_nobody_on_the_way_can_spoil_it() {
 }
 
 #[tokio::test]
+async fn a_next_key_is_not_replaced_by_itself() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    host.rotate(&world, 101).await;
+    let before = world.dump().await;
+    let request = host.rotate_request(&world, &host.key.clone());
+    let (status, refusal) = host.refused(&world, &request).await;
+    assert_eq!((status, refusal.code), (400, RefusalCode::BadRequest));
+    assert_eq!(world.dump().await, before);
+    host.beat(&world).await;
+}
+
+#[tokio::test]
 async fn a_quarantined_or_revoked_server_gets_no_new_key() {
     for (status, code) in [
         ("quarantined", RefusalCode::Quarantined),

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::events;
 use super::map::database;
 use crate::clock::to_text;
-use crate::rules::lifecycle::revoked;
+use crate::rules::lifecycle::{approved, revoked};
 use crate::rules::state::{ServerStatus, word};
 use crate::store::StoreError;
 
@@ -15,18 +15,22 @@ pub(super) async fn approve(
     server_id: String,
     now_ms: i64,
 ) -> Result<bool, StoreError> {
-    sqlx::query(
+    let done = sqlx::query(
         "UPDATE servers SET status = ?, status_reason = NULL, status_changed_at = ?
          WHERE server_id = ? AND status = ?",
     )
     .bind(word(&ServerStatus::Active))
     .bind(to_text(now_ms))
-    .bind(server_id)
+    .bind(&server_id)
     .bind(word(&ServerStatus::Pending))
-    .execute(conn)
+    .execute(&mut *conn)
     .await
-    .map(|done| done.rows_affected() == 1)
-    .map_err(database)
+    .map_err(database)?;
+    if done.rows_affected() != 1 {
+        return Ok(false);
+    }
+    events::record(conn, &approved(&server_id, now_ms)).await?;
+    Ok(true)
 }
 
 /// There is no way back: tokens for this server end with it.

@@ -12,6 +12,8 @@ use vpn_node_protocol::encoding::Digest;
 const EVENTS: &str = "security_events";
 const HEARTBEATS: &str = "heartbeats";
 const COUNTERS: &str = "sqlite_sequence";
+/// Whose rows are taken back one by one; their counters stay where they are.
+const TAKEN_BACK: [&str; 2] = ["ahead_digests", "clone_suspicions"];
 
 /// A connection of its own to the controller's database.
 pub(super) struct Guard {
@@ -108,11 +110,39 @@ impl Guard {
         self.hash != before
     }
 
-    /// Takes a quarantine back: nothing else may have changed.
-    pub(super) async fn lift_quarantine(&mut self) {
-        let lift = "UPDATE servers SET status = 'active' WHERE status = 'quarantined'";
-        let done = sqlx::query(lift).execute(&mut self.connection).await;
-        assert_eq!(done.unwrap().rows_affected(), 1, "nobody is quarantined");
+    /// Takes a quarantine of this server back: the status with what follows from it, and who the two
+    /// holders are.
+    pub(super) async fn lift_quarantine(&mut self, server_id: &str) {
+        self.change_one(&format!(
+            "UPDATE main.servers SET
+                 (status, status_reason, status_changed_at, authorisation,
+                  grace_period_enabled, grace_period_expires_at) =
+                 (SELECT status, status_reason, status_changed_at, authorisation,
+                         grace_period_enabled, grace_period_expires_at
+                  FROM before.servers b
+                  WHERE b.server_id = main.servers.server_id)
+             WHERE status = 'quarantined' AND server_id = '{server_id}'"
+        ))
+        .await;
+        self.change_one(&format!(
+            "DELETE FROM main.clone_suspicions WHERE server_id = '{server_id}' AND status = 'open'"
+        ))
+        .await;
+    }
+
+    /// Forgets a request that was refused as ahead.
+    pub(super) async fn forget_ahead(&mut self, digest: Digest) {
+        self.change_one(&format!(
+            "DELETE FROM main.ahead_digests WHERE digest = '{digest}'"
+        ))
+        .await;
+    }
+
+    async fn change_one(&mut self, sql: &str) {
+        let done = sqlx::query(AssertSqlSafe(sql.to_owned()))
+            .execute(&mut self.connection)
+            .await;
+        assert_eq!(done.unwrap().rows_affected(), 1, "{sql}");
     }
 
     /// Writes everything as it was.
@@ -142,7 +172,10 @@ async fn query(connection: &mut SqliteConnection, table: &str) -> Option<String>
     let which = match table {
         EVENTS => return None,
         HEARTBEATS => "WHERE signature_valid".to_owned(),
-        COUNTERS => format!("WHERE name NOT IN ('{EVENTS}', '{HEARTBEATS}')"),
+        COUNTERS => format!(
+            "WHERE name NOT IN ('{EVENTS}', '{HEARTBEATS}', '{}')",
+            TAKEN_BACK.join("', '")
+        ),
         _ => String::new(),
     };
     let columns = format!("SELECT 'quote(\"' || name || '\")' FROM pragma_table_info('{table}')");

@@ -5,11 +5,12 @@
 //! also such as the holder of the right key signs. What such a holder may lawfully do (speak, fork
 //! the chain, spend a token) is judged as `oracle` works it out from the protocol, on a store that
 //! is set back afterwards. The short form runs with all tests; the full one takes minutes:
-//! `VPN_NODE_TORTURE=full cargo test -p vpn-node-controller --test api hostile -- --nocapture`.
+//! `cargo xtask torture hostile`.
 
 mod change;
 mod dice;
 mod guard;
+mod introduction;
 mod mutants;
 mod oracle;
 mod scene;
@@ -18,17 +19,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 
+use serde_json::Value;
 use tokio::time::Instant;
 use vpn_node_controller::api;
 use vpn_node_protocol::enrolment::{EnrolOutcome, EnrolReply, HelloResponse};
 use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::identity::IntroductionReply;
 use vpn_node_protocol::message::{Poll, PollReply, Refusal, RefusalCode, Reply};
 
 use self::dice::Dice;
 use self::guard::Guard;
 use self::mutants::{FAMILIES, Material, Mutant, is_dressing};
 use self::oracle::{Expect, expect};
-use self::scene::{KINDS, Kind, Scene};
+use self::scene::{KINDS, Kind, Scene, payload};
 use crate::poll::on_demand;
 use crate::support::Answered;
 
@@ -41,12 +44,15 @@ const FEW_MUTANTS: u32 = 2000;
 const ALL_MUTANTS: u32 = 100_000;
 /// The hash is computed at least once in so many requests, whatever `data_version` says.
 const HASH_EVERY: usize = 1000;
-/// Bits of an enrolment that change nothing that is signed: five letters of seven bits (the eighth
-/// is no UTF-8) of each of two `keyid`, an unauthenticated hint without which it is verified too.
-const DRESSING_BITS: usize = 70;
+/// Bits that change nothing that is signed: five letters of seven bits (the eighth is no UTF-8) of a
+/// `keyid`, an unauthenticated hint.
+const DRESSING_BITS: usize = 35;
+/// The kinds in which keys are tried without their hint, and how many such keys there are: the
+/// message names them itself.
+const DRESSED: [(&str, usize); 3] = [("enrol-request", 2), ("rotate", 1), ("introduction", 1)];
 
 #[test]
-fn hostile_messages_are_refused_and_change_nothing() {
+fn torture_hostile_messages_are_refused_and_change_nothing() {
     let full = std::env::var(TORTURE).is_ok_and(|value| value == "full");
     let began = Instant::now();
     let (figures, of_mutants) = thread::scope(|threads| {
@@ -177,18 +183,14 @@ async fn flips(kind: &'static Kind, stride: usize) -> Figures {
     let changed = guard.take_as_it_is().await;
     assert_eq!(changed, !is_greeting, "{}: the control", kind.name);
     if stride == 1 {
-        let some = if kind.name == "enrol-request" {
-            DRESSING_BITS
-        } else {
-            0
-        };
+        let dressed = DRESSED.iter().find(|(name, _)| *name == kind.name);
+        let some = dressed.map_or(0, |(_, keys)| keys * DRESSING_BITS);
         assert_eq!(dressing.len(), some, "{}", kind.name);
     }
     // What was signed is the same: it is answered like the original, which has had its effect.
     for flipped in dressing {
         let again = scene.deliver(kind.path, flipped).await;
-        let outcome = |answer| scene.own::<EnrolReply>(answer).map(|reply| reply.outcome);
-        assert_eq!(outcome(&again), outcome(&answer));
+        assert_eq!(again, answer, "{}", kind.name);
         assert!(guard.is_unchanged().await);
         figures.count(Expect::Repeated);
     }
@@ -217,7 +219,7 @@ async fn mutants(count: u32) -> Figures {
         agrees(&scene, end, path, &body, &answer);
         if end.changes() {
             assert!(!guard.is_unchanged().await, "{}", what());
-            took_effect(&mut guard, end, &body).await;
+            took_effect(&mut guard, end, path, &body).await;
             guard.set_back().await;
         } else {
             assert!(guard.is_unchanged().await, "{}", what());
@@ -235,9 +237,14 @@ async fn mutants(count: u32) -> Figures {
     assert!(families.iter().all(|n| *n > 0), "{families:?}");
     for end in [
         Expect::Refused,
+        Expect::InAnothersName,
+        Expect::NotKnown,
+        Expect::Known,
         Expect::Accepted,
         Expect::Quarantined,
+        Expect::Ahead,
         Expect::Enrolled,
+        Expect::Introduced,
     ] {
         assert!(figures.by_end.contains_key(&end), "no mutant was {end:?}");
     }
@@ -268,28 +275,44 @@ fn poll_of(body: &[u8]) -> Poll {
 fn agrees(scene: &Scene, end: Expect, path: &str, body: &[u8], answer: &Answered) {
     let digest = || Envelope::parse(body, usize::MAX).unwrap().digest();
     let outcome = || scene.own::<EnrolReply>(answer).map(|reply| reply.outcome);
+    let refused = |code| {
+        let refusal = scene.own::<Refusal>(answer);
+        refusal.is_some_and(|it| (it.code, it.request_digest) == (code, digest()))
+    };
     let good = match (end, path) {
         (Expect::Refused, "/v1/enrol/complete") => match outcome() {
             Some(outcome) => matches!(outcome, EnrolOutcome::Refused { .. }),
             None => answer.status >= 400,
         },
         (Expect::Refused, _) => answer.status >= 400,
+        (Expect::InAnothersName, _) => {
+            let problem = serde_json::from_slice::<Value>(&answer.body);
+            let code = |problem: Value| problem["error"]["code"] == "another_server";
+            (answer.status, answer.signed) == (400, false) && problem.is_ok_and(code)
+        }
+        (Expect::NotKnown | Expect::Known | Expect::Introduced, _) => {
+            scene.own::<IntroductionReply>(answer).is_some_and(|reply| {
+                reply.request_digest == digest() && reply.known == (end != Expect::NotKnown)
+            })
+        }
         (Expect::Answered, "/v1/enrol/hello") => {
             serde_json::from_slice::<HelloResponse>(&answer.body).is_ok()
         }
         (Expect::Answered, _) => scene
             .own::<PollReply>(answer)
             .is_some_and(|reply| reply.request_digest == digest()),
-        (Expect::Repeated, "/v1/messages") => Some(answer) == scene.answers.last(),
+        (Expect::Repeated, "/v1/messages") => {
+            let other = scene.last_of_other().reply.to_json();
+            answer.body == other || Some(answer) == scene.answers.last()
+        }
         (Expect::Repeated | Expect::Enrolled, _) => {
             matches!(outcome(), Some(EnrolOutcome::Enrolled { .. }))
         }
         (Expect::Accepted, _) => scene
             .own::<Reply>(answer)
             .is_some_and(|reply| reply.header.request_digest == digest()),
-        (Expect::Quarantined, _) => scene
-            .own::<Refusal>(answer)
-            .is_some_and(|refusal| refusal.code == RefusalCode::Quarantined),
+        (Expect::Quarantined, _) => refused(RefusalCode::Quarantined),
+        (Expect::Ahead, _) => refused(RefusalCode::Ahead),
     };
     assert!(
         good,
@@ -301,26 +324,47 @@ fn agrees(scene: &Scene, end: Expect, path: &str, body: &[u8], answer: &Answered
 }
 
 /// The lawful change is the one that is expected, and the only one that can be told apart.
-async fn took_effect(guard: &mut Guard, end: Expect, body: &[u8]) {
+async fn took_effect(guard: &mut Guard, end: Expect, path: &str, body: &[u8]) {
+    let envelope = Envelope::parse(body, usize::MAX).unwrap();
+    let digest = envelope.digest();
     match end {
         Expect::Quarantined => {
-            guard.lift_quarantine().await;
+            guard.lift_quarantine(&server_named(&envelope)).await;
             assert!(
                 guard.is_unchanged_by_hash().await,
                 "a quarantine changed more"
             );
         }
+        Expect::Ahead => {
+            guard.forget_ahead(digest).await;
+            assert!(guard.is_unchanged_by_hash().await, "a refusal changed more");
+        }
         Expect::Accepted => {
-            let digest = Envelope::parse(body, usize::MAX).unwrap().digest();
             let moved = format!(
                 "SELECT CAST(COUNT(*) AS TEXT) FROM server_chains WHERE last_digest = '{digest}'"
             );
             assert_eq!(guard.ask(&moved).await, "1");
         }
+        Expect::Introduced => {
+            let next = format!(
+                "SELECT CAST(COUNT(*) AS TEXT) FROM server_keys
+                 WHERE status = 'next' AND server_id = '{}'",
+                server_named(&envelope)
+            );
+            assert_eq!(guard.ask(&next).await, "1");
+        }
         Expect::Enrolled => {
             let servers = "SELECT CAST(COUNT(*) AS TEXT) FROM servers";
-            assert_eq!(guard.ask(servers).await, "3");
+            assert_eq!(guard.ask(servers).await, "4");
         }
-        Expect::Refused | Expect::Answered | Expect::Repeated => unreachable!("changes nothing"),
+        _ => unreachable!("{end:?} to {path} changes nothing"),
     }
+}
+
+/// In the header of a chained request, or at the top.
+fn server_named(envelope: &Envelope) -> String {
+    let payload = payload(&serde_json::to_value(envelope).unwrap());
+    let inside = payload.pointer("/header/server_id");
+    let named = inside.unwrap_or(&payload["server_id"]);
+    named.as_str().expect("a text").to_owned()
 }

@@ -5,6 +5,8 @@ use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::envelope::Envelope;
+use vpn_node_protocol::identity::{Introduction, Rotate, Witness};
+use vpn_node_protocol::message::{Body as _, Heartbeat, Refusal, RefusalCode};
 
 use super::change::changed;
 use super::dice::Dice;
@@ -12,7 +14,7 @@ use super::scene::{KINDS, Scene, payload};
 use crate::raw;
 
 /// The kinds of change.
-pub(super) const FAMILIES: [(&str, Make); 8] = [
+pub(super) const FAMILIES: [(&str, Make); 11] = [
     ("envelope", envelope),
     ("payload, old signature", unsigned),
     ("payload, signed again", signed_again),
@@ -21,6 +23,9 @@ pub(super) const FAMILIES: [(&str, Make); 8] = [
     ("signed by another", foreign),
     ("sent before", repeated),
     ("huge, deep and empty", extreme),
+    ("a rotation to any key", rotation),
+    ("an introduction of any rotations", introduction),
+    ("a witness of any refusal", witness),
 ];
 
 type Make = fn(&Material, &Scene, &mut Dice) -> Mutant;
@@ -62,6 +67,8 @@ impl Original {
     fn keys<'a>(&self, scene: &'a Scene) -> Vec<&'a SigningKey> {
         match self.name {
             "enrol-request" => vec![&scene.newcomer.registration, &scene.newcomer.key],
+            "rotate" => vec![&scene.host.key, &scene.new_key],
+            "introduction" => vec![&scene.moved.key],
             _ => vec![&scene.host.key],
         }
     }
@@ -119,18 +126,25 @@ impl Material {
             .iter()
             .map(|answer| serde_json::from_slice(&answer.body).unwrap())
             .collect();
+        let others = scene.others_replies.iter();
+        let others = others.map(|reply| serde_json::to_value(reply).unwrap());
         let of = |name: &str| -> Vec<Value> {
             let headers = replies
                 .iter()
                 .map(|reply| payload(reply)["header"][name].clone());
             headers.collect()
         };
+        let more = [&scene.ahead, &scene.behind].map(|answer| answer.body.clone());
+        let rotations = scene.moved.rotations.iter().chain(&scene.other.rotations);
+        let rotations = rotations.map(|rotation| rotation.request.to_json());
+        let more = more.into_iter().chain(rotations);
+        let more = more.chain([scene.refused.to_json()]).map(messages);
         Self {
             originals: KINDS.iter().map(original).collect(),
-            recorded: said.chain(heard).chain([enrolled]).collect(),
+            recorded: said.chain(heard).chain(more).chain([enrolled]).collect(),
             nonces: of("nonce"),
             chains: of("chain"),
-            proofs: replies,
+            proofs: replies.into_iter().chain(others).collect(),
         }
     }
 
@@ -179,7 +193,18 @@ fn signed_again(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
 /// taken from what went before.
 fn header(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
     let original = material.signed(dice);
-    let mut payload = original.payload.clone();
+    // Another host's, now and then: with its next key, the one in force, the one before.
+    let who = *dice.pick(&[
+        &scene.other,
+        &scene.in_force,
+        &scene.retired,
+        &scene.unmoved,
+    ]);
+    let of_another = dice.below(4) == 0;
+    let mut payload = match of_another {
+        true => json_of(&who.sign(who.header(&scene.world), who.heartbeat())),
+        false => original.payload.clone(),
+    };
     let other_id = scene.other.server_id.clone();
     let random = json!(Hex([u8::try_from(dice.below(256)).unwrap(); 32]));
     let seqs = [
@@ -223,7 +248,19 @@ fn header(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
         };
         place[name] = value;
     }
-    original.signed(scene, &payload.to_string())
+    let text = payload.to_string();
+    match of_another {
+        true => Mutant {
+            path: "/v1/messages",
+            body: raw::signed(Heartbeat::TYPE, text.as_bytes(), &[&who.key]),
+        },
+        false => original.signed(scene, &text),
+    }
+}
+
+/// What an envelope says.
+fn json_of(envelope: &Envelope) -> Value {
+    payload(&serde_json::to_value(envelope).unwrap())
 }
 
 fn mixed(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
@@ -322,6 +359,116 @@ fn extreme(material: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
     match dice.below(3) {
         0 => original.with(text),
         _ => original.signed(scene, &text),
+    }
+}
+
+/// To a key that is in use, was, or is somebody's token; signed by both, by one, or in whatever order.
+fn rotation(_: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
+    let who = *dice.pick(&[&scene.host, &scene.host, &scene.in_force, &scene.other]);
+    let stranger = SigningKey::from_bytes(&[77; 32]);
+    let new_key = *dice.pick(&[
+        &stranger,
+        &scene.host.key,
+        &scene.in_force.key,
+        &scene.retired.key,
+        &scene.other.key,
+        &scene.moved.key,
+        &scene.unmoved.key,
+        &scene.host.registration,
+        &scene.newcomer.registration,
+        &scene.newcomer.key,
+    ]);
+    let text = json_of(&who.rotate_request(&scene.world, new_key)).to_string();
+    let keys: &[&SigningKey] = match dice.below(8) {
+        0 => &[&who.key],
+        1 => &[new_key],
+        2 => &[new_key, &who.key],
+        3 => &[&scene.retired.key, &who.key, new_key],
+        _ => &[&who.key, new_key],
+    };
+    Mutant {
+        path: "/v1/messages",
+        body: raw::signed(Rotate::TYPE, text.as_bytes(), keys),
+    }
+}
+
+/// Rotations of two hosts that were really accepted, and one that was not, as a liar puts them.
+fn introduction(_: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
+    let (moved, other) = (&scene.moved, &scene.other);
+    let mut all = moved.rotations.clone();
+    all.extend(other.rotations.clone());
+    let mut unanswered = all[0].clone();
+    unanswered.request = scene.unmoved.rotate_request(&scene.world, &scene.new_key);
+    all.push(unanswered);
+    let mut mixed = all[1].clone();
+    mixed.reply = dice.pick(&all).reply.clone();
+    all.push(mixed);
+    let mut rotations = moved.rotations.clone();
+    for _ in 0..dice.below(3) {
+        match dice.below(4) {
+            0 => rotations.insert(dice.below(rotations.len() + 1), dice.pick(&all).clone()),
+            1 if !rotations.is_empty() => drop(rotations.remove(dice.below(rotations.len()))),
+            2 => rotations = other.rotations.clone(),
+            _ => rotations.reverse(),
+        }
+    }
+    let key = *dice.pick(&[
+        &moved.key,
+        &moved.key,
+        &moved.key,
+        &other.key,
+        &scene.in_force.key,
+        &scene.new_key,
+    ]);
+    let said = Introduction {
+        server_id: dice
+            .pick(&[&moved.server_id, &moved.server_id, &other.server_id])
+            .to_string(),
+        epoch: *dice.pick(&[moved.epoch, moved.epoch, 1, 2, 4, u32::MAX]),
+        rotations,
+    };
+    Mutant {
+        path: "/v1/introduction",
+        body: Envelope::sign(&said, &[key]).to_json(),
+    }
+}
+
+/// Refusals that are old, of another kind, of the host's own making or of another controller's.
+fn witness(_: &Material, scene: &Scene, dice: &mut Dice) -> Mutant {
+    let who = *dice.pick(&[&scene.host, &scene.in_force, &scene.other, &scene.retired]);
+    let behind: Refusal = scene.own(&scene.behind).expect("our own refusal");
+    let ours = |change: &dyn Fn(&mut Refusal)| {
+        let mut refusal = behind.clone();
+        change(&mut refusal);
+        refusal
+    };
+    let off_ms = *dice.pick(&[0, 1, -60_000, -60_001, -3_600_000]);
+    let dated = ours(&|refusal| refusal.controller_time_ms += off_ms);
+    let refusal = match dice.below(6) {
+        0 => scene
+            .world
+            .keys
+            .sign(&ours(&|it| it.code = RefusalCode::Quarantined)),
+        1 => Envelope::parse(&scene.ahead.body, 1 << 20).unwrap(),
+        2 => Envelope::sign(&dated, &[&who.key]),
+        _ => scene.world.keys.sign(&dated),
+    };
+    let said = Witness {
+        server_id: who.server_id.clone(),
+        epoch: *dice.pick(&[who.epoch, who.epoch, who.epoch, 2]),
+        refusal,
+        seq: *dice.pick(&[0, 1, 2, 5, 6, u64::MAX]),
+        boot_id: who.boot_id,
+        boottime_ms: dice.next(),
+    };
+    let key = match dice.below(6) {
+        0 => &scene.newcomer.key,
+        1 => &scene.host.key,
+        _ => &who.key,
+    };
+    Mutant {
+        path: "/v1/messages",
+        body: Envelope::sign(&said, &[key]).to_json(),
     }
 }
 
