@@ -11,7 +11,8 @@ use crate::rules::state::{Kept, word};
 use crate::store::{CloneResolution, StoreError, SuspicionRow};
 
 /// Requests of a server that were refused as ahead and are remembered: a host makes one each time
-/// the controller loses its memory, and no other.
+/// the controller loses its memory, and no other. The furthest are kept: what somebody recorded
+/// of the host is behind the host, and must not push out what the host has just made.
 const REFUSED_AHEAD: i64 = 16;
 
 /// Stops the server, and says who its holders are.
@@ -237,21 +238,27 @@ pub(super) async fn resolved(
 pub(super) async fn refused_ahead(
     conn: &mut SqliteConnection,
     server_id: &str,
+    (epoch, seq): (u32, u64),
     digest: Digest,
 ) -> Result<(), StoreError> {
-    let new = sqlx::query("INSERT OR IGNORE INTO ahead_digests (server_id, digest) VALUES (?, ?)")
-        .bind(server_id)
-        .bind(digest.to_string())
-        .execute(&mut *conn)
-        .await
-        .map_err(database)?;
+    let new = sqlx::query(
+        "INSERT OR IGNORE INTO ahead_digests (server_id, digest, key_epoch, seq)
+         VALUES (?, ?, ?, ?)",
+    )
+    .bind(server_id)
+    .bind(digest.to_string())
+    .bind(i64::from(epoch))
+    .bind(counter(seq))
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
     if new.rows_affected() == 0 {
         return Ok(());
     }
     sqlx::query(
         "DELETE FROM ahead_digests WHERE server_id = ?1 AND refusal_id NOT IN
              (SELECT refusal_id FROM ahead_digests WHERE server_id = ?1
-              ORDER BY refusal_id DESC LIMIT ?2)",
+              ORDER BY key_epoch DESC, seq DESC, refusal_id DESC LIMIT ?2)",
     )
     .bind(server_id)
     .bind(REFUSED_AHEAD)
