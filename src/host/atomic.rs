@@ -5,6 +5,7 @@
 //! refuses what another user could have read, changed or pointed elsewhere.
 
 mod leftovers;
+mod lock;
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -19,6 +20,7 @@ use nix::unistd::{Gid, Uid, fchown, geteuid};
 use zeroize::Zeroizing;
 
 pub use leftovers::remove_temporary;
+pub use lock::open_lock;
 
 /// Why a file could not be kept or read; the text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -213,25 +215,6 @@ pub fn remove(path: &Path) -> Result<(), AtomicError> {
         }
         _ => sync_dir(parent(path)),
     }
-}
-
-/// Opens the file that a lock is taken on (flock(2)); made with mode 0600 if it is not there, and
-/// the directory's owner's even when root makes it.
-///
-/// # Errors
-/// [`AtomicError::Io`]: also for a symbolic link.
-pub fn open_lock(path: &Path) -> Result<File, AtomicError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
-        .map_err(AtomicError::io("open", path))?;
-    adopt_owner(&file, path, parent(path))?;
-    Ok(file)
 }
 
 /// Makes the names in `dir` durable (fsync(2) of the directory).

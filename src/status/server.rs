@@ -22,7 +22,10 @@ use crate::host::clock;
 pub struct Limits {
     /// For the request to arrive, and again for the answer to be taken.
     pub deadline: Duration,
-    /// Conversations at once with users who may see everything.
+    /// Conversations at once with root and the agent's own user, apart from all others: the gate
+    /// asks as that user, and closes when it is turned away.
+    pub own: usize,
+    /// The same with the group, who may see everything.
     pub full: usize,
     /// The same for all others, apart: a crowd of strangers does not shut out the operator.
     pub public: usize,
@@ -32,6 +35,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(2),
+            own: 8,
             full: 8,
             public: 8,
         }
@@ -76,6 +80,7 @@ async fn accept_all(
     policy: &Policy,
     limits: Limits,
 ) {
+    let own = Arc::new(Semaphore::new(limits.own));
     let full = Arc::new(Semaphore::new(limits.full));
     let public = Arc::new(Semaphore::new(limits.public));
     let mut conversations = JoinSet::new();
@@ -101,6 +106,7 @@ async fn accept_all(
         let scope = policy.scope(peer);
         let wishes = policy.may_act(peer).then(|| wishes.clone());
         let seats = match scope {
+            Scope::Full if wishes.is_some() => &own,
             Scope::Full => &full,
             Scope::Public => &public,
         };

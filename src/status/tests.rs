@@ -204,7 +204,7 @@ fn a_crowd_is_turned_away_and_the_seats_come_back() {
         .map(|_| UnixStream::connect(&served.path).unwrap())
         .collect();
     // The server accepts in order: those after the seats are turned away, at once.
-    for mut stream in &crowd[limits.full..] {
+    for mut stream in &crowd[limits.own..] {
         let mut line = [0; 256];
         let count = stream.read(&mut line).unwrap();
         assert!(String::from_utf8_lossy(&line[..count]).contains("\"busy\""));
@@ -383,6 +383,54 @@ fn an_unprivileged_peer_gets_the_summary_only() {
         output.status.success() && text.contains("1 passed"),
         "{text}"
     );
+}
+
+/// Not a test by itself: takes every seat that there is for the group, and keeps them.
+#[test]
+#[ignore = "started by a_crowd_of_the_group_shuts_out_no_gate"]
+fn crowding_probe() {
+    let path = PathBuf::from(std::env::var_os(PROBE).expect("started by the other test"));
+    let crowd: Vec<_> = (0..20).map(|_| UnixStream::connect(&path)).collect();
+    fs::write(path.with_file_name("crowd/ready"), b"").unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+    drop(crowd);
+}
+
+#[test]
+fn a_crowd_of_the_group_shuts_out_no_gate() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can start a child as another user");
+        return;
+    }
+    let limits = Limits {
+        deadline: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let policy = Policy::new(0, None, vec![65534]);
+    let served = Served::with(report(), policy, limits);
+    let crowd = served.path.with_file_name("crowd");
+    fs::create_dir(&crowd).unwrap();
+    std::os::unix::fs::chown(&crowd, Some(65534), None).unwrap();
+    let program = served.path.with_file_name("probe");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut child = Command::new(&program)
+        .args(["--exact", "status::tests::crowding_probe", "--ignored"])
+        .current_dir("/")
+        .env(PROBE, &served.path)
+        .gid(65534)
+        .uid(65534)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !crowd.join("ready").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the crowd came");
+        thread::yield_now();
+    }
+    let answer = Client::new(&served.path).authorisation();
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert!(answer.is_ok(), "{answer:?}");
 }
 
 #[test]

@@ -25,12 +25,12 @@ const BEHIND: &str = "the controller remembers later requests of this server tha
 /// What the agent has said outside the lane, and waits for.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    /// Digest of the introduction that is with the controller.
-    introduction: Option<Digest>,
+    /// Digest of the introduction that is with the controller, and the epoch of its key.
+    introduction: Option<(Digest, u32)>,
     /// Not before this instant another one: one for each wait between two attempts.
     introduce_at: Duration,
-    /// Digest of the witness that is with the controller.
-    witness: Option<Digest>,
+    /// The same of the witness.
+    witness: Option<(Digest, u32)>,
 }
 
 impl Agent {
@@ -56,18 +56,20 @@ impl Agent {
             rotations: lane.rotations.clone(),
         };
         let envelope = Envelope::sign(&introduction, &[&self.key]);
-        self.claims.introduction = Some(envelope.digest());
+        self.claims.introduction = Some((envelope.digest(), introduction.epoch));
         self.claims.introduce_at = next_attempt;
         let body = envelope.to_json();
         self.commands.push_back(Command::Introduce { body });
     }
 
     pub(super) fn introduction_answered(&mut self, bytes: &[u8], now: Now) {
-        let Some(digest) = self.claims.introduction.take() else {
+        let Some((digest, epoch)) = self.claims.introduction.take() else {
             return;
         };
+        // It may have been held on the way until its key was replaced.
+        let of_this_key = epoch == self.lane.state().epoch;
         match self.refusal_in(bytes, digest, now) {
-            Ok(Some(refusal)) => self.stop_if_told(&refusal, true, now),
+            Ok(Some(refusal)) => self.stop_if_told(&refusal, of_this_key, now),
             Ok(None) => self.introduced(bytes, digest, now),
             Err(error) => self.doubt(&error, now),
         }
@@ -121,18 +123,19 @@ impl Agent {
             boottime_ms: u64::try_from(now.boot.as_millis()).unwrap_or(u64::MAX),
         };
         let envelope = Envelope::sign(&witness, &[&self.key]);
-        self.claims.witness = Some(envelope.digest());
+        self.claims.witness = Some((envelope.digest(), witness.epoch));
         let body = envelope.to_json();
         self.commands.push_back(Command::Witness { body });
     }
 
     /// The answer is a refusal in any case: what the host has done ends with it.
     pub(super) fn witness_answered(&mut self, bytes: &[u8], now: Now) {
-        let Some(digest) = self.claims.witness.take() else {
+        let Some((digest, epoch)) = self.claims.witness.take() else {
             return;
         };
+        let of_this_key = epoch == self.lane.state().epoch;
         match self.refusal_in(bytes, digest, now) {
-            Ok(Some(refusal)) => self.stop_if_told(&refusal, true, now),
+            Ok(Some(refusal)) => self.stop_if_told(&refusal, of_this_key, now),
             Ok(None) => {}
             Err(error) => self.doubt(&error, now),
         }

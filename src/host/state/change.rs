@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use ed25519_dalek::SigningKey;
@@ -255,7 +256,13 @@ fn replace(from: &Path, to: &Path) -> Result<(), AtomicError> {
 }
 
 fn wipe(mut file: File) -> std::io::Result<()> {
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    let about = file.metadata()?;
+    if about.nlink() > 0 {
+        // It has another name, which is not ours to empty: root may do this in the directory of
+        // a user who has linked something there.
+        return Ok(());
+    }
+    let length = usize::try_from(about.len()).unwrap_or(0);
     file.write_all(&vec![0; length.min(MAX_FILE_BYTES)])?;
     file.sync_all()
 }

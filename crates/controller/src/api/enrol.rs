@@ -12,7 +12,7 @@ use vpn_node_protocol::enrolment::{
     EnrolOutcome, EnrolRefusal, EnrolReply, EnrolRequest, Hello, HelloRequest, HelloResponse,
     KeyStatus,
 };
-use vpn_node_protocol::envelope::{Envelope, Payload as _};
+use vpn_node_protocol::envelope::{Envelope, EnvelopeError, Payload as _};
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::limits::MAX_ENROLMENT_BYTES;
 
@@ -101,12 +101,20 @@ async fn presented(app: &App, peer: IpAddr, key: &PublicKey, status: &KeyStatus)
 pub(super) async fn complete(State(app): State<Arc<App>>, request: Request) -> Response {
     let peer = peer_of(&request);
     match enrol(&app, peer, request).await {
-        Ok(reply) => signed_envelope(StatusCode::OK, &app.keys.sign(&reply)),
+        Ok(Ok(reply)) => signed_envelope(StatusCode::OK, &app.keys.sign(&reply)),
+        Ok(Err(unsigned)) => unsigned.into_response(),
         Err(problem) => app.unreadable(peer, problem).await.into_response(),
     }
 }
 
-async fn enrol(app: &App, peer: IpAddr, request: Request) -> Result<EnrolReply, Problem> {
+/// The reply, or the unsigned answer to a request that not both keys have signed: anybody on the
+/// way can take a signature out, and the host would take a signed "no" for a word about its own
+/// request, whose digest is the same.
+async fn enrol(
+    app: &App,
+    peer: IpAddr,
+    request: Request,
+) -> Result<Result<EnrolReply, Problem>, Problem> {
     limit(app, peer)?;
     let body = read(request, Takes::Envelope, MAX_ENROLMENT_BYTES).await?;
     let envelope =
@@ -116,13 +124,31 @@ async fn enrol(app: &App, peer: IpAddr, request: Request) -> Result<EnrolReply, 
     let now_ms = app.now_ms();
     let outcome = match judge(app, &envelope, peeked, peer, now_ms) {
         Ok(enrolment) => carry_out(app, peer, enrolment).await?,
-        Err(refused) => refuse(app, peer, None, refused).await,
+        Err(NotJudged::Refused(refused)) => refuse(app, peer, None, refused).await,
+        Err(NotJudged::Unsigned(error)) => {
+            refuse(app, peer, None, bad(&error.to_string())).await;
+            return Ok(Err(problem_of(&error)));
+        }
     };
-    Ok(EnrolReply {
+    Ok(Ok(EnrolReply {
         request_digest: envelope.digest(),
         controller_time_ms: now_ms,
         outcome,
-    })
+    }))
+}
+
+/// Why an enrolment ends before the token is looked at.
+enum NotJudged {
+    /// Both keys have signed it, and it cannot be accepted; or it is none of a greeting of ours.
+    Refused(Refused),
+    /// A signature is missing, or does not hold.
+    Unsigned(EnvelopeError),
+}
+
+impl From<Refused> for NotJudged {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
 }
 
 /// Everything that can be judged before the token is looked at.
@@ -132,7 +158,7 @@ fn judge(
     request: EnrolRequest,
     peer: IpAddr,
     now_ms: i64,
-) -> Result<Enrolment, Refused> {
+) -> Result<Enrolment, NotJudged> {
     let hello: Option<Hello> = app.keys.open_own(&request.hello);
     let root = &app.keys.certificate().root;
     let registration = enrolment::check_hello(hello.as_ref(), &request, root, now_ms)?;
@@ -140,7 +166,7 @@ fn judge(
     for key in [&registration, &identity] {
         envelope
             .verify(EnrolRequest::TYPE, key)
-            .map_err(|error| bad(&error.to_string()))?;
+            .map_err(NotJudged::Unsigned)?;
     }
     enrolment::check_fields(&request)?;
     let components = opening::hardware(&app.keys, &request.hardware, &identity.id())

@@ -37,7 +37,14 @@ pub enum Effect {
         at_ms: i64,
     },
     /// A request was refused as ahead.
-    RefusedAhead(Digest),
+    RefusedAhead {
+        /// Epoch of the key that signed it.
+        epoch: u32,
+        /// Its number.
+        seq: u64,
+        /// Its digest.
+        digest: Digest,
+    },
     /// A new challenge: a directive and its row of `server_verifications`.
     OpenChallenge(NewChallenge),
     /// A new directive `rotate`.

@@ -134,8 +134,12 @@ pub fn decide(snapshot: &Snapshot, request: &Request) -> Outcome {
             quarantine(snapshot, request, "the old key was used after its rotation")
         }
         (Judgement::Ahead, _) => {
-            let effects = vec![Effect::RefusedAhead(request.digest)];
-            refuse(RefusalCode::Ahead, AHEAD, effects)
+            let refused = Effect::RefusedAhead {
+                epoch: header.epoch,
+                seq: header.seq,
+                digest: request.digest,
+            };
+            refuse(RefusalCode::Ahead, AHEAD, vec![refused])
         }
         (Judgement::Replayed, _) => {
             refuse_repeated(RefusalCode::BadRequest, REPLAYED, Repeats::OldRequest)

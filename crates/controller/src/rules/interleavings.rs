@@ -144,7 +144,7 @@ impl Controller {
                     self.digests.retain(|&seq, _| seq > old);
                 }
                 Effect::Quarantine(_) => self.snapshot.status = ServerStatus::Quarantined,
-                Effect::RefusedAhead(digest) => self.snapshot.refused_ahead.push(digest),
+                Effect::RefusedAhead { digest, .. } => self.snapshot.refused_ahead.push(digest),
                 Effect::Event(_) | Effect::LedgerAck { .. } => {}
                 other => panic!("{other:?}"),
             }

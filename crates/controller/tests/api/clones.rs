@@ -229,6 +229,37 @@ async fn a_late_copy_of_a_request_that_was_refused_as_ahead_stops_nobody() {
 }
 
 #[tokio::test]
+async fn recorded_requests_do_not_push_out_what_a_restored_controller_must_remember() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    host.beat(&world).await;
+    let backup = world.back_up().await;
+    let mut recorded = vec![];
+    for _ in 0..30 {
+        let request = next(&host, &world);
+        let answer = host.send(&world, &request).await;
+        host.take(&world, &request, &answer);
+        recorded.push(request);
+    }
+    let world = world.restore(backup).await;
+    let refused = next(&host, &world);
+    host.refused(&world, &refused).await;
+    // Somebody on the way holds the proof back, and sends what he has recorded.
+    for request in &recorded[1..] {
+        let (_, refusal) = host.refused(&world, request).await;
+        assert_eq!(refusal.code, RefusalCode::Ahead);
+    }
+    let mut header = host.header(&world);
+    header.proof = host.last_reply.clone().map(Box::new);
+    let proven = host.sign(header, host.heartbeat());
+    let answer = host.send(&world, &proven).await;
+    host.take(&world, &proven, &answer);
+    let (status, refusal) = host.refused(&world, &refused).await;
+    assert_eq!((status, refusal.code), (400, RefusalCode::BadRequest));
+    host.beat(&world).await;
+}
+
+#[tokio::test]
 async fn a_copy_is_found_although_the_controller_loses_its_memory_at_the_same_time() {
     for copy_first in [false, true] {
         let world = World::new().await;

@@ -153,10 +153,16 @@ async fn what_does_not_hold_together_is_refused_and_spends_nothing() {
     let both = [&host.registration, &host.key];
     let dir = tempfile::tempdir().unwrap();
     let stranger = other_controller(dir.path());
-    let mut cases = vec![
-        ("one key only", Envelope::sign(&good, &[&host.registration])),
-        ("the other only", Envelope::sign(&good, &[&host.key])),
-    ];
+    // Somebody on the way took a signature out: no signed word about the host's own request.
+    for one in [&host.registration, &host.key] {
+        let stripped = Envelope::sign(&good, &[one]);
+        assert_eq!(stripped.digest(), Envelope::sign(&good, &both).digest());
+        let answer = world.post("/v1/enrol/complete", stripped.to_json()).await;
+        assert_eq!((answer.status, answer.signed), (401, false));
+    }
+    assert_eq!(world.events("enrolment_refused").await.len(), 1);
+    assert_eq!(world.count("security_events").await, 1);
+    let mut cases = vec![];
     let mut case = |name, change: &dyn Fn(&mut vpn_node_protocol::enrolment::EnrolRequest)| {
         let mut request = good.clone();
         change(&mut request);

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use vpn_node_protocol::directive::Action;
+use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::limits::MAX_ROTATIONS;
-use vpn_node_protocol::message::{Authorisation, DirectiveOutcome};
+use vpn_node_protocol::message::{Authorisation, DirectiveOutcome, Refusal, RefusalCode};
 
 use super::world::{World, s};
-use crate::core::agent::NoRotation;
+use crate::core::agent::{Event, NoRotation};
 
 impl World {
     fn rotate(&mut self) -> Result<(), NoRotation> {
@@ -287,6 +288,35 @@ fn a_controller_that_forgot_between_the_reply_and_the_first_use_is_shown_the_rep
     assert_eq!(world.the_one_key().0, 2);
     assert_eq!(world.state(), Authorisation::Verified);
     world.nobody_was_taken_for_two();
+}
+
+#[test]
+fn the_answer_to_an_introduction_of_a_former_key_stops_nobody() {
+    let mut world = World::verified(975);
+    world.rotate().unwrap();
+    world.run_for(s(60));
+    // Somebody on the way says that the key is unknown, and holds the introduction back.
+    let real = world.controller.db.clone();
+    let stranger = ed25519_dalek::SigningKey::from_bytes(&[5; 32]);
+    world.controller.db.keys.current = (&stranger).into();
+    world.controller.db.keys.retired.clear();
+    world.held_introductions = Some(vec![]);
+    world.run_for(s(40));
+    world.controller.db = real;
+    world.run_for(s(60));
+    world.rotate().unwrap();
+    world.run_for(s(60));
+    assert_eq!(world.the_one_key().0, 3);
+    // It comes to the controller after the key that signed it was replaced.
+    let held = world.held_introductions.take().unwrap();
+    let now = world.controller_ms();
+    let answer = world.controller.introduction(&held[0], now).signed();
+    let refusal: Refusal = Envelope::parse(&answer, 1 << 20).unwrap().peek().unwrap();
+    assert_eq!(refusal.code, RefusalCode::RetiredKey);
+    world.tell(Event::IntroductionAnswer(answer));
+    assert_eq!(world.state(), Authorisation::Verified);
+    world.run_for(s(60));
+    assert_eq!(world.state(), Authorisation::Verified);
 }
 
 #[test]

@@ -85,6 +85,8 @@ pub(super) struct World {
     pub(super) tamper: Option<Tamper>,
     /// Changes the answers to polls.
     pub(super) tamper_poll: Option<Tamper>,
+    /// Introductions that somebody on the way holds back; none are held at first.
+    pub(super) held_introductions: Option<Vec<Vec<u8>>>,
     /// When each attempt of a chained request was made.
     pub(super) attempts: Vec<Duration>,
     pub(super) polls: Vec<Duration>,
@@ -139,6 +141,7 @@ impl World {
             hardware: super::hardware(),
             tamper: None,
             tamper_poll: None,
+            held_introductions: None,
             attempts: Vec::new(),
             polls: Vec::new(),
             certificates_asked: 0,

@@ -142,18 +142,27 @@ async fn a_resolution_ends(store: &dyn Store, id: &str) {
 
 async fn what_was_refused_as_ahead_is_remembered(store: &dyn Store, id: &str) {
     let digest = |n: u64| Digest::of(&[b"ahead", &n.to_be_bytes()]);
+    let refused = |epoch, seq, n| Effect::RefusedAhead {
+        epoch,
+        seq,
+        digest: digest(n),
+    };
     for n in 0..20 {
-        let twice = vec![
-            Effect::RefusedAhead(digest(n)),
-            Effect::RefusedAhead(digest(n)),
-        ];
+        let twice = vec![refused(1, 50, n), refused(1, 50, n)];
         write(store, id, twice).await.unwrap();
     }
     // The newest, and only for a number that was reached.
-    let found = refused_ahead(store, id, 1).await;
-    let newest: Vec<Digest> = (4..20).map(digest).collect();
-    assert_eq!(found.len(), newest.len());
-    assert!(newest.iter().all(|digest| found.contains(digest)));
+    let remembered = async |expected: Vec<u64>| {
+        let found = refused_ahead(store, id, 1).await;
+        assert_eq!(found.len(), expected.len());
+        assert!(expected.iter().all(|&n| found.contains(&digest(n))));
+    };
+    remembered((4..20).collect()).await;
+    // What is further behind pushes nothing out; a later epoch is further than any number.
+    write(store, id, vec![refused(1, 49, 90)]).await.unwrap();
+    remembered((4..20).collect()).await;
+    write(store, id, vec![refused(2, 1, 91)]).await.unwrap();
+    remembered((5..20).chain([91]).collect()).await;
     let above = refused_ahead(store, id, 2).await;
     assert!(above.is_empty());
 }

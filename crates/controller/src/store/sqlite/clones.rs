@@ -1,17 +1,19 @@
 //! Two holders of one identity: the rows that say so, and what an operator's decision changes.
 
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
+use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Digest;
 
-use super::directives;
 use super::map::{counter, database};
+use super::{directives, keys};
 use crate::clock::to_text;
 use crate::rules::effect::{NewRotation, NewSuspicion};
-use crate::rules::state::{Kept, word};
+use crate::rules::state::{Kept, KeyRole, word};
 use crate::store::{CloneResolution, StoreError, SuspicionRow};
 
 /// Requests of a server that were refused as ahead and are remembered: a host makes one each time
-/// the controller loses its memory, and no other.
+/// the controller loses its memory, and no other. The furthest are kept: what somebody recorded
+/// of the host is behind the host, and must not push out what the host has just made.
 const REFUSED_AHEAD: i64 = 16;
 
 /// Stops the server, and says who its holders are.
@@ -199,17 +201,30 @@ async fn take_second(
         .execute(&mut *conn)
         .await
         .map_err(database)?;
-    // A key that the first holder has prepared is not to come into use.
-    sqlx::query(
-        "UPDATE server_keys SET status = 'retired', retired_at = ?
-         WHERE server_id = ? AND status = 'next'",
-    )
-    .bind(to_text(now_ms))
-    .bind(server_id)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
+    // A key that the first holder has prepared is not to come into use; that of the second is.
+    if second_has_next_key(conn, server_id, suspicion_id).await? {
+        return Ok(());
+    }
+    keys::retire(conn, server_id, KeyRole::Next, now_ms).await
+}
+
+/// Whether the second holder's request was the first of the next key's epoch: then the first holder
+/// is who goes on with the old key.
+async fn second_has_next_key(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    suspicion_id: i64,
+) -> Result<bool, StoreError> {
+    let Some(next) = keys::next_of(conn, server_id).await? else {
+        return Ok(false);
+    };
+    let chain: Option<String> =
+        sqlx::query_scalar("SELECT second_chain FROM clone_suspicions WHERE suspicion_id = ?")
+            .bind(suspicion_id)
+            .fetch_one(conn)
+            .await
+            .map_err(database)?;
+    Ok(chain == Some(chain::start(server_id, next.epoch, &next.key).to_string()))
 }
 
 /// The kept holder's new key is in use, or the server was enrolled again: nothing is left to be
@@ -237,21 +252,27 @@ pub(super) async fn resolved(
 pub(super) async fn refused_ahead(
     conn: &mut SqliteConnection,
     server_id: &str,
+    (epoch, seq): (u32, u64),
     digest: Digest,
 ) -> Result<(), StoreError> {
-    let new = sqlx::query("INSERT OR IGNORE INTO ahead_digests (server_id, digest) VALUES (?, ?)")
-        .bind(server_id)
-        .bind(digest.to_string())
-        .execute(&mut *conn)
-        .await
-        .map_err(database)?;
+    let new = sqlx::query(
+        "INSERT OR IGNORE INTO ahead_digests (server_id, digest, key_epoch, seq)
+         VALUES (?, ?, ?, ?)",
+    )
+    .bind(server_id)
+    .bind(digest.to_string())
+    .bind(i64::from(epoch))
+    .bind(counter(seq))
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
     if new.rows_affected() == 0 {
         return Ok(());
     }
     sqlx::query(
         "DELETE FROM ahead_digests WHERE server_id = ?1 AND refusal_id NOT IN
              (SELECT refusal_id FROM ahead_digests WHERE server_id = ?1
-              ORDER BY refusal_id DESC LIMIT ?2)",
+              ORDER BY key_epoch DESC, seq DESC, refusal_id DESC LIMIT ?2)",
     )
     .bind(server_id)
     .bind(REFUSED_AHEAD)

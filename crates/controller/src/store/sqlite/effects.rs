@@ -33,8 +33,8 @@ pub(super) async fn apply(
             Effect::ResolveClones { kept, at_ms } => {
                 clones::resolved(conn, server_id, kept, at_ms).await?;
             }
-            Effect::RefusedAhead(digest) => {
-                clones::refused_ahead(conn, server_id, digest).await?;
+            Effect::RefusedAhead { epoch, seq, digest } => {
+                clones::refused_ahead(conn, server_id, (epoch, seq), digest).await?;
             }
             Effect::OpenChallenge(new) => directives::open(conn, server_id, &new).await?,
             Effect::OpenRotation(new) => {

@@ -103,6 +103,24 @@ pub(super) async fn of_server(
     .transpose()
 }
 
+/// The key that a rotation has prepared, if there is one.
+pub(super) async fn next_of(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+) -> Result<Option<ServerKey>, StoreError> {
+    sqlx::query(
+        "SELECT public_key, key_epoch, status AS role FROM server_keys
+         WHERE server_id = ? AND status = 'next'",
+    )
+    .bind(server_id)
+    .fetch_optional(conn)
+    .await
+    .map_err(database)?
+    .as_ref()
+    .map(server_key)
+    .transpose()
+}
+
 /// Whether a server may take this key as its next one.
 pub(super) async fn use_of(
     conn: &mut SqliteConnection,

@@ -150,6 +150,10 @@ impl World {
                 }
             }
             Happening::Introduction(bytes, run) => {
+                if let Some(held) = &mut self.held_introductions {
+                    held.push(bytes);
+                    return;
+                }
                 let said = match self.net.up {
                     true => self.controller.introduction(&bytes, self.controller_ms()),
                     false => Said::Nothing,
