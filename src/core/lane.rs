@@ -328,6 +328,12 @@ impl Lane {
         })
     }
 
+    /// Whether the request in flight was made before the agent started.
+    #[must_use]
+    pub fn is_restored(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.restored)
+    }
+
     /// The controller does not remember the last reply: the next request proves it. False when
     /// the one before did already, so that it will hardly help.
     pub fn prove_next(&mut self) -> bool {

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::core::{schedule, shown};
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
+use crate::host::sealing::{self, PROGRAM_DIRS, SealingError};
 use crate::host::state::StateDir;
 use crate::remote::Options;
 use crate::remote::enrol::{EnrolError, Enrolled, Host, enrol};
@@ -21,14 +22,33 @@ use crate::remote::enrol::{EnrolError, Enrolled, Host, enrol};
 /// How often a person at a terminal is kept waiting: under ten seconds in all.
 const COMMAND_ATTEMPTS: u32 = 4;
 
-/// Enrols this host with the controller of the token.
+/// Enrols this host with the controller of the token. Where the identity is sealed, the new one is
+/// sealed under the same key, if this process can open that (root can); otherwise it is in plain,
+/// and a warning says so.
 ///
 /// # Errors
 /// [`EnrolError`]: its text is for the operator.
 pub async fn this_host(token: &Token, settings: &Settings) -> Result<Enrolled, EnrolError> {
     let state = StateDir::new(&settings.state_dir);
+    let was_sealed = sealing::was_sealed(&state);
+    let (state, why) = match sealing::with_kek(state.clone(), &PROGRAM_DIRS.map(Path::new)) {
+        Ok(state) => (state, None),
+        Err(error) => (state, Some(error)),
+    };
     let mut rng = UnwrapErr(SysRng);
-    enrol(token, options(settings), &facts(settings), &state, &mut rng).await
+    let done = enrol(token, options(settings), &facts(settings), &state, &mut rng).await;
+    let mut enrolled = done?;
+    if was_sealed && matches!(state.identity_store().is_sealed(), Ok(Some(false))) {
+        enrolled.warnings.push(in_plain(why.as_ref()));
+    }
+    Ok(enrolled)
+}
+
+fn in_plain(why: Option<&SealingError>) -> String {
+    let why = why.map_or_else(|| "its file was lost".to_owned(), ToString::to_string);
+    format!(
+        "the identity key of this host was sealed, and the new one is in plain, since the old one could not be opened ({why}). To seal the new one, run 'vpn-node identity seal' as root before the agent starts"
+    )
 }
 
 /// `vpn-node enroll`: the same, for a program without a runtime of its own. What may heal by

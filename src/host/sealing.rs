@@ -176,9 +176,11 @@ pub fn seal(
             with,
         });
     }
+    let mut rng = UnwrapErr(SysRng);
+    // What is sealed is the key in force, wherever a stop of the agent has left it.
+    state.finish_change(&mut rng)?;
     let enrolment = state.enrolment()?.ok_or(StateError::NotEnrolled)?;
     let identity = state.identity(&enrolment)?;
-    let mut rng = UnwrapErr(SysRng);
     let kek = Kek::random(&mut rng);
     let blob = creds.encrypt(kek.as_bytes(), with)?;
     let sealed_to = match creds::protection(&blob) {
@@ -195,7 +197,9 @@ pub fn seal(
             _ => SealingError::NotProven,
         });
     }
-    IdentityStore::new(state.path(), Some(kek)).write(&identity, &mut rng)?;
+    IdentityStore::new(state.path(), Some(kek.clone())).write(&identity, &mut rng)?;
+    // Were it cut off here, the next start would seal the key that waits.
+    state.rewrite_next_key(Some(kek), &mut rng)?;
     Ok(sealed_to)
 }
 
@@ -209,12 +213,37 @@ pub fn unseal(state: &StateDir, creds: &SystemdCreds) -> Result<(), SealingError
             state_dir: state.path().to_owned(),
         });
     }
-    let kek = open_kek(state, creds)?;
-    let identity = IdentityStore::new(state.path(), Some(kek)).read()?;
+    let mut rng = UnwrapErr(SysRng);
+    let state = state.clone().with_kek(Some(open_kek(state, creds)?));
+    state.finish_change(&mut rng)?;
+    let identity = state.identity_store().read()?;
     let identity = identity.ok_or(StateError::NotEnrolled)?;
+    // The key that waits first: as long as the one in force is sealed, the seal of both stays, and
+    // all of this can be done again.
+    state.rewrite_next_key(None, &mut rng)?;
     // Takes `identity.sealed` away too, afterwards.
-    IdentityStore::new(state.path(), None).write(&identity, &mut UnwrapErr(SysRng))?;
+    IdentityStore::new(state.path(), None).write(&identity, &mut rng)?;
     Ok(())
+}
+
+/// The same directory, with the key to a sealed identity, so that a new one is sealed under it as
+/// well. Nothing is asked of the machine while the identity is in plain, or missing.
+///
+/// # Errors
+/// [`SealingError`].
+pub fn with_kek(state: StateDir, program_dirs: &[&Path]) -> Result<StateDir, SealingError> {
+    if !matches!(state.identity_store().is_sealed(), Ok(Some(true))) {
+        return Ok(state);
+    }
+    let kek = open_kek(&state, &SystemdCreds::find(program_dirs)?)?;
+    Ok(state.with_kek(Some(kek)))
+}
+
+/// Whether the identity of this host was sealed, as far as its files tell.
+#[must_use]
+pub fn was_sealed(state: &StateDir) -> bool {
+    let sealed = state.identity_store().is_sealed();
+    matches!(sealed, Ok(Some(true))) || state.path().join(SEALED).exists()
 }
 
 /// At each start, as root: unseals the KEK and hands it over to the agent. Does nothing for a host

@@ -401,6 +401,8 @@ impl StateDir {
         atomic::create_dir_private(&self.path)?;
         // An older pending file must not name the new key.
         atomic::remove(&self.path.join(PENDING))?;
+        // Nor must the key of another enrolment's rotation follow it.
+        atomic::remove(&self.path.join(NEXT_IDENTITY))?;
         let identity = Identity::random(rng);
         self.identity_store().write(&identity, rng)?;
         let mut id = [0; 16];

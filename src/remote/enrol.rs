@@ -172,15 +172,14 @@ pub async fn enrol(
     options.server_pin = options.server_pin.or(token.server_pin);
     let client = Client::new(&options)?;
     let greeting = greet(&client, token, rng).await?;
-    let anew = is_for_this_host(state, &greeting.hello)?;
-    judge_token(
-        &greeting.hello,
-        begun(state, (&registration).into(), anew)?.is_some(),
-        token,
-    )?;
+    let found = look(state, &greeting.hello)?;
+    let anew = found == Found::ThisServer;
+    let is_repeat = begun(state, (&registration).into(), anew)?.is_some();
+    judge_token(&greeting.hello, is_repeat, token)?;
 
     // From here on files are written, and read again: another enrolment may have ended just now.
-    let _agent = match anew {
+    let lost = found == Found::Nothing && state.has_lane() && !is_repeat;
+    let _agent = match anew || lost || found == Found::Damaged {
         true => Some(state.lock().map_err(|error| match error {
             StateError::Locked { .. } => EnrolError::AgentRuns,
             other => EnrolError::State(other),
@@ -188,18 +187,22 @@ pub async fn enrol(
         false => None,
     };
     let _lock = state.lock_enrolment()?;
+    if anew {
+        // An enrolment with this token may be in force, and its files not in their places yet.
+        finish_change(state, rng)?;
+    }
     if let Some(before) = enrolled_before(state, (&registration).into())? {
         return Ok(before);
     }
-    if is_for_this_host(state, &greeting.hello)? != anew {
+    if look(state, &greeting.hello)? != found {
         return Err(EnrolError::State(StateError::Enrolling {
             path: state.path().to_owned(),
         }));
     }
-    state.remove_leftovers()?;
-    if anew {
-        state.finish_change(rng)?;
+    if found == Found::Damaged {
+        state.remove_enrolment()?;
     }
+    state.remove_leftovers()?;
     let pending = match begun(state, (&registration).into(), anew)? {
         Some(pending) => pending,
         None if anew => state.begin_reenrolment((&registration).into(), rng)?,
@@ -234,28 +237,59 @@ pub async fn enrol(
     Ok(outcome.enrolled)
 }
 
-/// The enrolment on disk, if this token made it.
-fn enrolled_before(state: &StateDir, token: PublicKey) -> Result<Option<Enrolled>, StateError> {
-    let made_by_it = |enrolment: &Enrolment| enrolment.registration_key == Some(token);
-    Ok(state
-        .enrolment()?
-        .filter(made_by_it)
-        .map(|enrolment| Enrolled {
-            enrolment,
-            status: String::new(),
-            warnings: vec!["this token had enrolled this host before; nothing was changed".into()],
-        }))
+/// Finishes what the lane says is in force. A key in force that cannot be read any more is what the
+/// new enrolment replaces, so that is no hindrance.
+fn finish_change(state: &StateDir, rng: &mut impl CryptoRng) -> Result<(), StateError> {
+    match state.finish_change(rng) {
+        Err(error) if error.is_about_content() => {
+            tracing::warn!(%error, "the identity in force is lost, and is replaced");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
-/// Whether this host is enrolled, and the token gives exactly that server a new identity.
-fn is_for_this_host(state: &StateDir, hello: &Hello) -> Result<bool, EnrolError> {
-    match state.enrolment()? {
-        None => Ok(false),
-        Some(enrolment) if hello.server_id.as_ref() == Some(&enrolment.server_id) => Ok(true),
-        Some(enrolment) => Err(EnrolError::AlreadyEnrolled {
-            server_id: enrolment.server_id,
-            state_dir: state.path().display().to_string(),
-        }),
+/// The enrolment on disk, if this token made it. One that cannot be read was made by none.
+fn enrolled_before(state: &StateDir, token: PublicKey) -> Result<Option<Enrolled>, StateError> {
+    let made_by_it = |enrolment: &Enrolment| enrolment.registration_key == Some(token);
+    let enrolment = match state.enrolment() {
+        Err(StateError::Damaged { .. }) => None,
+        read => read?,
+    };
+    Ok(enrolment.filter(made_by_it).map(|enrolment| Enrolled {
+        enrolment,
+        status: String::new(),
+        warnings: vec!["this token had enrolled this host before; nothing was changed".into()],
+    }))
+}
+
+/// What a token meets on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// No enrolment: any token is good.
+    Nothing,
+    /// The enrolment of the server that the token gives a new identity to.
+    ThisServer,
+    /// An enrolment that cannot be read. Only a token for a server that exists replaces it, and not
+    /// one for another server than the lane names.
+    Damaged,
+}
+
+fn look(state: &StateDir, hello: &Hello) -> Result<Found, EnrolError> {
+    let another = |server_id| EnrolError::AlreadyEnrolled {
+        server_id,
+        state_dir: state.path().display().to_string(),
+    };
+    let meant = hello.server_id.as_ref();
+    match state.enrolment() {
+        Ok(None) => Ok(Found::Nothing),
+        Ok(Some(enrolment)) if meant == Some(&enrolment.server_id) => Ok(Found::ThisServer),
+        Ok(Some(enrolment)) => Err(another(enrolment.server_id)),
+        Err(StateError::Damaged { .. }) if meant.is_some() => match state.server_of_lane() {
+            Some(server) if meant != Some(&server) => Err(another(server)),
+            _ => Ok(Found::Damaged),
+        },
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,7 @@ mod both_sides;
 mod canary;
 mod clocks;
 mod gate;
+mod identity;
 mod model;
 mod sealing;
 mod security_table;

@@ -17,7 +17,7 @@ use crate::support::secrets::{all_files, contains_any, forms};
 use crate::support::{read, wait_for};
 
 /// A directory with a systemd-creds whose host key is the test's own.
-fn machine(dir: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn machine(dir: &Path, name: &str) -> Option<PathBuf> {
     if SystemdCreds::find(&PROGRAM_DIRS.map(Path::new)).is_err() {
         eprintln!("SKIPPED: systemd-creds is not installed, so nothing was sealed");
         return None;

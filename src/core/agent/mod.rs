@@ -40,8 +40,13 @@ pub use rotation::NoRotation;
 
 /// How long the agent waits before it offers a batch again that the controller called bad.
 const BAD_BATCH_PAUSE: Duration = Duration::from_secs(300);
-/// How often a quarantined or revoked host asks whether that has changed.
+/// How often a revoked host, or one whose key was replaced, asks whether that has changed: it never
+/// does, unless the controller's database goes back to an older state.
 const STOPPED_INTERVAL: Duration = Duration::from_secs(300);
+/// How often a quarantined host asks whether an operator has decided, give or take a tenth: the
+/// operator waits for the host that was kept. Less than one request a minute, which is half of what
+/// a host costs that is well.
+const QUARANTINED_INTERVAL: Duration = Duration::from_secs(67);
 /// How often the live sessions are kept for the next start although none began or ended: their
 /// last signs of life bound the end that a restart after a crash infers.
 const KEEP_SESSIONS_EVERY: Duration = Duration::from_secs(300);

@@ -198,9 +198,10 @@ impl Agent {
     }
 
     pub(super) fn answered(&mut self, bytes: &[u8], now: Now, rng: &mut impl CryptoRng) {
+        let restored = self.lane.is_restored();
         match self.lane.answered(bytes, &mut self.trust, now) {
             Ok(answered) => self.accepted(answered, now, rng),
-            Err(LaneError::Refused(refusal)) => self.refused(&refusal, now, rng),
+            Err(LaneError::Refused(refusal)) => self.refused(&refusal, restored, now, rng),
             Err(LaneError::Stopped(refusal)) => self.stopped(&refusal, now, rng),
             Err(LaneError::Behind(refusal, envelope)) => {
                 self.behind(&refusal, *envelope, now, rng);
@@ -277,7 +278,7 @@ impl Agent {
         }
     }
 
-    fn refused(&mut self, refusal: &Refusal, now: Now, rng: &mut impl CryptoRng) {
+    fn refused(&mut self, refusal: &Refusal, restored: bool, now: Now, rng: &mut impl CryptoRng) {
         self.acks_sent = 0;
         let answering = self.answering.take();
         let was_batch = matches!(self.upload, Upload::InFlight);
@@ -298,6 +299,9 @@ impl Agent {
                 self.upload = Upload::Paused(now.boot + BAD_BATCH_PAUSE);
                 return;
             }
+            // Made before a restart, so it is no reason to wait: if it was answered before this host
+            // went back to an older state, the next request shows that there are two holders.
+            RefusalCode::BadRequest if restored => schedule::backoff(0, None, rng),
             // The lane tells the others apart: see `stopped`.
             RefusalCode::BadRequest
             | RefusalCode::Quarantined

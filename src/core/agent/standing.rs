@@ -13,7 +13,7 @@ use vpn_node_protocol::limits::MAX_REPLY_BYTES;
 use vpn_node_protocol::message::{Refusal, RefusalCode};
 
 use super::report::bounded;
-use super::{Agent, Command, STOPPED_INTERVAL, SendFailure};
+use super::{Agent, Command, QUARANTINED_INTERVAL, STOPPED_INTERVAL, SendFailure};
 use crate::core::{Now, schedule};
 
 /// Why a host stands still whose key is not the server's any more. The controller's own sentence
@@ -150,7 +150,11 @@ impl Agent {
     /// whether that has changed.
     pub(super) fn stopped(&mut self, refusal: &Refusal, now: Now, rng: &mut impl CryptoRng) {
         self.stop(refusal, now);
-        let wait = schedule::next_heartbeat(STOPPED_INTERVAL, rng);
+        let interval = match refusal.code {
+            RefusalCode::Quarantined | RefusalCode::Behind => QUARANTINED_INTERVAL,
+            _ => STOPPED_INTERVAL,
+        };
+        let wait = schedule::next_heartbeat(interval, rng);
         self.lane.attempt_failed(now.boot + wait);
     }
 

@@ -16,8 +16,8 @@ use vpn_node_protocol::keys::PublicKey;
 
 use super::identity::Identity;
 use super::{
-    ENROLMENT, Enrolment, IDENTITY, IdentityStore, LANE, MAX_FILE_BYTES, NEXT_IDENTITY, PENDING,
-    PendingEnrolment, PendingFile, StateDir, StateError, parse,
+    ENROLMENT, Enrolment, IDENTITY, IdentityStore, Kek, LANE, MAX_FILE_BYTES, NEXT_IDENTITY,
+    PENDING, PendingEnrolment, PendingFile, SEALED, StateDir, StateError, parse,
 };
 use crate::core::lane::LaneState;
 use crate::host::atomic::{self, AtomicError};
@@ -40,7 +40,7 @@ impl StateDir {
             .filter(|key| lane.server_id == enrolment.server_id && *key != enrolment.identity_key);
         match in_force {
             Some(key) => self.promote(key, &lane, enrolment, rng),
-            None => self.tidy(&enrolment),
+            None => self.tidy(&enrolment, rng),
         }
     }
 
@@ -80,6 +80,23 @@ impl StateDir {
             pending.is_some_and(|pending| pending.next_key == Some(PublicKey::from(&next)))
         });
         (!enrols_anew).then_some(next)
+    }
+
+    /// Writes the key that waits, if one does, as the identity in force is to be written next:
+    /// under this key-encryption key, or in plain. One that cannot be read counts as none.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn rewrite_next_key(
+        &self,
+        kek: Option<Kek>,
+        rng: &mut impl CryptoRng,
+    ) -> Result<(), StateError> {
+        if let Ok(Some(next)) = self.next_identity_store().read() {
+            crash_point()?;
+            IdentityStore::next(&self.path, kek).write(&next, rng)?;
+        }
+        Ok(())
     }
 
     /// Removes a key that will not be used.
@@ -177,13 +194,12 @@ impl StateDir {
         rng: &mut impl CryptoRng,
     ) -> Result<(), StateError> {
         let is_meant = |identity: &Identity| PublicKey::from(&identity.key) == key;
-        let store = self.next_identity_store();
-        if let Some(next) = store.read()?.filter(is_meant) {
-            if self.kek.is_some() && store.is_sealed()? == Some(false) {
-                // The identity was sealed after this was written: no key takes its place in plain.
-                crash_point()?;
-                store.write(&next, rng)?;
-            }
+        self.seal_next_key(rng)?;
+        if self
+            .next_identity_store()
+            .read()?
+            .is_some_and(|i| is_meant(&i))
+        {
             crash_point()?;
             replace(&self.path.join(NEXT_IDENTITY), &self.path.join(IDENTITY))?;
         } else if !self.identity_store().read()?.is_some_and(|i| is_meant(&i)) {
@@ -202,12 +218,29 @@ impl StateDir {
         };
         crash_point()?;
         self.write(ENROLMENT, &enrolment)?;
-        self.tidy(&enrolment)
+        self.tidy(&enrolment, rng)
+    }
+
+    /// The identity was sealed after this was written: no key waits in plain, nor takes the place
+    /// of a sealed one.
+    fn seal_next_key(&self, rng: &mut impl CryptoRng) -> Result<(), StateError> {
+        let in_plain = self.next_identity_store().is_sealed();
+        match (&self.kek, in_plain) {
+            (Some(kek), Ok(Some(false))) => self.rewrite_next_key(Some(kek.clone()), rng),
+            _ => Ok(()),
+        }
     }
 
     /// Removes what a finished or given-up change left. A key that waits stays: its rotation, or
     /// its enrolment, goes on.
-    fn tidy(&self, enrolment: &Enrolment) -> Result<(), StateError> {
+    fn tidy(&self, enrolment: &Enrolment, rng: &mut impl CryptoRng) -> Result<(), StateError> {
+        self.seal_next_key(rng)?;
+        if self.path.join(SEALED).exists()
+            && matches!(self.identity_store().is_sealed(), Ok(Some(false)))
+        {
+            // Of a sealed key that was replaced by one in plain.
+            self.remove(SEALED)?;
+        }
         if self.path.join(NEXT_ENROLMENT).exists() {
             self.remove(NEXT_ENROLMENT)?;
         }
@@ -224,6 +257,12 @@ impl StateDir {
 
     pub(super) fn pending_file(&self) -> Result<Option<PendingFile>, StateError> {
         self.read(PENDING, MAX_FILE_BYTES)
+    }
+
+    /// Whose lane this is, if it can be read.
+    #[must_use]
+    pub fn server_of_lane(&self) -> Option<String> {
+        Some(self.lane_as_it_is()?.server_id)
     }
 
     /// Without a look at whom it belongs to. Whoever needs it says why it cannot be read.

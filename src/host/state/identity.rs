@@ -203,8 +203,9 @@ impl IdentityStore {
         Ok(file.map(|file| matches!(file, IdentityFile::Sealed(_))))
     }
 
-    /// Replaces the file durably: encrypted if there is a key-encryption key, else in plain, and
-    /// then a sealed key-encryption key, which opens nothing any more, goes away.
+    /// Replaces the file durably: encrypted if there is a key-encryption key, else in plain. With
+    /// the identity in force in plain, a sealed key-encryption key opens nothing any more, and goes
+    /// away; with the one that waits in plain, it still opens the one in force.
     ///
     /// # Errors
     /// [`StateError::File`]; the file before it stays.
@@ -228,9 +229,8 @@ impl IdentityStore {
         };
         written.expect("the identity serialises");
         atomic::write(&self.path, &json, MODE)?;
-        let sealed = self.path.with_file_name(SEALED);
-        if self.kek.is_none() && sealed.symlink_metadata().is_ok() {
-            atomic::remove(&sealed)?;
+        if self.kek.is_none() && self.path.ends_with(IDENTITY) {
+            atomic::remove(&self.path.with_file_name(SEALED))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! What a crash leaves in the state directory, and its removal.
+//! What a crash or a failing disk leaves in the state directory, and its removal.
 
-use super::{PENDING, StateDir, StateError};
+use super::{ENROLMENT, LANE, PENDING, StateDir, StateError};
 use crate::host::atomic;
 
 impl StateDir {
@@ -21,6 +21,34 @@ impl StateDir {
             Some(begun) if begun.next_key.is_some() => Ok(()),
             _ => Ok(atomic::remove(&pending)?),
         }
+    }
+}
+
+impl StateDir {
+    /// Whether there is a lane, in whatever state: then this host was enrolled, or is about to be.
+    #[must_use]
+    pub fn has_lane(&self) -> bool {
+        self.path.join(LANE).exists()
+    }
+
+    /// Removes an enrolment that cannot be read, so that another one can take its place.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn remove_enrolment(&self) -> Result<(), StateError> {
+        Ok(atomic::remove(&self.path.join(ENROLMENT))?)
+    }
+}
+
+impl StateError {
+    /// Whether the trouble is what the files hold, or that one is lost, or sealed to another
+    /// machine: reading them again gives the same.
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. } | Self::Sealed { .. } | Self::WrongKek { .. } | Self::Mixed { .. }
+        )
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use vpn_node_controller::config::Config;
 use vpn_node_controller::serve::{self, Running};
-use vpn_node_controller::store::{self, ConnectionRow, HeartbeatRow, ServerRow, VerificationRow};
+use vpn_node_controller::store::{
+    self, ConnectionRow, HeartbeatRow, ServerRow, Store, VerificationRow,
+};
 use vpn_node_controller::{clock, registration, setup, verification};
 use zeroize::Zeroizing;
 
@@ -88,6 +90,41 @@ impl Controller {
         self.runtime
             .block_on(self.running().store().list_connections(None, false, 100))
             .unwrap()
+    }
+
+    /// Asks the store, as a command of the operator would.
+    pub(crate) fn ask<T>(&self, question: impl AsyncFnOnce(&dyn Store) -> T) -> T {
+        let store = self.running().store();
+        self.runtime.block_on(question(store.as_ref()))
+    }
+
+    /// A new token for a server that exists.
+    pub(crate) fn token_for_server(&self, server_id: &str) -> Zeroizing<String> {
+        let made = self.ask(async |store| {
+            registration::create(
+                store,
+                &self.config,
+                TOKEN_LIFETIME_MS,
+                None,
+                Some(server_id.to_owned()),
+                clock::system()(),
+            )
+            .await
+        });
+        made.unwrap().text
+    }
+
+    /// Stops serving: hosts find nobody there.
+    pub(crate) fn stop(&mut self) {
+        let running = self.running.take().expect("it serves");
+        self.config.listen = running.addr;
+        self.runtime.block_on(running.stop());
+    }
+
+    /// Serves again, where it did.
+    pub(crate) fn start_again(&mut self) {
+        let running = self.runtime.block_on(serve::start(self.config.clone()));
+        self.running = Some(running.unwrap());
     }
 
     /// Another way in, with this certificate and key.

@@ -18,8 +18,17 @@ use std::time::{Duration, Instant};
 
 /// Waits until `found` gives something; the longest any of these waits may take, on a machine
 /// that compiles beside the test, is a minute.
-pub(crate) fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
+pub(crate) fn wait_for<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    wait_at_most(Duration::from_secs(60), what, found)
+}
+
+/// The same, for what is known to take longer.
+pub(crate) fn wait_at_most<T>(
+    longest: Duration,
+    what: &str,
+    mut found: impl FnMut() -> Option<T>,
+) -> T {
+    let end = Instant::now() + longest;
     loop {
         if let Some(value) = found() {
             return value;
