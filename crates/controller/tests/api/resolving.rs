@@ -34,7 +34,7 @@ fn wants(host: &Host, world: &World, reply: &Reply) -> Vec<&'static str> {
 }
 
 /// What `server resolve-clone --keep` does with the store.
-async fn keep(world: &World, server_id: &str, kept: Kept) -> bool {
+pub(crate) async fn keep(world: &World, server_id: &str, kept: Kept) -> bool {
     let row = world.store.unresolved_clone(server_id).await.unwrap();
     let decision = CloneResolution {
         server_id: server_id.to_owned(),
@@ -224,33 +224,6 @@ async fn one_that_was_found_by_its_witness_can_be_kept() {
     assert_eq!(wants(&old, &world, &reply), ["rotate", "challenge"]);
     old.beat(&world).await;
     is_refused(&host, &world, RefusalCode::Quarantined).await;
-}
-
-#[tokio::test]
-async fn the_holder_of_the_next_key_can_be_kept() {
-    let world = World::new().await;
-    let mut host = Host::enrolled(&world, 1).await;
-    host.beat(&world).await;
-    let mut thief = copy_of(&host);
-    host.rotate(&world, 101).await;
-    // Whoever has the old key, and saw the reply, goes on in the old epoch.
-    let answered: Reply = world.keys.open_own(&host.rotations[0].reply).unwrap();
-    thief.seq = answered.header.seq;
-    (thief.chain, thief.nonce) = (answered.header.chain, answered.header.nonce);
-    thief.beat(&world).await;
-    let mut header = host.header(&world);
-    header.proof = host.last_reply.clone().map(Box::new);
-    let pending = host.sign(header, host.heartbeat());
-    let (_, refusal) = host.refused(&world, &pending).await;
-    assert_eq!(refusal.code, RefusalCode::Quarantined);
-    assert!(keep(&world, &host.server_id, Kept::Second).await);
-    is_refused(&thief, &world, RefusalCode::Quarantined).await;
-    let answer = host.send(&world, &pending).await;
-    host.take(&world, &pending, &answer);
-    assert_eq!(world.events("clone_resolved").await.len(), 1);
-    is_refused(&thief, &world, RefusalCode::RetiredKey).await;
-    host.beat(&world).await;
-    assert_eq!(status(&world).await, "active");
 }
 
 #[tokio::test]
