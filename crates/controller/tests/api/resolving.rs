@@ -227,33 +227,6 @@ async fn one_that_was_found_by_its_witness_can_be_kept() {
 }
 
 #[tokio::test]
-async fn the_holder_of_the_next_key_can_be_kept() {
-    let world = World::new().await;
-    let mut host = Host::enrolled(&world, 1).await;
-    host.beat(&world).await;
-    let mut thief = copy_of(&host);
-    host.rotate(&world, 101).await;
-    // Whoever has the old key, and saw the reply, goes on in the old epoch.
-    let answered: Reply = world.keys.open_own(&host.rotations[0].reply).unwrap();
-    thief.seq = answered.header.seq;
-    (thief.chain, thief.nonce) = (answered.header.chain, answered.header.nonce);
-    thief.beat(&world).await;
-    let mut header = host.header(&world);
-    header.proof = host.last_reply.clone().map(Box::new);
-    let pending = host.sign(header, host.heartbeat());
-    let (_, refusal) = host.refused(&world, &pending).await;
-    assert_eq!(refusal.code, RefusalCode::Quarantined);
-    assert!(keep(&world, &host.server_id, Kept::Second).await);
-    is_refused(&thief, &world, RefusalCode::Quarantined).await;
-    let answer = host.send(&world, &pending).await;
-    host.take(&world, &pending, &answer);
-    assert_eq!(world.events("clone_resolved").await.len(), 1);
-    is_refused(&thief, &world, RefusalCode::RetiredKey).await;
-    host.beat(&world).await;
-    assert_eq!(status(&world).await, "active");
-}
-
-#[tokio::test]
 async fn a_second_copy_is_found_again_after_the_first_was_resolved() {
     let world = World::new().await;
     let (mut host, _, _) = quarantined(&world).await;

@@ -2,6 +2,7 @@
 
 use ed25519_dalek::SigningKey;
 use vpn_node_controller::rules::effect::NewRotation;
+use vpn_node_controller::rules::state::Kept;
 use vpn_node_protocol::directive::Action;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::envelope::Envelope;
@@ -9,7 +10,9 @@ use vpn_node_protocol::identity::Rotate;
 use vpn_node_protocol::keys::registration_key;
 use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Message, PollReply, RefusalCode};
 
+use crate::clones::{copy_of, is_refused, status};
 use crate::poll::{ask, poll};
+use crate::resolving::keep;
 use crate::support::{Host, World};
 
 fn key(seed: u8) -> SigningKey {
@@ -259,6 +262,34 @@ async fn the_old_key_that_goes_on_after_its_rotation_is_a_second_holder() {
     let (_, refusal) = host.refused(&world, &envelope).await;
     assert_eq!(refusal.code, RefusalCode::Quarantined);
     assert_eq!(world.events("clone_suspected").await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_holder_of_the_next_key_can_be_kept() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    host.beat(&world).await;
+    let mut thief = copy_of(&host);
+    host.rotate(&world, 101).await;
+    // Whoever has the old key, and saw the reply, goes on in the old epoch.
+    let answered: vpn_node_protocol::message::Reply =
+        world.keys.open_own(&host.rotations[0].reply).unwrap();
+    thief.seq = answered.header.seq;
+    (thief.chain, thief.nonce) = (answered.header.chain, answered.header.nonce);
+    thief.beat(&world).await;
+    let mut header = host.header(&world);
+    header.proof = host.last_reply.clone().map(Box::new);
+    let pending = host.sign(header, host.heartbeat());
+    let (_, refusal) = host.refused(&world, &pending).await;
+    assert_eq!(refusal.code, RefusalCode::Quarantined);
+    assert!(keep(&world, &host.server_id, Kept::Second).await);
+    is_refused(&thief, &world, RefusalCode::Quarantined).await;
+    let answer = host.send(&world, &pending).await;
+    host.take(&world, &pending, &answer);
+    assert_eq!(world.events("clone_resolved").await.len(), 1);
+    is_refused(&thief, &world, RefusalCode::RetiredKey).await;
+    host.beat(&world).await;
+    assert_eq!(status(&world).await, "active");
 }
 
 #[tokio::test]
