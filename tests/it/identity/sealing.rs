@@ -2,7 +2,7 @@
 //! said.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use getrandom::SysRng;
@@ -30,13 +30,13 @@ fn sealed_host(controller: &Controller) -> Option<(Host, PathBuf)> {
     Some((host, machine))
 }
 
-fn seal(host: &Host, machine: &PathBuf) {
+fn seal(host: &Host, machine: &Path) {
     let creds = SystemdCreds::find(&[machine]).unwrap();
     sealing::seal(&StateDir::new(host.state()), &creds, SealWith::Host).unwrap();
 }
 
 /// As the unit does it.
-fn start(host: &mut Host, machine: &PathBuf) {
+fn start(host: &mut Host, machine: &Path) {
     let state = StateDir::new(host.state());
     sealing::unseal_for_start(&state, &host.runtime(), &[machine]).unwrap();
     host.start();
@@ -49,7 +49,7 @@ fn format(host: &Host, name: &str) -> Option<u64> {
     file["version"].as_u64()
 }
 
-fn opened(host: &Host, machine: &PathBuf) -> SigningKey {
+fn opened(host: &Host, machine: &Path) -> SigningKey {
     let state = sealing::with_kek(StateDir::new(host.state()), &[machine]).unwrap();
     state.identity_store().read().unwrap().unwrap().key
 }
