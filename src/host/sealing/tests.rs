@@ -259,6 +259,32 @@ fn a_new_enrolment_after_a_lost_seal_starts_in_plain() {
 }
 
 #[test]
+fn a_key_that_waits_is_sealed_and_unsealed_with_the_one_in_force() {
+    let world = World::enrolled();
+    let here = world.machine("machine");
+    let mut rng = UnwrapErr(SysRng);
+    let next = Identity::random(&mut rng).key;
+    world.state.store_next_key(&next, &mut rng).unwrap();
+    world.seal(&here, SealWith::Host).unwrap();
+    let in_plain = IdentityStore::next(world.state.path(), None);
+    assert_eq!(in_plain.is_sealed().unwrap(), Some(true));
+    let state = with_kek(world.state.clone(), &[&here]).unwrap();
+    assert_eq!(state.next_key(), Some(next.clone()));
+    // Written in plain by who cannot open the seal: the one in force stays sealed.
+    let token = PublicKey::from(&Identity::random(&mut rng).key);
+    world.state.begin_reenrolment(token, &mut rng).unwrap();
+    assert_eq!(in_plain.is_sealed().unwrap(), Some(false));
+    assert!(was_sealed(&world.state) && world.state.path().join(SEALED).exists());
+    assert_eq!(world.start(&here).unwrap(), world.identity.key);
+    state.rewrite_next_key(None, &mut rng).unwrap();
+    assert!(world.state.path().join(SEALED).exists(), "nor by that");
+    let creds = SystemdCreds::find(&[&here]).unwrap();
+    unseal(&world.state, &creds).unwrap();
+    assert_eq!(in_plain.is_sealed().unwrap(), Some(false));
+    assert!(!was_sealed(&world.state));
+}
+
+#[test]
 fn a_kek_that_others_could_have_written_or_read_is_refused() {
     let world = World::enrolled();
     let path = world.run.join(KEK_FILE);

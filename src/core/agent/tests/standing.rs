@@ -125,6 +125,26 @@ fn an_old_copy_that_lives_bears_witness_and_both_are_stopped() {
 }
 
 #[test]
+fn an_old_copy_whose_request_is_refused_speaks_again_at_once_and_shows_itself() {
+    let mut world = World::verified(806);
+    world.run_for(s(60));
+    // Its request was answered after the copy was made.
+    let mut copy = world.disk.lane.clone();
+    while copy.pending.is_none() {
+        world.run_for(std::time::Duration::from_millis(1));
+        copy = world.disk.lane.clone();
+    }
+    world.run_for(s(300));
+    world.kill();
+    world.disk.lane = copy;
+    world.forget_outstanding();
+    world.start();
+    world.run_for(s(3));
+    assert!(world.controller.db.quarantined);
+    assert_eq!(world.state(), Authorisation::Lapsed);
+}
+
+#[test]
 fn a_witness_that_is_lost_is_borne_again_with_the_next_attempt() {
     let mut world = World::verified(805);
     world.controller.remembers = 4;
