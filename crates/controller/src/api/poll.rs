@@ -37,9 +37,12 @@ use crate::store::KnownServer;
 const MAX_POLL_BYTES: usize = 16 * 1024;
 /// How soon a directive of another process is noticed, and that a server was stopped by one:
 /// `server verify` is to be answered within a second. One look is one indexed query for all hosts,
-/// some 50 µs of CPU time in a debug build: ten a second are half a thousandth of a core, and none
-/// while no poll is held.
+/// some 50 µs of CPU time in a debug build, however many servers were revoked long ago: ten a
+/// second are half a thousandth of a core, and none while no poll is held.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// For how long a server counts as stopped lately, in milliseconds. Its held request is from before
+/// that: a later one is refused at once. A hundred looks are enough to find it.
+const STOPPED_LATELY_MS: i64 = 10_000;
 
 /// Polls of one server whose ids are remembered: as many as an agent sends while the nonces of two
 /// heartbeats are good.
@@ -132,7 +135,9 @@ pub async fn watch_directives(app: Arc<App>) {
         if app.polls.is_empty() {
             continue;
         }
-        match app.store.servers_to_wake().await {
+        let now_ms = app.now_ms();
+        let since_ms = now_ms.saturating_sub(STOPPED_LATELY_MS);
+        match app.store.servers_to_wake(now_ms, since_ms).await {
             Ok(servers) => servers.iter().for_each(|id| app.polls.wake(id)),
             Err(error) => {
                 tracing::warn!(%error, "what waits for held requests could not be looked up")

@@ -28,15 +28,8 @@ async fn a_quarantined_server_comes_back_under_its_own_id() {
     let envelope = copy.sign(copy.header(&world), copy.heartbeat());
     let (_, refusal) = copy.refused(&world, &envelope).await;
     assert_eq!(refusal.code, RefusalCode::Quarantined);
-    world
-        .query(
-            "INSERT INTO clone_suspicions (server_id, seen_at, key_epoch, likely, reason, first_seq,
-                 first_peer_ip, second_seq, second_chain, second_nonce, second_peer_ip,
-                 second_boot_id)
-             SELECT server_id, '', 1, 'copy', '', 1, '', 1, '', '', '', '' FROM servers
-             RETURNING server_id",
-        )
-        .await;
+    let open = world.query("SELECT status FROM clone_suspicions").await;
+    assert_eq!(open, ["open"]);
 
     let mut new = anew(&world, &host.server_id, 3).await;
     new.hardware.disk1 = Component::from_raw(b"ANOTHER-DISK");
@@ -155,4 +148,34 @@ async fn a_waiting_server_still_waits_and_a_revoked_one_stays_revoked() {
         EnrolRefusal::TokenRevoked
     );
     assert_eq!(world.dump().await, before);
+}
+
+#[tokio::test]
+async fn neither_lease_nor_grace_nor_refusals_outlive_the_identity() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    host.beat(&world).await;
+    let made = world
+        .query("SELECT COALESCE(made_at, 'none') FROM server_chains")
+        .await;
+    assert_ne!(made, ["none"]);
+    for given in [
+        "UPDATE servers SET grace_period_enabled = TRUE, grace_period_expires_at = '2030'
+         RETURNING server_id",
+        "INSERT INTO ahead_digests (server_id, digest) SELECT server_id, 'x' FROM servers
+         RETURNING server_id",
+    ] {
+        world.query(given).await;
+    }
+    let (_, outcome) = anew(&world, &host.server_id, 3).await.enrol(&world).await;
+    assert!(matches!(outcome, EnrolOutcome::Enrolled { .. }));
+    assert_eq!(world.count("ahead_digests").await, 0);
+    let left = world
+        .query(
+            "SELECT grace_period_enabled || COALESCE(grace_period_expires_at, ' none')
+                 || COALESCE(made_at, ' none')
+             FROM servers JOIN server_chains USING (server_id)",
+        )
+        .await;
+    assert_eq!(left, ["0 none none"]);
 }

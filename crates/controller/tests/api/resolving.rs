@@ -375,14 +375,14 @@ async fn a_poll_with_a_nonce_from_before_the_decision_gets_nothing() {
 }
 
 /// The operator's command on the world's own database.
-fn resolve_clone(world: &World, words: &str) -> Output {
+pub(crate) fn resolve_clone(world: &World, words: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vpn-node-controller"));
     command.arg("--data-dir").arg(&world.config.data_dir);
     let words = format!("server resolve-clone {words}");
     command.args(words.split_whitespace()).output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     let both = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8(both).unwrap()
 }

@@ -230,8 +230,8 @@ impl Store for SqliteStore {
         Box::pin(self.write(move |conn| Box::pin(clones::resolve(conn, decision))))
     }
 
-    fn servers_to_wake(&self) -> Answer<'_, Vec<String>> {
-        Box::pin(directives::waiting(&self.readers))
+    fn servers_to_wake(&self, now_ms: i64, since_ms: i64) -> Answer<'_, Vec<String>> {
+        Box::pin(directives::waiting(&self.readers, now_ms, since_ms))
     }
 
     fn take_directives<'a>(
