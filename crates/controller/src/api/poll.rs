@@ -23,7 +23,7 @@ use vpn_node_protocol::message::{Poll, PollReply, RefusalCode};
 use super::body::{Takes, read};
 use super::messages::refusal;
 use super::problem::Problem;
-use super::reject::{Rejected, problem_of};
+use super::reject::Rejected;
 use super::signer::{self, Signed, identify};
 use super::{App, peer_of, respond, seat_of, stopped};
 use crate::places::Seat;
@@ -124,6 +124,14 @@ impl Drop for Place<'_> {
     }
 }
 
+impl App {
+    /// How many polls are held now.
+    #[must_use]
+    pub fn held_polls(&self) -> usize {
+        self.polls.lock().len()
+    }
+}
+
 /// Wakes held requests that are to be answered, until the controller stops.
 pub async fn watch_directives(app: Arc<App>) {
     let mut stopping = app.stopping.clone();
@@ -161,17 +169,17 @@ async fn answer(
     seat: Option<&Seat>,
     body: &[u8],
 ) -> Result<(u16, Vec<u8>), Problem> {
-    let (servers, envelope) = identify(app, peer, body, MAX_POLL_BYTES).await?;
+    let (signers, envelope) = identify(app, peer, body, MAX_POLL_BYTES).await?;
     let named = |poll: &Poll| (poll.server_id.clone(), poll.epoch);
-    let (server, poll) = match signer::open(servers, &envelope, named) {
+    let (server, poll) = match signer::open(&signers, &envelope, named) {
         Signed::Own(server, poll) => (server, poll),
         Signed::Another(server) => return Err(app.in_anothers_name(peer, &server).await),
         Signed::Unparsable(server, why) => {
             let error = EnvelopeError::BadPayload(why);
-            return Err(unverified(app, peer, &server, &error).await);
+            return Err(app.unverified(peer, &server.server_id, &error).await.0);
         }
         Signed::Unverified(server, error) => {
-            return Err(unverified(app, peer, &server, &error).await);
+            return Err(app.unverified(peer, &server.server_id, &error).await.0);
         }
     };
     if let Some(seat) = seat {
@@ -273,24 +281,4 @@ async fn hold(app: &App, server: &KnownServer, until: Instant) -> Result<Held, P
             return Ok(Held::Directives(directives));
         }
     }
-}
-
-async fn unverified(
-    app: &App,
-    peer: IpAddr,
-    server: &KnownServer,
-    error: &EnvelopeError,
-) -> Problem {
-    app.reject(Rejected {
-        peer,
-        about: Some(&server.server_id),
-        event_type: match error {
-            EnvelopeError::BadSignature { .. } => EventType::BadSignature,
-            EnvelopeError::WrongType { .. } => EventType::WrongType,
-            _ => EventType::BadPayload,
-        },
-        description: error.to_string(),
-    })
-    .await;
-    problem_of(error)
 }

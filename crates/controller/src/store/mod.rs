@@ -213,9 +213,13 @@ pub trait Store: Send + Sync {
         server_id: &'a str,
         challenge: NewChallenge,
     ) -> Answer<'a, Uuid>;
-    /// Queues the wish for a new identity key of an active server. Returns its id, or that of the
-    /// one that is open already.
-    fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid>;
+    /// Queues the wish for a new identity key. Returns its id, or that of the one that is open
+    /// already; `None` when the server is neither active nor pending.
+    fn queue_rotation<'a>(
+        &'a self,
+        server_id: &'a str,
+        rotation: NewRotation,
+    ) -> Answer<'a, Option<Uuid>>;
     /// Two holders of this server's identity about whom nothing is decided, or whose decision has
     /// not taken hold: there is one such row at most.
     fn unresolved_clone<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<SuspicionRow>>;

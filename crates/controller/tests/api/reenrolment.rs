@@ -117,9 +117,16 @@ async fn an_identity_that_was_used_before_is_not_new() {
     let mut rotating = Host::enrolled(&world, 5).await;
     rotating.rotate(&world, 105).await;
     let before = world.count("server_keys").await;
-    for seed in [1, 101, 2, 105] {
+    for (seed, why) in [
+        (1, "was replaced by a newer one"),
+        (101, "another token"),
+        (2, "another token"),
+        (105, "the next key of a server that rotates"),
+    ] {
         let again = anew(&world, &other.server_id, seed).await;
-        assert_eq!(code(&again.enrol(&world).await.1), EnrolRefusal::BadRequest);
+        let (_, outcome) = again.enrol(&world).await;
+        assert_eq!(code(&outcome), EnrolRefusal::BadRequest);
+        assert!(format!("{outcome:?}").contains(why), "{outcome:?}");
     }
     assert_eq!(world.count("server_keys").await, before);
     assert_eq!(world.count("registration_keys WHERE used").await, 3);

@@ -114,6 +114,9 @@ async fn a_held_poll_is_answered_within_a_second() {
             let (world, envelope) = (world.clone(), envelope.clone());
             tokio::spawn(async move { ask(&world, &envelope).await })
         };
+        while world.app.held_polls() == 0 {
+            tokio::task::yield_now().await;
+        }
         // By another process, as the operator's command is.
         let operator = vpn_node_controller::store::open(&world.config)
             .await

@@ -75,7 +75,7 @@ pub(super) async fn two_holders_are_stopped_and_one_is_kept(store: &dyn Store) {
     assert!(store.unresolved_clone(&id).await.unwrap().is_none());
     assert_eq!(read(store, &id).await.status, ServerStatus::Active);
     let queued = store.queue_rotation(&id, rotation(899)).await.unwrap();
-    assert_eq!(queued, Uuid::from_u128(899));
+    assert_eq!(queued, Some(Uuid::from_u128(899)));
     write(store, &id, quarantine()).await.unwrap();
     assert_eq!(read(store, &id).await.status, ServerStatus::Quarantined);
     let row = store.unresolved_clone(&id).await.unwrap().unwrap();
@@ -125,7 +125,7 @@ async fn the_second_is_kept(store: &dyn Store, id: &str) {
     let open: Vec<_> = snapshot.directives.iter().map(|d| (d.id, d.want)).collect();
     assert_eq!(open, [(Uuid::from_u128(900), Want::Rotate)]);
     let again = store.queue_rotation(id, rotation(901));
-    assert_eq!(again.await.unwrap(), Uuid::from_u128(900));
+    assert_eq!(again.await.unwrap(), Some(Uuid::from_u128(900)));
 }
 
 async fn a_resolution_ends(store: &dyn Store, id: &str) {

@@ -82,30 +82,43 @@ pub(super) async fn open(
     .map_err(database)
 }
 
-/// A new directive `rotate`, unless one is open.
+/// A new directive `rotate`, unless one is open; none for a server that may not speak.
 pub(super) async fn queue_rotation(
     conn: &mut SqliteConnection,
     server_id: &str,
     rotation: NewRotation,
-) -> Result<Uuid, StoreError> {
+) -> Result<Option<Uuid>, StoreError> {
     let open_now = open_of(conn, server_id).await?;
     if let Some(other) = open_now
         .iter()
         .find(|d| d.want == Want::Rotate && !d.applied && !d.is_over(rotation.issued_ms))
     {
-        return Ok(other.id);
+        return Ok(Some(other.id));
     }
-    open_rotation(conn, server_id, rotation).await?;
-    Ok(rotation.id)
+    let made = insert_rotation(conn, server_id, rotation).await?;
+    Ok(made.then_some(rotation.id))
 }
 
+/// A new directive `rotate` for a server whose status was judged in this transaction.
 pub(super) async fn open_rotation(
     conn: &mut SqliteConnection,
     server_id: &str,
     rotation: NewRotation,
 ) -> Result<(), StoreError> {
+    match insert_rotation(conn, server_id, rotation).await? {
+        true => Ok(()),
+        false => Err(StoreError::Conflict),
+    }
+}
+
+/// False when the server is neither active nor pending.
+async fn insert_rotation(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    rotation: NewRotation,
+) -> Result<bool, StoreError> {
     let issued = to_text(rotation.issued_ms);
-    let done = sqlx::query(
+    sqlx::query(
         "INSERT INTO directives
              (directive_id, server_id, key_epoch, kind, issued_at, deadline_s, expires_at,
               delivered_at)
@@ -121,11 +134,8 @@ pub(super) async fn open_rotation(
     .bind(server_id)
     .execute(conn)
     .await
-    .map_err(database)?;
-    match done.rows_affected() {
-        1 => Ok(()),
-        _ => Err(StoreError::Conflict),
-    }
+    .map(|done| done.rows_affected() == 1)
+    .map_err(database)
 }
 
 /// When the newest directive `rotate` of a server was made.

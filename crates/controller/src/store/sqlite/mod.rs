@@ -215,7 +215,11 @@ impl Store for SqliteStore {
         Box::pin(self.write(move |conn| Box::pin(directives::queue(conn, server_id, challenge))))
     }
 
-    fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid> {
+    fn queue_rotation<'a>(
+        &'a self,
+        server_id: &'a str,
+        rotation: NewRotation,
+    ) -> Answer<'a, Option<Uuid>> {
         let server_id = server_id.to_owned();
         Box::pin(self.write(move |conn| {
             Box::pin(async move { directives::queue_rotation(conn, &server_id, rotation).await })
