@@ -16,17 +16,13 @@ use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::envelope::{Envelope, EnvelopeError};
 use vpn_node_protocol::identity::Rotation;
 use vpn_node_protocol::keys::PublicKey;
-use vpn_node_protocol::limits::{MAX_REPLY_BYTES, MAX_ROTATIONS};
+use vpn_node_protocol::limits::{MAX_REPLY_BYTES, MAX_ROTATIONS, MAX_ROTATIONS_BYTES};
 use vpn_node_protocol::message::{
     Body, DirectiveAck, Header, Message, Refusal, RefusalCode, Reply,
 };
 
 use super::trust::Trust;
 use crate::core::Now;
-
-/// Rotations are kept up to so many bytes of JSON: 16 usual ones take half of it, and with the
-/// largest request and the largest reply they still fit one copy of `chain.slots`.
-const MAX_ROTATIONS_BYTES: usize = 128 * 1024;
 
 /// What is on disk of the lane (`chain.slots`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

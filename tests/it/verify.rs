@@ -10,6 +10,8 @@ use crate::support::wait_for;
 const POLL_IS_HELD_AGAIN: Duration = Duration::from_millis(2300);
 /// A second is promised; this machine may compile beside the test.
 const BOUND: Duration = Duration::from_secs(3);
+/// Each costs the wait above; an odd number has a middle.
+const ROUNDS: usize = 3;
 
 #[test]
 fn a_verification_on_demand_is_answered_at_once() {
@@ -27,7 +29,7 @@ fn a_verification_on_demand_is_answered_at_once() {
     });
     let server_id = controller.servers()[0].server_id.clone();
     let mut took = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..ROUNDS {
         std::thread::sleep(POLL_IS_HELD_AGAIN);
         let (row, time) = controller.verify(&server_id);
         assert_eq!(row.verification_result, Some(true), "{row:?}");
@@ -36,7 +38,9 @@ fn a_verification_on_demand_is_answered_at_once() {
     }
     took.sort();
     println!(
-        "server verify, 10 times: fastest {:?}, middle {:?}, slowest {:?}",
-        took[0], took[5], took[9]
+        "server verify, {ROUNDS} times: fastest {:?}, middle {:?}, slowest {:?}",
+        took[0],
+        took[ROUNDS / 2],
+        took[ROUNDS - 1]
     );
 }

@@ -61,6 +61,11 @@ pub const WITNESS_LIFETIME_MS: i64 = 60 * 1000;
 /// Rotations of one [`crate::identity::Introduction`]: years of them, in some 80 KB.
 pub const MAX_ROTATIONS: usize = 16;
 
+/// Bytes of JSON of the rotations that an agent remembers, so that it can be introduced: 16 usual
+/// ones take half of it, and with the largest request and the largest reply they still fit one copy
+/// of `chain.slots`.
+pub const MAX_ROTATIONS_BYTES: usize = 128 * 1024;
+
 /// How long the controller honours its own enrolment greeting, in milliseconds.
 pub const HELLO_LIFETIME_MS: i64 = 10 * 60 * 1000;
 

@@ -13,16 +13,23 @@ CREATE TABLE server_keys (
     retired_at TIMESTAMP
 );
 CREATE INDEX idx_server_keys_server_id ON server_keys(server_id, status);
+CREATE UNIQUE INDEX idx_server_keys_current ON server_keys(server_id) WHERE status = 'current';
+CREATE UNIQUE INDEX idx_server_keys_next ON server_keys(server_id) WHERE status = 'next';
 INSERT INTO server_keys (identity_key_id, server_id, key_epoch, public_key, status, since)
     SELECT s.identity_key_id, s.server_id, c.key_epoch, s.public_key, 'current', s.registration_date
     FROM servers s JOIN server_chains c ON c.server_id = s.server_id;
 
 -- A key that gives this server a new identity, instead of enrolling a new one.
 ALTER TABLE registration_keys ADD COLUMN for_server_id TEXT REFERENCES servers(server_id);
+CREATE INDEX idx_registration_keys_for_server_id ON registration_keys(for_server_id);
 
 -- Why and since when the server has its status, in words for people.
 ALTER TABLE servers ADD COLUMN status_reason TEXT;
 ALTER TABLE servers ADD COLUMN status_changed_at TIMESTAMP;
+-- Who was stopped lately, for the held requests; and whose grace period is over.
+CREATE INDEX idx_servers_status_changed_at ON servers(status, status_changed_at);
+CREATE INDEX idx_servers_grace_period ON servers(grace_period_expires_at)
+    WHERE grace_period_enabled = TRUE;
 -- Until then an operator expects other hardware: the next mismatch becomes the new enrolled state.
 ALTER TABLE servers ADD COLUMN rehost_permitted_until TIMESTAMP;
 -- The newest fingerprint of a server, which the next one is compared with.
@@ -70,11 +77,12 @@ CREATE TABLE clone_suspicions (
     second_boot_id TEXT NOT NULL,
     -- open; resolving (one holder is kept, its new key is not in use yet); resolved
     status TEXT NOT NULL DEFAULT 'open',
-    -- first, second, or reenrolled
+    -- first, second, or reenrolled; none when the server was revoked before anybody decided
     kept TEXT,
     resolved_at TIMESTAMP
 );
-CREATE INDEX idx_clone_suspicions_server_id ON clone_suspicions(server_id, status);
+CREATE UNIQUE INDEX idx_clone_suspicions_unresolved ON clone_suspicions(server_id)
+    WHERE status IN ('open', 'resolving');
 
 -- True when the holder was kept whose ledger is behind what is stored: the next batch says from which
 -- number on its records are new.
@@ -91,13 +99,23 @@ CREATE TABLE directives_new (
     purpose TEXT,
     issued_at TIMESTAMP NOT NULL,
     deadline_s INTEGER NOT NULL,
+    -- issued_at and deadline_s together: from then on it is not handed out any more.
+    expires_at TIMESTAMP NOT NULL,
     delivered_at TIMESTAMP,
     -- pending, answered, applied, late, unsupported, expired
     status TEXT NOT NULL DEFAULT 'pending',
     closed_at TIMESTAMP
 );
-INSERT INTO directives_new SELECT * FROM directives;
+INSERT INTO directives_new
+        (directive_id, server_id, key_epoch, kind, challenge_value, purpose, issued_at, deadline_s,
+         expires_at, delivered_at, status, closed_at)
+    SELECT directive_id, server_id, key_epoch, kind, challenge_value, purpose, issued_at, deadline_s,
+           strftime('%Y-%m-%dT%H:%M:%fZ', issued_at, '+' || deadline_s || ' seconds'),
+           delivered_at, status, closed_at
+    FROM directives;
 DROP TABLE directives;
 ALTER TABLE directives_new RENAME TO directives;
 CREATE INDEX idx_directives_server_id ON directives(server_id, status);
-CREATE INDEX idx_directives_status ON directives(status, delivered_at);
+CREATE INDEX idx_directives_kind ON directives(server_id, kind, issued_at);
+CREATE INDEX idx_directives_undelivered ON directives(expires_at, server_id)
+    WHERE status = 'pending' AND delivered_at IS NULL;

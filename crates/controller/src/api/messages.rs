@@ -19,14 +19,12 @@ use vpn_node_protocol::message::{
 
 use super::body::{Takes, read};
 use super::problem::Problem;
-use super::reject::{Rejected, problem_of};
-use super::signer::{self, Signed, identify};
+use super::signer::{self, Signed, Signers, identify};
 use super::{App, opening, peer_of, respond, seat_of, witness};
 use crate::clock;
 use crate::keys::Keys;
 use crate::places::Seat;
 use crate::rules::challenge;
-use crate::rules::events::EventType;
 use crate::rules::exchange::{self, Outcome};
 use crate::rules::request::{self, Fresh, OpenedAnswer, Subject};
 use crate::rules::{connections, heartbeat};
@@ -46,7 +44,7 @@ struct Came<'a> {
     app: &'a Arc<App>,
     peer: IpAddr,
     seat: Option<&'a Seat>,
-    servers: Vec<KnownServer>,
+    signers: Signers,
     envelope: &'a Envelope,
 }
 
@@ -67,13 +65,13 @@ async fn answer(
     seat: Option<&Seat>,
     body: &Bytes,
 ) -> Result<(u16, Vec<u8>), Problem> {
-    let (servers, envelope) = identify(app, peer, body, MAX_REQUEST_BYTES).await?;
+    let (signers, envelope) = identify(app, peer, body, MAX_REQUEST_BYTES).await?;
     let kind = envelope.payload_type();
     let came = Came {
         app,
         peer,
         seat,
-        servers,
+        signers,
         envelope: &envelope,
     };
     match kind {
@@ -87,7 +85,7 @@ async fn answer(
                 found: kind.chars().take(80).collect(),
                 expected: Heartbeat::TYPE,
             };
-            Err(came.unverified(&came.servers[0].server_id, &error).await)
+            Err(came.unverified(&came.signers.first.server_id, &error).await)
         }
     }
 }
@@ -210,11 +208,10 @@ impl<'a> Came<'a> {
     /// Verifies and parses; the inner error is a signed refusal, for a signature that holds.
     /// `named` is the server and the key epoch that the payload names.
     async fn open_named<P: Payload>(
-        mut self,
+        self,
         named: impl Fn(&P) -> (String, u32),
     ) -> Result<Opened<'a, P>, Problem> {
-        let servers = std::mem::take(&mut self.servers);
-        let (server, payload) = match signer::open(servers, self.envelope, named) {
+        let (server, payload) = match signer::open(&self.signers, self.envelope, named) {
             Signed::Own(server, payload) => (server, Ok(payload)),
             Signed::Unparsable(server, why) => (server, Err(why)),
             Signed::Another(server) => {
@@ -247,7 +244,7 @@ impl<'a> Came<'a> {
 
     /// Records a message of a known key whose signature or type does not hold.
     async fn unverified(&self, server_id: &str, error: &EnvelopeError) -> Problem {
-        let (problem, recorded) = unverified(self.app, self.peer, server_id, error).await;
+        let (problem, recorded) = self.app.unverified(self.peer, server_id, error).await;
         if recorded && self.envelope.payload_type() == Heartbeat::TYPE {
             let now_ms = self.app.now_ms();
             let row = self
@@ -262,31 +259,10 @@ impl<'a> Came<'a> {
     }
 }
 
-/// The problem of a message of a known key that does not verify, and whether it was recorded.
-async fn unverified(
-    app: &App,
-    peer: IpAddr,
-    server_id: &str,
-    error: &EnvelopeError,
-) -> (Problem, bool) {
-    let recorded = app
-        .reject(Rejected {
-            peer,
-            about: Some(server_id),
-            event_type: match error {
-                EnvelopeError::BadSignature { .. } => EventType::BadSignature,
-                _ => EventType::WrongType,
-            },
-            description: error.to_string(),
-        })
-        .await;
-    (problem_of(error), recorded)
-}
-
 impl Verified<'_> {
     async fn unverified(&self, error: &EnvelopeError) -> Problem {
         let id = &self.server.server_id;
-        unverified(self.app, self.peer, id, error).await.0
+        self.app.unverified(self.peer, id, error).await.0
     }
 
     /// A signed refusal of what can never be accepted.

@@ -23,7 +23,7 @@ use vpn_node_protocol::message::{Poll, PollReply, RefusalCode};
 use super::body::{Takes, read};
 use super::messages::refusal;
 use super::problem::Problem;
-use super::reject::{Rejected, problem_of};
+use super::reject::Rejected;
 use super::signer::{self, Signed, identify};
 use super::{App, peer_of, respond, seat_of, stopped};
 use crate::places::Seat;
@@ -37,9 +37,12 @@ use crate::store::KnownServer;
 const MAX_POLL_BYTES: usize = 16 * 1024;
 /// How soon a directive of another process is noticed, and that a server was stopped by one:
 /// `server verify` is to be answered within a second. One look is one indexed query for all hosts,
-/// some 50 µs of CPU time in a debug build: ten a second are half a thousandth of a core, and none
-/// while no poll is held.
+/// some 50 µs of CPU time in a debug build, however many servers were revoked long ago: ten a
+/// second are half a thousandth of a core, and none while no poll is held.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// For how long a server counts as stopped lately, in milliseconds. Its held request is from before
+/// that: a later one is refused at once. A hundred looks are enough to find it.
+const STOPPED_LATELY_MS: i64 = 10_000;
 
 /// Polls of one server whose ids are remembered: as many as an agent sends while the nonces of two
 /// heartbeats are good.
@@ -121,6 +124,14 @@ impl Drop for Place<'_> {
     }
 }
 
+impl App {
+    /// How many polls are held now.
+    #[must_use]
+    pub fn held_polls(&self) -> usize {
+        self.polls.lock().len()
+    }
+}
+
 /// Wakes held requests that are to be answered, until the controller stops.
 pub async fn watch_directives(app: Arc<App>) {
     let mut stopping = app.stopping.clone();
@@ -132,7 +143,9 @@ pub async fn watch_directives(app: Arc<App>) {
         if app.polls.is_empty() {
             continue;
         }
-        match app.store.servers_to_wake().await {
+        let now_ms = app.now_ms();
+        let since_ms = now_ms.saturating_sub(STOPPED_LATELY_MS);
+        match app.store.servers_to_wake(now_ms, since_ms).await {
             Ok(servers) => servers.iter().for_each(|id| app.polls.wake(id)),
             Err(error) => {
                 tracing::warn!(%error, "what waits for held requests could not be looked up")
@@ -156,17 +169,17 @@ async fn answer(
     seat: Option<&Seat>,
     body: &[u8],
 ) -> Result<(u16, Vec<u8>), Problem> {
-    let (servers, envelope) = identify(app, peer, body, MAX_POLL_BYTES).await?;
+    let (signers, envelope) = identify(app, peer, body, MAX_POLL_BYTES).await?;
     let named = |poll: &Poll| (poll.server_id.clone(), poll.epoch);
-    let (server, poll) = match signer::open(servers, &envelope, named) {
+    let (server, poll) = match signer::open(&signers, &envelope, named) {
         Signed::Own(server, poll) => (server, poll),
         Signed::Another(server) => return Err(app.in_anothers_name(peer, &server).await),
         Signed::Unparsable(server, why) => {
             let error = EnvelopeError::BadPayload(why);
-            return Err(unverified(app, peer, &server, &error).await);
+            return Err(app.unverified(peer, &server.server_id, &error).await.0);
         }
         Signed::Unverified(server, error) => {
-            return Err(unverified(app, peer, &server, &error).await);
+            return Err(app.unverified(peer, &server.server_id, &error).await.0);
         }
     };
     if let Some(seat) = seat {
@@ -268,24 +281,4 @@ async fn hold(app: &App, server: &KnownServer, until: Instant) -> Result<Held, P
             return Ok(Held::Directives(directives));
         }
     }
-}
-
-async fn unverified(
-    app: &App,
-    peer: IpAddr,
-    server: &KnownServer,
-    error: &EnvelopeError,
-) -> Problem {
-    app.reject(Rejected {
-        peer,
-        about: Some(&server.server_id),
-        event_type: match error {
-            EnvelopeError::BadSignature { .. } => EventType::BadSignature,
-            EnvelopeError::WrongType { .. } => EventType::WrongType,
-            _ => EventType::BadPayload,
-        },
-        description: error.to_string(),
-    })
-    .await;
-    problem_of(error)
 }

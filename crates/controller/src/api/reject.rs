@@ -82,6 +82,30 @@ impl App {
         .await;
     }
 
+    /// Records a message of a known key that does not verify; with its problem, whether it was
+    /// recorded.
+    pub(super) async fn unverified(
+        &self,
+        peer: IpAddr,
+        server_id: &str,
+        error: &EnvelopeError,
+    ) -> (Problem, bool) {
+        let event_type = match error {
+            EnvelopeError::BadSignature { .. } => EventType::BadSignature,
+            EnvelopeError::WrongType { .. } => EventType::WrongType,
+            _ => EventType::BadPayload,
+        };
+        let recorded = self
+            .reject(Rejected {
+                peer,
+                about: Some(server_id),
+                event_type,
+                description: error.to_string(),
+            })
+            .await;
+        (problem_of(error), recorded)
+    }
+
     /// Records a request that is not even readable, and passes the problem on.
     pub(super) async fn unreadable(&self, peer: IpAddr, problem: Problem) -> Problem {
         if problem.is_ours() {

@@ -21,24 +21,32 @@ use crate::rules::exchange::{QUARANTINED, RETIRED_KEY, REVOKED};
 use crate::rules::state::{KeyRole, ServerStatus};
 use crate::store::KnownServer;
 
-/// The known servers whose keys an envelope names, in its order; never empty.
+/// The known servers whose keys an envelope names, in its order.
+pub(super) struct Signers {
+    pub(super) first: KnownServer,
+    others: Vec<KnownServer>,
+}
+
+/// Finds them; a message that names no known key is refused.
 pub(super) async fn identify(
     app: &App,
     peer: IpAddr,
     body: &[u8],
     limit: usize,
-) -> Result<(Vec<KnownServer>, Envelope), Problem> {
+) -> Result<(Signers, Envelope), Problem> {
     let envelope = match Envelope::parse(body, limit) {
         Ok(envelope) => envelope,
         Err(error) => return Err(app.unreadable(peer, problem_of(&error)).await),
     };
-    let key_ids: Vec<Digest> = envelope.key_ids().take(MAX_SIGNATURES).collect();
+    let key_ids = hints(&envelope);
     let mut servers = vec![];
     for key_id in &key_ids {
         servers.extend(app.store.server_by_key(*key_id).await?);
     }
-    if !servers.is_empty() {
-        return Ok((servers, envelope));
+    let mut servers = servers.into_iter();
+    if let Some(first) = servers.next() {
+        let others = servers.collect();
+        return Ok((Signers { first, others }, envelope));
     }
     app.reject(Rejected {
         peer,
@@ -57,6 +65,17 @@ pub(super) async fn identify(
     ))
 }
 
+/// The key hints of an envelope, each once: naming one key four times costs one look-up.
+fn hints(envelope: &Envelope) -> Vec<Digest> {
+    let mut key_ids = vec![];
+    for id in envelope.key_ids().take(MAX_SIGNATURES) {
+        if !key_ids.contains(&id) {
+            key_ids.push(id);
+        }
+    }
+    key_ids
+}
+
 /// What the signatures of an envelope come to.
 pub(super) enum Signed<P> {
     /// It is of this server and epoch, which signed it.
@@ -72,26 +91,36 @@ pub(super) enum Signed<P> {
 /// Verifies, and parses exactly the verified bytes. `named` is the server and the epoch that the
 /// payload names.
 pub(super) fn open<P: Payload>(
-    servers: Vec<KnownServer>,
+    signers: &Signers,
     envelope: &Envelope,
     named: impl Fn(&P) -> (String, u32),
 ) -> Signed<P> {
-    let mut last = None;
-    for server in servers {
-        let found = match envelope.open::<P>(&server.identity) {
-            Ok(payload) => {
-                if named(&payload) == (server.server_id.clone(), server.epoch) {
-                    return Signed::Own(server, payload);
-                }
-                Signed::Another(server)
-            }
-            Err(EnvelopeError::BadPayload(why)) => Signed::Unparsable(server, why),
-            Err(error) if last.is_none() => Signed::Unverified(server, error),
-            Err(_) => continue,
-        };
-        last = Some(found);
+    let mut found = open_one(&signers.first, envelope, &named);
+    for server in &signers.others {
+        if matches!(found, Signed::Own(..)) {
+            break;
+        }
+        match open_one(server, envelope, &named) {
+            Signed::Unverified(..) => {}
+            signed => found = signed,
+        }
     }
-    last.expect("there is a server for each envelope")
+    found
+}
+
+fn open_one<P: Payload>(
+    server: &KnownServer,
+    envelope: &Envelope,
+    named: &impl Fn(&P) -> (String, u32),
+) -> Signed<P> {
+    match envelope.open::<P>(&server.identity) {
+        Ok(payload) if named(&payload) == (server.server_id.clone(), server.epoch) => {
+            Signed::Own(server.clone(), payload)
+        }
+        Ok(_) => Signed::Another(server.clone()),
+        Err(EnvelopeError::BadPayload(why)) => Signed::Unparsable(server.clone(), why),
+        Err(error) => Signed::Unverified(server.clone(), error),
+    }
 }
 
 impl App {
@@ -149,5 +178,31 @@ impl App {
         }
         (server.status == ServerStatus::Quarantined)
             .then_some((RefusalCode::Quarantined, QUARANTINED))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use vpn_node_protocol::encoding::Hex;
+    use vpn_node_protocol::identity::IntroductionReply;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_named_often_is_looked_up_once() {
+        let (one, other) = (
+            SigningKey::from_bytes(&[1; 32]),
+            SigningKey::from_bytes(&[2; 32]),
+        );
+        let payload = IntroductionReply {
+            request_digest: Hex([0; 32]),
+            controller_time_ms: 0,
+            known: false,
+        };
+        let envelope = Envelope::sign(&payload, &[&one, &one, &other, &one]);
+        let named: Vec<Digest> = envelope.key_ids().collect();
+        assert_eq!(named.len(), 4);
+        assert_eq!(hints(&envelope), [named[0], named[2]]);
     }
 }

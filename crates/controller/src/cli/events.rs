@@ -8,10 +8,11 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use nix::unistd::{Uid, User, getuid};
 use serde::Serialize;
-use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
+use vpn_node_protocol::limits::is_short_text;
 
 use super::lists::ListArgs;
 use super::span::span_ms;
+use super::text::short_text;
 use super::{open, servers, show};
 use crate::clock;
 use crate::config::Config;
@@ -39,7 +40,7 @@ pub(super) enum EventsCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<i64>,
         /// What was found or done
-        #[arg(long, value_name = "TEXT", value_parser = note)]
+        #[arg(long, value_name = "TEXT", value_parser = short_text)]
         note: String,
         /// Print JSON
         #[arg(long)]
@@ -85,18 +86,6 @@ fn words() -> PossibleValuesParser {
 
 fn severities() -> PossibleValuesParser {
     Severity::ALL.map(Severity::as_str).into()
-}
-
-fn note(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() {
-        return Err("it says nothing".to_owned());
-    }
-    if !is_short_text(text) {
-        return Err(format!(
-            "it is longer than {MAX_TEXT_BYTES} bytes, or holds control characters"
-        ));
-    }
-    Ok(text.to_owned())
 }
 
 async fn list(store: &dyn Store, args: EventsListArgs) -> anyhow::Result<()> {
@@ -261,14 +250,6 @@ fn user_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn notes_are_short_texts_that_say_something() {
-        assert_eq!(note("found it: büro"), Ok("found it: büro".to_owned()));
-        for bad in ["", "  ", "a\nb", "a\u{1b}[2J", "x".repeat(256).as_str()] {
-            assert!(note(bad).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn an_event_of_another_version_is_shown_and_hostile_text_is_escaped() {

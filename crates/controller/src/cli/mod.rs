@@ -8,6 +8,7 @@ mod servers;
 mod serving;
 mod show;
 mod span;
+mod text;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

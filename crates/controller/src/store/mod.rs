@@ -213,17 +213,21 @@ pub trait Store: Send + Sync {
         server_id: &'a str,
         challenge: NewChallenge,
     ) -> Answer<'a, Uuid>;
-    /// Queues the wish for a new identity key of an active server. Returns its id, or that of the
-    /// one that is open already.
-    fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid>;
+    /// Queues the wish for a new identity key. Returns its id, or that of the one that is open
+    /// already; `None` when the server is neither active nor pending.
+    fn queue_rotation<'a>(
+        &'a self,
+        server_id: &'a str,
+        rotation: NewRotation,
+    ) -> Answer<'a, Option<Uuid>>;
     /// Two holders of this server's identity about whom nothing is decided, or whose decision has
     /// not taken hold: there is one such row at most.
     fn unresolved_clone<'a>(&'a self, server_id: &'a str) -> Answer<'a, Option<SuspicionRow>>;
     /// Keeps one of two holders; `false` when there is nothing to decide any more.
     fn resolve_clone(&self, decision: CloneResolution) -> Answer<'_, bool>;
-    /// Servers whose held request is to be answered, because something waits to be handed out or
-    /// because they are stopped: one cheap query for all of them.
-    fn servers_to_wake(&self) -> Answer<'_, Vec<String>>;
+    /// Servers whose held request is to be answered, because something waits to be handed out, or
+    /// because they were stopped since `since_ms`: one cheap query for all of them.
+    fn servers_to_wake(&self, now_ms: i64, since_ms: i64) -> Answer<'_, Vec<String>>;
     /// Takes what waits for a server, and marks it as handed out.
     fn take_directives<'a>(
         &'a self,

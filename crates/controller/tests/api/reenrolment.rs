@@ -117,9 +117,16 @@ async fn an_identity_that_was_used_before_is_not_new() {
     let mut rotating = Host::enrolled(&world, 5).await;
     rotating.rotate(&world, 105).await;
     let before = world.count("server_keys").await;
-    for seed in [1, 101, 2, 105] {
+    for (seed, why) in [
+        (1, "was replaced by a newer one"),
+        (101, "another token"),
+        (2, "another token"),
+        (105, "the next key of a server that rotates"),
+    ] {
         let again = anew(&world, &other.server_id, seed).await;
-        assert_eq!(code(&again.enrol(&world).await.1), EnrolRefusal::BadRequest);
+        let (_, outcome) = again.enrol(&world).await;
+        assert_eq!(code(&outcome), EnrolRefusal::BadRequest);
+        assert!(format!("{outcome:?}").contains(why), "{outcome:?}");
     }
     assert_eq!(world.count("server_keys").await, before);
     assert_eq!(world.count("registration_keys WHERE used").await, 3);
@@ -148,4 +155,34 @@ async fn a_waiting_server_still_waits_and_a_revoked_one_stays_revoked() {
         EnrolRefusal::TokenRevoked
     );
     assert_eq!(world.dump().await, before);
+}
+
+#[tokio::test]
+async fn neither_lease_nor_grace_nor_refusals_outlive_the_identity() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    host.beat(&world).await;
+    let made = world
+        .query("SELECT COALESCE(made_at, 'none') FROM server_chains")
+        .await;
+    assert_ne!(made, ["none"]);
+    for given in [
+        "UPDATE servers SET grace_period_enabled = TRUE, grace_period_expires_at = '2030'
+         RETURNING server_id",
+        "INSERT INTO ahead_digests (server_id, digest) SELECT server_id, 'x' FROM servers
+         RETURNING server_id",
+    ] {
+        world.query(given).await;
+    }
+    let (_, outcome) = anew(&world, &host.server_id, 3).await.enrol(&world).await;
+    assert!(matches!(outcome, EnrolOutcome::Enrolled { .. }));
+    assert_eq!(world.count("ahead_digests").await, 0);
+    let left = world
+        .query(
+            "SELECT grace_period_enabled || COALESCE(grace_period_expires_at, ' none')
+                 || COALESCE(made_at, ' none')
+             FROM servers JOIN server_chains USING (server_id)",
+        )
+        .await;
+    assert_eq!(left, ["0 none none"]);
 }

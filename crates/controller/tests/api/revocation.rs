@@ -9,6 +9,7 @@ use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::message::{ChallengeAnswer, ConnectionBatch, Purpose, Refusal, RefusalCode};
 
 use crate::poll::{ask, poll};
+use crate::resolving::{resolve_clone, text};
 use crate::support::{Answered, Host, World};
 
 fn refused_as_revoked(world: &World, envelope: &Envelope, answer: &Answered) {
@@ -113,6 +114,9 @@ async fn a_held_poll_is_answered_within_a_second() {
             let (world, envelope) = (world.clone(), envelope.clone());
             tokio::spawn(async move { ask(&world, &envelope).await })
         };
+        while world.app.held_polls() == 0 {
+            tokio::task::yield_now().await;
+        }
         // By another process, as the operator's command is.
         let operator = vpn_node_controller::store::open(&world.config)
             .await
@@ -135,5 +139,34 @@ async fn a_held_poll_is_answered_within_a_second() {
         let refusal: Refusal = world.open_own(&answer);
         assert_eq!(refusal.code, code);
         assert_eq!(refusal.request_digest, envelope.digest());
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_leaves_no_holder_to_be_kept() {
+    let world = World::new().await;
+    let mut host = Host::enrolled(&world, 1).await;
+    host.beat(&world).await;
+    let mut copy = host.clone();
+    copy.chain = Hex([7; 32]);
+    let envelope = copy.sign(copy.header(&world), copy.heartbeat());
+    let (_, refusal) = copy.refused(&world, &envelope).await;
+    assert_eq!(refusal.code, RefusalCode::Quarantined);
+    let revoked = world
+        .store
+        .revoke_server(&host.server_id, "stolen", world.now());
+    assert!(revoked.await.unwrap());
+    let ended = world
+        .query("SELECT status || COALESCE(kept, ' nobody') FROM clone_suspicions")
+        .await;
+    assert_eq!(ended, ["resolved nobody"]);
+    for words in ["host-1", "host-1 --keep first"] {
+        let none = resolve_clone(&world, words);
+        assert_eq!(none.status.code(), Some(1));
+        assert!(
+            text(&none).contains("is revoked: no two holders"),
+            "{}",
+            text(&none)
+        );
     }
 }

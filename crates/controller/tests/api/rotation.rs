@@ -327,13 +327,14 @@ async fn an_operator_asks_for_a_new_key_and_heartbeats_carry_the_wish_until_it_i
         .store
         .queue_rotation(&host.server_id, wish(1))
         .await
+        .unwrap()
         .unwrap();
     let same = world
         .store
         .queue_rotation(&host.server_id, wish(2))
         .await
         .unwrap();
-    assert_eq!(same, id);
+    assert_eq!(same, Some(id));
     let reply = host.beat(&world).await;
     let directives = host.directives(&world, &reply.directives);
     let found = directives.iter().find(|d| d.id == id).unwrap();

@@ -39,6 +39,7 @@ fn the_limits_table_says_what_the_code_does() {
         ("MAX_LEASE_S", limits::MAX_LEASE_S.into()),
         ("WITNESS_LIFETIME_MS", limits::WITNESS_LIFETIME_MS),
         ("MAX_ROTATIONS", bytes(limits::MAX_ROTATIONS)),
+        ("MAX_ROTATIONS_BYTES", bytes(limits::MAX_ROTATIONS_BYTES)),
         ("HELLO_LIFETIME_MS", limits::HELLO_LIFETIME_MS),
         ("MAX_POLL_WAIT_S", limits::MAX_POLL_WAIT_S.into()),
         ("MAX_DISKS", bytes(metrics::MAX_DISKS)),

@@ -15,6 +15,7 @@ use anyhow::bail;
 use clap::Subcommand;
 
 use super::open;
+use super::text::short_text;
 use crate::config::Config;
 use crate::store::{ServerRow, Store};
 
@@ -47,7 +48,7 @@ pub(super) enum ServerCommand {
         /// Host name, server id, or the beginning of an id
         server: String,
         /// Why; shown by 'server show' and in the event
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = short_text)]
         reason: String,
         /// Print JSON
         #[arg(long)]

@@ -24,11 +24,7 @@ pub(super) async fn rotate_key(
 ) -> anyhow::Result<ExitCode> {
     let before = find(store, name).await?;
     if before.status != "active" {
-        bail!(
-            "{} is {}: only an active server can be asked for a new key",
-            show::escaped(&before.hostname),
-            show::escaped(&before.status)
-        );
+        bail!("{}", not_asked(&before));
     }
     let now_ms = clock::now_ms();
     let rotation = NewRotation {
@@ -37,16 +33,21 @@ pub(super) async fn rotate_key(
         deadline_s: ROTATE_DEADLINE_S,
         delivered: false,
     };
-    store.queue_rotation(&before.server_id, rotation).await?;
-    let mut now = before.clone();
+    let queued = store.queue_rotation(&before.server_id, rotation).await?;
+    if queued.is_none() {
+        // Stopped by somebody else since it was looked up.
+        bail!("{}", not_asked(&find(store, &before.server_id).await?));
+    }
+    let mut rotated = false;
     let mut waited = Duration::ZERO;
-    while waited < WAIT && now.identity_key_id == before.identity_key_id {
+    while waited < WAIT && !rotated {
         tokio::time::sleep(LOOK_EVERY).await;
         waited += LOOK_EVERY;
-        now = find(store, &before.server_id).await?;
+        let known = store.server_by_id(&before.server_id).await?;
+        rotated = known.is_some_and(|now| now.identity.id().to_string() != before.identity_key_id);
     }
+    let now = find(store, &before.server_id).await?;
     store.close().await?;
-    let rotated = now.identity_key_id != before.identity_key_id;
     if as_json {
         show::json("servers", &[now])?;
     } else {
@@ -57,6 +58,14 @@ pub(super) async fn rotate_key(
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn not_asked(server: &ServerRow) -> String {
+    format!(
+        "{} is {}: only an active server can be asked for a new key",
+        show::escaped(&server.hostname),
+        show::escaped(&server.status)
+    )
 }
 
 fn sentence(server: &ServerRow, rotated: bool) -> String {

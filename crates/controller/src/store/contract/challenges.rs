@@ -26,12 +26,23 @@ pub(super) async fn a_challenge_is_queued_taken_and_closed_once(store: &dyn Stor
         store.queue_challenge(&id, challenge(71)).await.unwrap(),
         queued
     );
-    let waiting = store.servers_to_wake().await.unwrap();
-    assert_eq!(waiting, std::slice::from_ref(&id));
+    let waiting = async |now_ms| store.servers_to_wake(now_ms, now_ms).await.unwrap();
+    assert_eq!(waiting(NOW).await, std::slice::from_ref(&id));
+    // As long as it may be handed out, and no longer: it would wake for nothing.
+    let over = NOW + 60_000;
+    assert_eq!(waiting(over).await, std::slice::from_ref(&id));
+    assert!(waiting(over + 1).await.is_empty());
+    assert!(
+        store
+            .take_directives(&id, over + 1)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let taken = store.take_directives(&id, NOW).await.unwrap();
     assert_eq!(taken.len(), 1);
     assert!(store.take_directives(&id, NOW).await.unwrap().is_empty());
-    assert!(store.servers_to_wake().await.unwrap().is_empty());
+    assert!(waiting(NOW).await.is_empty());
     // Handed out, and still open until it is answered.
     assert_eq!(read(store, &id).await.directives[0].id, queued);
     let close = || {

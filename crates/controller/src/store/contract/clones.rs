@@ -74,6 +74,8 @@ pub(super) async fn two_holders_are_stopped_and_one_is_kept(store: &dyn Store) {
     assert!(matches!(failed, Err(StoreError::Conflict)), "{failed:?}");
     assert!(store.unresolved_clone(&id).await.unwrap().is_none());
     assert_eq!(read(store, &id).await.status, ServerStatus::Active);
+    let queued = store.queue_rotation(&id, rotation(899)).await.unwrap();
+    assert_eq!(queued, Some(Uuid::from_u128(899)));
     write(store, &id, quarantine()).await.unwrap();
     assert_eq!(read(store, &id).await.status, ServerStatus::Quarantined);
     let row = store.unresolved_clone(&id).await.unwrap().unwrap();
@@ -84,12 +86,24 @@ pub(super) async fn two_holders_are_stopped_and_one_is_kept(store: &dyn Store) {
     what_was_refused_as_ahead_is_remembered(store, &id).await;
 }
 
+fn rotation(id: u128) -> NewRotation {
+    NewRotation {
+        id: Uuid::from_u128(id),
+        issued_ms: NOW,
+        deadline_s: 600,
+        delivered: false,
+    }
+}
+
 async fn the_second_is_kept(store: &dyn Store, id: &str) {
     let foreign = CloneResolution {
         server_id: "another".into(),
         ..decision(store, id, Kept::First).await
     };
     assert!(!store.resolve_clone(foreign).await.unwrap());
+    // Somebody has a wish for a new key from before: it is not the one that the kept holder gets.
+    let before = store.take_directives(id, NOW).await.unwrap();
+    assert_eq!(before[0].id, Uuid::from_u128(899));
     let second = decision(store, id, Kept::Second).await;
     let first = decision(store, id, Kept::First).await;
     assert!(store.resolve_clone(second).await.unwrap());
@@ -110,14 +124,8 @@ async fn the_second_is_kept(store: &dyn Store, id: &str) {
     assert_eq!(snapshot.resolving, Some(resolving));
     let open: Vec<_> = snapshot.directives.iter().map(|d| (d.id, d.want)).collect();
     assert_eq!(open, [(Uuid::from_u128(900), Want::Rotate)]);
-    let rotation = NewRotation {
-        id: Uuid::from_u128(901),
-        issued_ms: NOW,
-        deadline_s: 600,
-        delivered: false,
-    };
-    let again = store.queue_rotation(id, rotation);
-    assert_eq!(again.await.unwrap(), Uuid::from_u128(900));
+    let again = store.queue_rotation(id, rotation(901));
+    assert_eq!(again.await.unwrap(), Some(Uuid::from_u128(900)));
 }
 
 async fn a_resolution_ends(store: &dyn Store, id: &str) {
@@ -125,9 +133,21 @@ async fn a_resolution_ends(store: &dyn Store, id: &str) {
         kept: Kept::Second,
         at_ms: NOW,
     };
-    write(store, id, vec![end]).await.unwrap();
+    write(store, id, vec![end.clone()]).await.unwrap();
     assert!(store.unresolved_clone(id).await.unwrap().is_none());
     assert_eq!(read(store, id).await.resolving, None);
+    // What was seen of another epoch than the chain's says nothing about who holds it now.
+    let other_epoch = NewSuspicion {
+        epoch: 7,
+        ..suspicion()
+    };
+    let stop = Effect::Quarantine(Box::new(other_epoch));
+    write(store, id, vec![stop]).await.unwrap();
+    let first = decision(store, id, Kept::First).await;
+    assert!(!store.resolve_clone(first).await.unwrap());
+    // There is one at most.
+    assert!(write(store, id, quarantine()).await.is_err());
+    write(store, id, vec![end.clone()]).await.unwrap();
     // Enrolled again instead: nothing is left to be decided either.
     write(store, id, quarantine()).await.unwrap();
     let late = decision(store, id, Kept::First).await;

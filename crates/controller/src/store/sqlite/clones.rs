@@ -4,6 +4,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use vpn_node_protocol::chain;
 use vpn_node_protocol::encoding::Digest;
 
+use super::lifecycle::close_directives;
 use super::map::{counter, database};
 use super::{directives, keys};
 use crate::clock::to_text;
@@ -92,7 +93,8 @@ pub(super) async fn resolve(
          WHERE suspicion_id = ? AND server_id = ? AND status = 'open'
            AND EXISTS (SELECT 1 FROM servers s JOIN server_chains c ON c.server_id = s.server_id
                        WHERE s.server_id = clone_suspicions.server_id
-                         AND s.status = 'quarantined' AND c.key_epoch = key_epoch)",
+                         AND s.status = 'quarantined'
+                         AND c.key_epoch = clone_suspicions.key_epoch)",
     )
     .bind(word(&decision.kept))
     .bind(id)
@@ -128,7 +130,8 @@ pub(super) async fn resolve(
         .execute(&mut *conn)
         .await
         .map_err(database)?;
-    close_challenges(conn, server_id, decision.now_ms).await?;
+    // Either may have seen what was asked before, and the wish for a new key is the kept one's alone.
+    close_directives(conn, server_id, "quarantined", decision.now_ms).await?;
     if decision.kept == Kept::Second {
         take_second(conn, server_id, id, decision.now_ms).await?;
     }
@@ -138,36 +141,8 @@ pub(super) async fn resolve(
         deadline_s: decision.deadline_s,
         delivered: false,
     };
-    directives::queue_rotation(conn, server_id, rotation).await?;
+    directives::open_rotation(conn, server_id, rotation).await?;
     Ok(true)
-}
-
-/// A challenge from before may have been seen by either holder: the kept one answers a new one.
-async fn close_challenges(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE server_verifications
-         SET verification_time = ?, verification_result = FALSE, failure_reason = 'quarantined'
-         WHERE server_id = ? AND verification_result IS NULL",
-    )
-    .bind(to_text(now_ms))
-    .bind(server_id)
-    .execute(&mut *conn)
-    .await
-    .map_err(database)?;
-    sqlx::query(
-        "UPDATE directives SET status = 'expired', closed_at = ?
-         WHERE server_id = ? AND kind = 'challenge' AND status IN ('pending', 'applied')",
-    )
-    .bind(to_text(now_ms))
-    .bind(server_id)
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
 }
 
 /// The chain goes on where the second holder stands; what the first has sent since counts no more.
@@ -227,19 +202,19 @@ async fn second_has_next_key(
     Ok(chain == Some(chain::start(server_id, next.epoch, &next.key).to_string()))
 }
 
-/// The kept holder's new key is in use, or the server was enrolled again: nothing is left to be
-/// decided.
+/// The kept holder's new key is in use, or the server was enrolled again, or revoked, which keeps
+/// nobody: nothing is left to be decided.
 pub(super) async fn resolved(
     conn: &mut SqliteConnection,
     server_id: &str,
-    kept: Kept,
+    kept: Option<Kept>,
     now_ms: i64,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE clone_suspicions SET status = 'resolved', kept = ?, resolved_at = ?
+        "UPDATE clone_suspicions SET status = 'resolved', kept = COALESCE(?, kept), resolved_at = ?
          WHERE server_id = ? AND status IN ('open', 'resolving')",
     )
-    .bind(word(&kept))
+    .bind(kept.map(|kept| word(&kept)))
     .bind(to_text(now_ms))
     .bind(server_id)
     .execute(conn)

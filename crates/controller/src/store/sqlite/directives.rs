@@ -33,7 +33,8 @@ pub(super) async fn queue(
     Ok(challenge.id)
 }
 
-/// A new challenge: its directive and its verification.
+/// A new challenge: its directive and its verification. A server that is stopped gets none:
+/// nothing would close it.
 pub(super) async fn open(
     conn: &mut SqliteConnection,
     server_id: &str,
@@ -44,15 +45,17 @@ pub(super) async fn open(
     let done = sqlx::query(
         "INSERT INTO directives
              (directive_id, server_id, key_epoch, kind, challenge_value, purpose, issued_at,
-              deadline_s, delivered_at)
-         SELECT ?, server_id, key_epoch, 'challenge', ?, ?, ?, ?, ?
-         FROM server_chains WHERE server_id = ?",
+              deadline_s, expires_at, delivered_at)
+         SELECT ?, server_id, c.key_epoch, 'challenge', ?, ?, ?, ?, ?, ? FROM server_chains c
+         JOIN servers s USING (server_id)
+         WHERE server_id = ? AND s.status IN ('active', 'pending')",
     )
     .bind(&id)
     .bind(&value)
     .bind(challenge.purpose.as_str())
     .bind(&issued)
     .bind(i64::from(challenge.deadline_s))
+    .bind(expires(challenge.issued_ms, challenge.deadline_s))
     .bind(challenge.delivered.then_some(&issued))
     .bind(server_id)
     .execute(&mut *conn)
@@ -79,48 +82,60 @@ pub(super) async fn open(
     .map_err(database)
 }
 
-/// A new directive `rotate`, unless one is open.
+/// A new directive `rotate`, unless one is open; none for a server that may not speak.
 pub(super) async fn queue_rotation(
     conn: &mut SqliteConnection,
     server_id: &str,
     rotation: NewRotation,
-) -> Result<Uuid, StoreError> {
+) -> Result<Option<Uuid>, StoreError> {
     let open_now = open_of(conn, server_id).await?;
     if let Some(other) = open_now
         .iter()
         .find(|d| d.want == Want::Rotate && !d.applied && !d.is_over(rotation.issued_ms))
     {
-        return Ok(other.id);
+        return Ok(Some(other.id));
     }
-    open_rotation(conn, server_id, rotation).await?;
-    Ok(rotation.id)
+    let made = insert_rotation(conn, server_id, rotation).await?;
+    Ok(made.then_some(rotation.id))
 }
 
+/// A new directive `rotate` for a server whose status was judged in this transaction.
 pub(super) async fn open_rotation(
     conn: &mut SqliteConnection,
     server_id: &str,
     rotation: NewRotation,
 ) -> Result<(), StoreError> {
+    match insert_rotation(conn, server_id, rotation).await? {
+        true => Ok(()),
+        false => Err(StoreError::Conflict),
+    }
+}
+
+/// False when the server is neither active nor pending.
+async fn insert_rotation(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    rotation: NewRotation,
+) -> Result<bool, StoreError> {
     let issued = to_text(rotation.issued_ms);
-    let done = sqlx::query(
+    sqlx::query(
         "INSERT INTO directives
-             (directive_id, server_id, key_epoch, kind, issued_at, deadline_s, delivered_at)
-         SELECT ?, server_id, c.key_epoch, 'rotate', ?, ?, ? FROM server_chains c
+             (directive_id, server_id, key_epoch, kind, issued_at, deadline_s, expires_at,
+              delivered_at)
+         SELECT ?, server_id, c.key_epoch, 'rotate', ?, ?, ?, ? FROM server_chains c
          JOIN servers s USING (server_id)
          WHERE server_id = ? AND s.status IN ('active', 'pending')",
     )
     .bind(rotation.id.to_string())
     .bind(&issued)
     .bind(i64::from(rotation.deadline_s))
+    .bind(expires(rotation.issued_ms, rotation.deadline_s))
     .bind(rotation.delivered.then_some(&issued))
     .bind(server_id)
     .execute(conn)
     .await
-    .map_err(database)?;
-    match done.rows_affected() {
-        1 => Ok(()),
-        _ => Err(StoreError::Conflict),
-    }
+    .map(|done| done.rows_affected() == 1)
+    .map_err(database)
 }
 
 /// When the newest directive `rotate` of a server was made.
@@ -157,14 +172,23 @@ pub(super) async fn open_of(
     .collect()
 }
 
-/// Servers for which something was never handed out, and those that are stopped, by whatever
-/// process: few rows, found by their indexes.
-pub(super) async fn waiting(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
+/// Servers for which something waits that was never handed out and may still be, and those that
+/// were stopped since `since_ms`, by whatever process: only what an index holds for just these is
+/// read, however many dead directives and revoked servers there are.
+pub(super) async fn waiting(
+    pool: &SqlitePool,
+    now_ms: i64,
+    since_ms: i64,
+) -> Result<Vec<String>, StoreError> {
     sqlx::query_scalar(
-        "SELECT server_id FROM directives WHERE status = 'pending' AND delivered_at IS NULL
+        "SELECT server_id FROM directives
+         WHERE status = 'pending' AND delivered_at IS NULL AND expires_at >= ?
          UNION
-         SELECT server_id FROM servers WHERE status IN ('quarantined', 'revoked')",
+         SELECT server_id FROM servers
+         WHERE status IN ('quarantined', 'revoked') AND status_changed_at >= ?",
     )
+    .bind(to_text(now_ms))
+    .bind(to_text(since_ms))
     .fetch_all(pool)
     .await
     .map_err(database)
@@ -292,6 +316,11 @@ pub(super) async fn verification(
     .fetch_optional(pool)
     .await
     .map_err(database)
+}
+
+/// `directives.expires_at`, as [`OpenDirective::is_over`] has it.
+fn expires(issued_ms: i64, deadline_s: u32) -> String {
+    to_text(issued_ms.saturating_add(i64::from(deadline_s) * 1000))
 }
 
 fn directive(row: &SqliteRow) -> Result<OpenDirective, StoreError> {

@@ -31,7 +31,7 @@ pub(super) async fn apply(
             Effect::KeyInForce(new) => keys::set_current(conn, server_id, &new).await?,
             Effect::Quarantine(new) => clones::suspect(conn, server_id, &new).await?,
             Effect::ResolveClones { kept, at_ms } => {
-                clones::resolved(conn, server_id, kept, at_ms).await?;
+                clones::resolved(conn, server_id, Some(kept), at_ms).await?;
             }
             Effect::RefusedAhead { epoch, seq, digest } => {
                 clones::refused_ahead(conn, server_id, (epoch, seq), digest).await?;

@@ -139,7 +139,12 @@ async fn known_identity(
     let status: ServerStatus = enum_of("servers.status", row.get("status"))?;
     let same_token =
         row.get::<Option<&str>, _>("registered_with_key") == Some(&enrolment.registration_key);
-    let end = if role != KeyRole::Current {
+    let end = if role == KeyRole::Next {
+        EnrolEnd::Refused(Refused::new(
+            EnrolRefusal::BadRequest,
+            "this identity is the next key of a server that rotates: a host that enrols anew makes a new identity",
+        ))
+    } else if role == KeyRole::Retired {
         EnrolEnd::Refused(Refused::new(
             EnrolRefusal::BadRequest,
             "this identity was replaced by a newer one: a host that enrols anew makes a new identity",

@@ -21,21 +21,7 @@ pub(super) async fn find_server(
     pool: &SqlitePool,
     key_id: Digest,
 ) -> Result<Option<KnownServer>, StoreError> {
-    sqlx::query(
-        "SELECT k.server_id, k.public_key, k.key_epoch, k.status AS role, s.status, c.nonce,
-                c.previous_nonce
-         FROM server_keys k
-         JOIN servers s ON s.server_id = k.server_id
-         JOIN server_chains c ON c.server_id = k.server_id
-         WHERE k.identity_key_id = ?",
-    )
-    .bind(key_id.to_string())
-    .fetch_optional(pool)
-    .await
-    .map_err(database)?
-    .as_ref()
-    .map(known)
-    .transpose()
+    find(pool, Some(key_id), None).await
 }
 
 /// A server with its current key.
@@ -43,14 +29,25 @@ pub(super) async fn find_current(
     pool: &SqlitePool,
     server_id: &str,
 ) -> Result<Option<KnownServer>, StoreError> {
+    find(pool, None, Some(server_id)).await
+}
+
+/// By the id of a key, or, without one, the current key of a server.
+async fn find(
+    pool: &SqlitePool,
+    key_id: Option<Digest>,
+    server_id: Option<&str>,
+) -> Result<Option<KnownServer>, StoreError> {
     sqlx::query(
         "SELECT k.server_id, k.public_key, k.key_epoch, k.status AS role, s.status, c.nonce,
                 c.previous_nonce
          FROM server_keys k
          JOIN servers s ON s.server_id = k.server_id
          JOIN server_chains c ON c.server_id = k.server_id
-         WHERE k.server_id = ? AND k.status = 'current'",
+         WHERE k.identity_key_id = COALESCE(?, (SELECT identity_key_id FROM server_keys
+                                                WHERE server_id = ? AND status = 'current'))",
     )
+    .bind(key_id.map(|id| id.to_string()))
     .bind(server_id)
     .fetch_optional(pool)
     .await
@@ -199,13 +196,25 @@ pub(super) async fn retire(
     role: KeyRole,
     at_ms: i64,
 ) -> Result<(), StoreError> {
+    retire_but(conn, server_id, role, None, at_ms).await
+}
+
+/// As [`retire`], except for one key.
+async fn retire_but(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    role: KeyRole,
+    except: Option<&PublicKey>,
+    at_ms: i64,
+) -> Result<(), StoreError> {
     sqlx::query(
         "UPDATE server_keys SET status = 'retired', retired_at = ?
-         WHERE server_id = ? AND status = ?",
+         WHERE server_id = ? AND status = ? AND identity_key_id IS NOT ?",
     )
     .bind(to_text(at_ms))
     .bind(server_id)
     .bind(word(&role))
+    .bind(except.map(|key| key.id().to_string()))
     .execute(conn)
     .await
     .map(drop)
@@ -218,18 +227,8 @@ pub(super) async fn set_next(
     server_id: &str,
     new: &NewKey,
 ) -> Result<(), StoreError> {
-    put(conn, server_id, new, KeyRole::Next).await?;
-    sqlx::query(
-        "UPDATE server_keys SET status = 'retired', retired_at = ?
-         WHERE server_id = ? AND status = 'next' AND identity_key_id <> ?",
-    )
-    .bind(to_text(new.at_ms))
-    .bind(server_id)
-    .bind(new.key.id().to_string())
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(database)
+    retire_but(conn, server_id, KeyRole::Next, Some(&new.key), new.at_ms).await?;
+    put(conn, server_id, new, KeyRole::Next).await
 }
 
 /// The next key comes into force: the one before is retired, and wishes for a new key are fulfilled.

@@ -3,11 +3,13 @@
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::clones;
 use super::events;
+use super::keys;
 use super::map::database;
 use crate::clock::to_text;
 use crate::rules::lifecycle::{approved, revoked};
-use crate::rules::state::{ServerStatus, word};
+use crate::rules::state::{KeyRole, ServerStatus, word};
 use crate::store::StoreError;
 
 pub(super) async fn approve(
@@ -33,7 +35,8 @@ pub(super) async fn approve(
     Ok(true)
 }
 
-/// There is no way back: tokens for this server end with it.
+/// There is no way back: tokens for this server end with it, its next key, and the question whom of
+/// two holders to keep.
 pub(super) async fn revoke(
     conn: &mut SqliteConnection,
     server_id: String,
@@ -56,6 +59,8 @@ pub(super) async fn revoke(
         return Ok(false);
     }
     close_directives(conn, &server_id, "revoked", now_ms).await?;
+    keys::retire(conn, &server_id, KeyRole::Next, now_ms).await?;
+    clones::resolved(conn, &server_id, None, now_ms).await?;
     sqlx::query(
         "UPDATE registration_keys SET status = 'revoked'
          WHERE for_server_id = ? AND used = FALSE AND status = 'active'",

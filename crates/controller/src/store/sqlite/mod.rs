@@ -215,7 +215,11 @@ impl Store for SqliteStore {
         Box::pin(self.write(move |conn| Box::pin(directives::queue(conn, server_id, challenge))))
     }
 
-    fn queue_rotation<'a>(&'a self, server_id: &'a str, rotation: NewRotation) -> Answer<'a, Uuid> {
+    fn queue_rotation<'a>(
+        &'a self,
+        server_id: &'a str,
+        rotation: NewRotation,
+    ) -> Answer<'a, Option<Uuid>> {
         let server_id = server_id.to_owned();
         Box::pin(self.write(move |conn| {
             Box::pin(async move { directives::queue_rotation(conn, &server_id, rotation).await })
@@ -230,8 +234,8 @@ impl Store for SqliteStore {
         Box::pin(self.write(move |conn| Box::pin(clones::resolve(conn, decision))))
     }
 
-    fn servers_to_wake(&self) -> Answer<'_, Vec<String>> {
-        Box::pin(directives::waiting(&self.readers))
+    fn servers_to_wake(&self, now_ms: i64, since_ms: i64) -> Answer<'_, Vec<String>> {
+        Box::pin(directives::waiting(&self.readers, now_ms, since_ms))
     }
 
     fn take_directives<'a>(

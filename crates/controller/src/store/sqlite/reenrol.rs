@@ -54,7 +54,7 @@ pub(super) async fn rebind(
     keys::set_current(conn, server_id, &new).await?;
     restart_chain(conn, enrolment, server_id, new.epoch).await?;
     close_directives(conn, server_id, "reenrolled", new.at_ms).await?;
-    clones::resolved(conn, server_id, Kept::Reenrolled, new.at_ms).await?;
+    clones::resolved(conn, server_id, Some(Kept::Reenrolled), new.at_ms).await?;
     rewrite_server(conn, enrolment, server_id, before, status).await?;
     put_capabilities(conn, server_id, &enrolment.request.capabilities).await?;
     first_hardware(conn, server_id, enrolment).await?;
@@ -87,7 +87,7 @@ async fn restart_chain(
         "UPDATE server_chains
          SET key_epoch = ?, seq = 0, chain = ?, nonce = ?, previous_nonce = NULL,
              last_digest = NULL, last_reply = NULL, boot_id = NULL,
-             booted = NULL, peer_ip = ?
+             booted = NULL, made_at = NULL, peer_ip = ?
          WHERE server_id = ?",
     )
     .bind(counter(epoch.into()))
@@ -98,12 +98,17 @@ async fn restart_chain(
     .execute(&mut *conn)
     .await
     .map_err(database)?;
-    sqlx::query("DELETE FROM request_digests WHERE server_id = ?")
-        .bind(server_id)
-        .execute(conn)
-        .await
-        .map(drop)
-        .map_err(database)
+    for old in [
+        "DELETE FROM request_digests WHERE server_id = ?",
+        "DELETE FROM ahead_digests WHERE server_id = ?",
+    ] {
+        sqlx::query(old)
+            .bind(server_id)
+            .execute(&mut *conn)
+            .await
+            .map_err(database)?;
+    }
+    Ok(())
 }
 
 async fn rewrite_server(
@@ -121,7 +126,8 @@ async fn rewrite_server(
              idempotency_id = ?, os_version = ?, raw_hardware_components = ?,
              verdict = 'unverified', verdict_reason = NULL, challenges_missed = 0,
              authorisation = 'unverified', hardware_verification_status = 'pending',
-             rehost_permitted_until = NULL
+             rehost_permitted_until = NULL, grace_period_enabled = FALSE,
+             grace_period_expires_at = NULL
          WHERE server_id = ?",
     )
     .bind(&request.hostname)

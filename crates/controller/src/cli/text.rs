@@ -1,0 +1,33 @@
+//! What an operator writes down for others: why a host was revoked, how an event was dealt with.
+
+use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
+
+/// A text that says something, fits an event, and harms no terminal; without space around it.
+pub(super) fn short_text(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("it says nothing".to_owned());
+    }
+    if !is_short_text(text) {
+        return Err(format!(
+            "it is longer than {MAX_TEXT_BYTES} bytes, or holds control characters"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_short_and_says_something() {
+        assert_eq!(
+            short_text(" found it: büro"),
+            Ok("found it: büro".to_owned())
+        );
+        for bad in ["", "  ", "a\nb", "a\u{1b}[2J", "x".repeat(256).as_str()] {
+            assert!(short_text(bad).is_err(), "{bad:?}");
+        }
+    }
+}
