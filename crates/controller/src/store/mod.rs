@@ -167,7 +167,9 @@ pub enum StoreError {
     #[error("the database cannot keep up: {0} writes wait")]
     Busy(usize),
     /// The writer has ended.
-    #[error("the store did not answer: the controller is stopping, or its database failed")]
+    #[error(
+        "the database did not take the write: it is locked by another process, it failed, or the controller is stopping; nothing was changed, so try again"
+    )]
     Closed,
 }
 

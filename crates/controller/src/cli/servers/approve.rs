@@ -41,7 +41,7 @@ fn no_approval(status: &str) -> &'static str {
     match status {
         "active" => "there is nothing to approve",
         "quarantined" => {
-            "two holders of its identity were seen, and approval does not tell which is the right one; give the right host a new identity with 'registration-key create --server'"
+            "two holders of its identity were seen, and approval does not tell which is the right one; see 'server resolve-clone'"
         }
         _ => "that is for ever; enrol the host as a new server with a new token",
     }

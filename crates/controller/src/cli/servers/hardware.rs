@@ -100,11 +100,15 @@ pub(super) async fn permit(args: PermitArgs, store: &dyn Store) -> anyhow::Resul
             show::escaped(&server.status)
         );
     }
+    let challenged = match server.status.as_str() {
+        "active" => "It is challenged now",
+        _ => "It is challenged once it is approved",
+    };
     if args.json {
         show::json("servers", &[server])?;
     } else if let Some(until) = &until {
         show::line(format_args!(
-            "Permitted until {} UTC: when {host} answers a challenge from other hardware, that is its enrolled one from then on, once. It is challenged now; see 'server show' and 'server hardware diff'.",
+            "Permitted until {} UTC: when {host} answers a challenge from other hardware, that is its enrolled one from then on, once. {challenged}; see 'server show' and 'server hardware diff'.",
             show::instant(Some(until))
         ))?;
     } else {

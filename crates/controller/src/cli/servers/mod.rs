@@ -106,6 +106,18 @@ pub(super) async fn find(store: &dyn Store, name: &str) -> anyhow::Result<Server
     pick(&servers, name).cloned()
 }
 
+/// What to do about a server whose status does not allow a command, as the end of a sentence.
+fn cure(server: &ServerRow) -> String {
+    match server.status.as_str() {
+        "quarantined" => format!(
+            "; two holders of its identity were seen: see 'server resolve-clone {}'",
+            server.server_id
+        ),
+        "pending" => format!("; let it in with 'server approve {}'", server.server_id),
+        _ => String::new(),
+    }
+}
+
 /// An id is the controller's word and comes first: a host chooses its own name, and may choose
 /// another one's id.
 fn pick<'a>(servers: &'a [ServerRow], name: &str) -> anyhow::Result<&'a ServerRow> {

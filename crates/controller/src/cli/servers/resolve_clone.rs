@@ -139,7 +139,7 @@ fn kept_sentence(server: &ServerRow, row: &SuspicionRow, kept: Kept) -> String {
     };
     let boot = |named: Named<'_>| show::optional(named.boot_id);
     format!(
-        "The {} holder of {} ({}, boot {}) is kept. It goes on with its next request, is told to take a new key, and is challenged; after that the other one ({}, boot {}) is refused for ever. Until then, and if it is a machine of its own, stop that one and erase its /var/lib/vpn-node.",
+        "The {} holder of {} ({}, boot {}) is kept. It goes on with its next request, is told to take a new key, and is challenged; after that the other one ({}, boot {}) is refused for ever. If that one is a machine of its own, stop it now and erase its state directory (/var/lib/vpn-node).",
         word(&kept),
         show::escaped(&server.hostname),
         show::escaped(named.address),

@@ -48,10 +48,14 @@ pub(super) async fn rotate_key(
     }
     let now = find(store, &before.server_id).await?;
     store.close().await?;
-    if as_json {
-        show::json("servers", &[now])?;
-    } else {
-        show::line(sentence(&now, rotated))?;
+    let told = sentence(&now, rotated);
+    match (as_json, rotated) {
+        (false, _) => show::line(told)?,
+        (true, true) => show::json("servers", &[now])?,
+        (true, false) => {
+            anstream::eprintln!("vpn-node-controller: {told}");
+            show::json("servers", &[now])?;
+        }
     }
     Ok(if rotated {
         ExitCode::SUCCESS
@@ -62,9 +66,10 @@ pub(super) async fn rotate_key(
 
 fn not_asked(server: &ServerRow) -> String {
     format!(
-        "{} is {}: only an active server can be asked for a new key",
+        "{} is {}: only an active server can be asked for a new key{}",
         show::escaped(&server.hostname),
-        show::escaped(&server.status)
+        show::escaped(&server.status),
+        super::cure(server)
     )
 }
 

@@ -21,18 +21,23 @@ pub(super) async fn verify(
     let server = find(store, name).await?;
     if server.status != "active" {
         bail!(
-            "{} is {}: only an active server can be verified",
+            "{} is {}: only an active server can be verified{}",
             show::escaped(&server.hostname),
-            show::escaped(&server.status)
+            show::escaped(&server.status),
+            super::cure(&server)
         );
     }
     let row = verification::challenge(store, &server.server_id, WAIT).await?;
     let row = row.context("the challenge is not in the database any more")?;
     let verified = row.verification_result == Some(true);
+    let told = sentence(&server, &row);
     if as_json {
+        if !verified {
+            anstream::eprintln!("vpn-node-controller: {told}");
+        }
         show::json("verifications", &[row])?;
     } else {
-        show::line(sentence(&server, &row))?;
+        show::line(told)?;
     }
     Ok(if verified {
         ExitCode::SUCCESS

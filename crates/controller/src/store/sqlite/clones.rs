@@ -217,6 +217,18 @@ pub(super) async fn resolved(
     .bind(kept.map(|kept| word(&kept)))
     .bind(to_text(now_ms))
     .bind(server_id)
+    .execute(&mut *conn)
+    .await
+    .map_err(database)?;
+    if kept.is_none() {
+        return Ok(());
+    }
+    // What the status said of the two holders is over.
+    sqlx::query(
+        "UPDATE servers SET status_reason = NULL
+         WHERE server_id = ? AND status IN ('active', 'pending')",
+    )
+    .bind(server_id)
     .execute(conn)
     .await
     .map(drop)
