@@ -172,7 +172,7 @@ impl Agent {
     }
 
     fn stop(&mut self, refusal: &Refusal, now: Now) {
-        self.memory.heartbeat_failed(&refusal.message, now);
+        self.memory.refused(&refusal.message, now);
         let reason = match refusal.code {
             RefusalCode::RetiredKey => KEY_REPLACED.to_owned(),
             RefusalCode::Behind => BEHIND.to_owned(),
