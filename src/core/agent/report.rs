@@ -121,7 +121,8 @@ impl Agent {
                 epoch: u64::from(lane.epoch),
                 key_id: PublicKey::from(&self.key).id().to_string(),
                 rotated_ms: self.rotation.rotated_ms,
-                rotating: self.rotation.is_under_way(),
+                // A controller that refuses the whole host takes no new key.
+                rotating: self.rotation.is_under_way() && self.authorisation.stopped().is_none(),
             }),
             last_errors: self.memory.errors.iter().cloned().collect(),
             ..StatusReport::starting(
