@@ -181,7 +181,14 @@ fn identity_line(identity: &IdentityStatus) -> String {
 fn heartbeat(report: &StatusReport) -> String {
     let last = &report.last_heartbeat;
     let mut text = match (last.seconds_ago, last.accepted) {
-        (Some(ago), Some(false)) => format!("{} {} ago", red("refused"), shown_seconds(ago)),
+        (Some(ago), Some(false)) => {
+            format!(
+                "{}, last accepted {} ago",
+                red("refused"),
+                shown_seconds(ago)
+            )
+        }
+        (None, Some(false)) => red("refused"),
         (Some(ago), _) => format!("accepted {} ago", shown_seconds(ago)),
         (None, _) => yellow("none answered since the agent started"),
     };

@@ -126,14 +126,15 @@ impl VerificationState {
     }
 }
 
-/// The newest answered heartbeat, and what went wrong since.
+/// The newest accepted heartbeat, and what went wrong since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastHeartbeat {
-    /// When the newest answered heartbeat was sent; none if none was answered.
+    /// When the newest accepted heartbeat was sent; none if none was accepted.
     pub at_ms: Option<i64>,
     /// The same as an age, by the clock that nobody can set.
     pub seconds_ago: Option<u64>,
-    /// Whether the controller accepted it.
+    /// Whether the controller's newest answer accepted what it answers; an attempt that got no
+    /// answer does not count.
     pub accepted: Option<bool>,
     /// Why the latest attempt failed; none if it did not.
     pub last_error: Option<String>,

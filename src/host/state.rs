@@ -86,7 +86,7 @@ pub enum StateError {
     },
     /// The identity is encrypted, and nothing brought the key to it.
     #[error(
-        "the identity key in {path} is sealed, and this start did not unseal it: it is sealed to another machine, or this machine's TPM or host key has changed since (what systemd-creds said stands above, in the journal of vpn-node-agent). Nothing on this host can open it any more then: make a token for the same server on the controller ('vpn-node-controller registration-key create --server NAME'), and run 'vpn-node enroll' here"
+        "the identity key in {path} is sealed, and this start did not unseal it. Was the agent started by hand? Run 'vpn-node-agent --unseal-identity' as root first. The unit vpn-node-agent.service does that by itself; if it did, the key is sealed to another machine, or this machine's TPM or host key has changed since (what systemd-creds said stands above, in the journal of vpn-node-agent). Nothing on this host can open it any more then: make a token for the same server on the controller ('vpn-node-controller registration-key create --server NAME'), and run 'vpn-node enroll' here"
     )]
     Sealed {
         /// The identity file.

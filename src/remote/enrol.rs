@@ -58,13 +58,23 @@ pub struct Enrolled {
 pub enum EnrolError {
     /// There is one already.
     #[error(
-        "this host is enrolled already, as {server_id}, and this token is not for that server: nothing was changed. To give this server a new identity, create a token for it with 'vpn-node-controller registration-key create --server NAME'; to make this host another server, stop the agent and move {state_dir} away"
+        "this host is enrolled already, as {server_id}, and this token is not for that server: nothing was changed. If that server was revoked, or this host is to be another one: stop the agent, move {state_dir} away, enrol with a new token, and start the agent. To give that server a new identity on this host, create a token for it with 'vpn-node-controller registration-key create --server NAME'"
     )]
     AlreadyEnrolled {
         /// Its id.
         server_id: String,
         /// Where that stands.
         state_dir: String,
+    },
+    /// The enrolment is there, and the identity that it made is not.
+    #[error(
+        "this token had enrolled this host before, as {server_id}, but the identity is lost: {source}; nothing was changed. Create a token for the same server with 'vpn-node-controller registration-key create --server NAME', and run 'vpn-node enroll' with that one"
+    )]
+    IdentityLost {
+        /// Its id.
+        server_id: String,
+        /// What is wrong with its file.
+        source: StateError,
     },
     /// The agent has the identity that would be replaced.
     #[error("stop the agent first: systemctl stop vpn-node-agent")]
@@ -250,13 +260,26 @@ fn finish_change(state: &StateDir, rng: &mut impl CryptoRng) -> Result<(), State
 }
 
 /// The enrolment on disk, if this token made it. One that cannot be read was made by none.
-fn enrolled_before(state: &StateDir, token: PublicKey) -> Result<Option<Enrolled>, StateError> {
+/// Without its identity it is of no use, and this token makes no other: it is spent.
+fn enrolled_before(state: &StateDir, token: PublicKey) -> Result<Option<Enrolled>, EnrolError> {
     let made_by_it = |enrolment: &Enrolment| enrolment.registration_key == Some(token);
     let enrolment = match state.enrolment() {
         Err(StateError::Damaged { .. }) => None,
         read => read?,
     };
-    Ok(enrolment.filter(made_by_it).map(|enrolment| Enrolled {
+    let Some(enrolment) = enrolment.filter(made_by_it) else {
+        return Ok(None);
+    };
+    if let Err(error) = state.has_identity() {
+        return Err(match error.is_about_content() {
+            true => EnrolError::IdentityLost {
+                server_id: enrolment.server_id,
+                source: error,
+            },
+            false => error.into(),
+        });
+    }
+    Ok(Some(Enrolled {
         enrolment,
         status: String::new(),
         warnings: vec!["this token had enrolled this host before; nothing was changed".into()],

@@ -126,6 +126,26 @@ fn the_token_that_has_enrolled_a_host_may_be_given_to_it_again() {
         "{said}"
     );
     assert!(files() == before, "the repeated enrolment changed a file");
+
+    // Its identity is lost, or damaged: then it is no success.
+    let identity = host.state().join("identity.json");
+    fs::write(&identity, b"{").unwrap();
+    let fails = |host: &Host| {
+        let output = host.command(&["enroll"], &token);
+        assert!(!output.status.success());
+        let said = sentence(&output);
+        assert!(
+            said.contains("registration-key create --server NAME"),
+            "{said}"
+        );
+    };
+    fails(&host);
+    fs::remove_file(&identity).unwrap();
+    fails(&host);
+    fs::write(&identity, &before[0]).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&identity, private).unwrap();
+    assert!(host.command(&["enroll"], &token).status.success());
 }
 
 #[test]

@@ -31,9 +31,15 @@ impl Memory {
         self.last_accepted = Some(sent);
     }
 
-    /// A chained request was refused, or did not get through.
-    pub(super) fn heartbeat_failed(&mut self, message: &str, now: Now) {
+    /// The controller refused a chained request, and signed that.
+    pub(super) fn refused(&mut self, message: &str, now: Now) {
         self.last_answer_was_good = Some(false);
+        self.unanswered(message, now);
+    }
+
+    /// A chained request did not get through, or got no answer that can be believed: that says
+    /// nothing about what the controller thinks of this host.
+    pub(super) fn unanswered(&mut self, message: &str, now: Now) {
         let message = bounded(message);
         if self.last_error.as_ref() != Some(&message) {
             self.note(message.clone(), now);
@@ -115,7 +121,8 @@ impl Agent {
                 epoch: u64::from(lane.epoch),
                 key_id: PublicKey::from(&self.key).id().to_string(),
                 rotated_ms: self.rotation.rotated_ms,
-                rotating: self.rotation.is_under_way(),
+                // A controller that refuses the whole host takes no new key.
+                rotating: self.rotation.is_under_way() && self.authorisation.stopped().is_none(),
             }),
             last_errors: self.memory.errors.iter().cloned().collect(),
             ..StatusReport::starting(

@@ -194,7 +194,7 @@ impl Agent {
     ) {
         let wait = schedule::backoff(self.lane.failures(), failure.retry_after, rng);
         self.lane.attempt_failed(now.boot + wait);
-        self.memory.heartbeat_failed(&failure.message, now);
+        self.memory.unanswered(&failure.message, now);
     }
 
     pub(super) fn answered(&mut self, bytes: &[u8], now: Now, rng: &mut impl CryptoRng) {
@@ -285,7 +285,7 @@ impl Agent {
         if was_batch {
             self.upload = Upload::Idle;
         }
-        self.memory.heartbeat_failed(&refusal.message, now);
+        self.memory.refused(&refusal.message, now);
         let wait = match refusal.code {
             // The controller lost its memory: prove the last reply, at once. A controller that
             // no proof convinces is asked as often as any other.

@@ -18,7 +18,12 @@ use crate::core::{Now, schedule};
 
 /// Why a host stands still whose key is not the server's any more. The controller's own sentence
 /// goes beside it.
-const KEY_REPLACED: &str = "the controller has another identity key for this server by now: this is a copy or an old backup of the host, or the server was enrolled anew. Switch this one off, or enrol it anew with a token that 'vpn-node-controller registration-key create --server NAME' makes";
+const KEY_REPLACED: &str = "the controller has another identity key for this server by now: this is a copy or an old backup of the host, or the server was enrolled anew";
+/// What to do on a host that may be one of two. Which one is right, only the operator knows: what
+/// comes first harms neither.
+const ONE_OF_TWO: &str = "If another machine runs as this server, switch this one off, or stop its agent, move STATE_DIR (/var/lib/vpn-node) away and enrol it with a new token of its own. Only if this is the one right machine: enrol it with a token that 'vpn-node-controller registration-key create --server NAME' makes, which shuts the other one out";
+/// What to do on a revoked host. No token for that server helps.
+const NEW_SERVER: &str = "The one way back: stop the agent, move STATE_DIR (/var/lib/vpn-node) away, enrol this host with a new token, and start the agent";
 /// Why a host stands still that is told to be behind.
 const BEHIND: &str = "the controller remembers later requests of this server than this host does: this is a copy or an old backup of the host, and the controller was told so. An operator must resolve it there with 'vpn-node-controller server resolve-clone NAME'";
 
@@ -172,11 +177,13 @@ impl Agent {
     }
 
     fn stop(&mut self, refusal: &Refusal, now: Now) {
-        self.memory.heartbeat_failed(&refusal.message, now);
+        self.memory.refused(&refusal.message, now);
         let reason = match refusal.code {
-            RefusalCode::RetiredKey => KEY_REPLACED.to_owned(),
+            RefusalCode::RetiredKey => format!("{KEY_REPLACED}. {ONE_OF_TWO}"),
             RefusalCode::Behind => BEHIND.to_owned(),
-            _ => bounded(&refusal.message),
+            RefusalCode::Quarantined => format!("{}. {ONE_OF_TWO}", bounded(&refusal.message)),
+            RefusalCode::Revoked => format!("{}. {NEW_SERVER}", bounded(&refusal.message)),
+            RefusalCode::Ahead | RefusalCode::BadRequest => bounded(&refusal.message),
         };
         self.authorisation.stop(reason);
     }

@@ -152,7 +152,10 @@ fn a_sealed_key_starts_on_its_machine_and_nowhere_else() {
     let enrolment = world.state.enrolment().unwrap().unwrap();
     let error = world.state.identity(&enrolment).err().unwrap();
     assert!(matches!(error, StateError::Sealed { .. }), "{error}");
-    assert!(error.to_string().contains("--server NAME"));
+    let error = error.to_string();
+    let by_hand = error.find("Run 'vpn-node-agent --unseal-identity' as root first");
+    assert!(by_hand.unwrap() < error.find("another machine").unwrap());
+    assert!(error.contains("--server NAME"), "{error}");
 
     let creds = SystemdCreds::find(&[&there]).unwrap();
     assert!(unseal(&world.state, &creds).is_err());

@@ -31,6 +31,18 @@ impl StateDir {
         self.path.join(LANE).exists()
     }
 
+    /// Whether there is an identity: one that can be read, or a sealed one, which only the agent's
+    /// start opens. Whose it is may be changing just now, so that is not looked at.
+    ///
+    /// # Errors
+    /// [`StateError`]: also when it is missing.
+    pub fn has_identity(&self) -> Result<(), StateError> {
+        match self.any_identity() {
+            Err(StateError::Sealed { .. }) => Ok(()),
+            read => read.map(drop),
+        }
+    }
+
     /// Removes an enrolment that cannot be read, so that another one can take its place.
     ///
     /// # Errors

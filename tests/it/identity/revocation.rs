@@ -49,6 +49,8 @@ fn a_revoked_host_stops_within_two_seconds_and_for_ever() {
     }
     let why = refused(&host, &controller.token());
     assert!(why.contains("is enrolled already"), "{why}");
+    assert!(why.contains("was revoked"), "{why}");
+    assert!(why.contains("enrol with a new token, and start"), "{why}");
     host.kill();
 
     // The way back: another server on the same machine.

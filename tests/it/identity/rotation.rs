@@ -94,7 +94,7 @@ fn a_rotated_host_goes_on_and_a_copy_from_before_is_refused_for_ever() {
     let why = lapsed(&thief);
     for part in [
         "another identity key",
-        "Switch this one off",
+        "switch this one off",
         "--server NAME",
     ] {
         assert!(why.contains(part), "{part}: {why}");

@@ -43,7 +43,7 @@ fn from_the_start_through_grace_to_lapsed_and_back() {
     assert!(report.verification.detail.contains("silent now"));
     assert!(report.verification.valid_for_s.unwrap() <= 1500);
     assert!(report.verification.valid_for_s.unwrap() >= 1460);
-    assert_eq!(report.last_heartbeat.accepted, Some(false));
+    assert_eq!(report.last_heartbeat.accepted, Some(true), "none refused");
     let error = "the controller does not answer";
     assert_eq!(report.last_heartbeat.last_error.as_deref(), Some(error));
     assert!(report.next_heartbeat_s.unwrap() <= 120);
@@ -61,6 +61,39 @@ fn from_the_start_through_grace_to_lapsed_and_back() {
     assert_eq!(report.verification.state, VerificationState::Verified);
     assert_eq!(report.last_heartbeat.last_error, None);
     assert_eq!(report.last_heartbeat.accepted, Some(true));
+}
+
+#[test]
+fn no_answer_is_no_refusal() {
+    let mut world = World::verified(84);
+    world.run_for(s(40));
+    world.net.up = false;
+    world.run_for(s(120));
+    let report = world.report();
+    assert_eq!(report.last_heartbeat.accepted, Some(true));
+    assert!(report.last_heartbeat.last_error.is_some());
+    assert_eq!(report.health().reasons, [] as [&str; 0]);
+    world.run_for(s(240));
+    let reasons = world.report().health().reasons;
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    assert!(reasons[0].contains("last answered"), "{reasons:?}");
+}
+
+#[test]
+fn a_refusal_stays_one_while_no_answer_follows() {
+    let mut world = World::verified(85);
+    world.controller.bad_requests = u32::MAX;
+    world.run_for(s(60));
+    assert_eq!(world.report().last_heartbeat.accepted, Some(false));
+    world.net.up = false;
+    world.run_for(s(60));
+    let report = world.report();
+    assert_eq!(report.last_heartbeat.accepted, Some(false));
+    assert!(report.health().reasons[0].contains("refuses"));
+    world.net.up = true;
+    world.controller.bad_requests = 0;
+    world.run_for(s(140));
+    assert_eq!(world.report().last_heartbeat.accepted, Some(true));
 }
 
 #[test]

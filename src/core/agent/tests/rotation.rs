@@ -43,6 +43,20 @@ impl World {
 }
 
 #[test]
+fn no_new_key_is_on_its_way_while_the_controller_refuses_the_host() {
+    let mut world = World::verified(950);
+    world.controller.db.quarantined = true;
+    world.rotate().unwrap();
+    assert!(world.report().identity.unwrap().rotating);
+    world.run_for(s(2));
+    assert!(world.agent().rotation.is_under_way(), "it is only put off");
+    assert!(!world.report().identity.unwrap().rotating);
+    world.controller.db.quarantined = false;
+    world.run_for(s(400));
+    assert_eq!(world.the_one_key().0, 2);
+}
+
+#[test]
 fn an_operator_rotates_and_everything_goes_on() {
     let mut world = World::verified(900);
     let client = world.connect();

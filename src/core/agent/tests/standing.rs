@@ -19,6 +19,10 @@ fn revoked_and_quarantined_over_the_held_poll_lapse_at_once() {
         assert_eq!(world.state(), Authorisation::Lapsed);
         let detail = world.report().verification.detail;
         assert!(detail.starts_with("refused: "), "{detail}");
+        let new_server = detail.contains("move STATE_DIR (/var/lib/vpn-node) away");
+        assert!(new_server, "{detail}");
+        let takes_over = detail.find("--server NAME");
+        assert_eq!(takes_over.is_none(), revoked, "{detail}");
         let dice = &mut world.dice.clone();
         let refused = world.agent().rotate(dice);
         assert!(matches!(refused, Err(NoRotation::Stopped(_))));
@@ -91,10 +95,15 @@ fn a_copy_from_before_a_rotation_is_told_so_and_stops() {
     assert_eq!(world.state(), Authorisation::Lapsed);
     let detail = world.report().verification.detail;
     assert!(detail.contains("copy or an old backup"), "{detail}");
-    assert!(
-        detail.contains("registration-key create --server"),
-        "{detail}"
-    );
+    let parts = [
+        "If another machine runs as this server, switch this one off",
+        "new token of its own",
+        "Only if this is the one right machine",
+        "registration-key create --server",
+        "shuts the other one out",
+    ];
+    let places = parts.map(|part| detail.find(part).expect(part));
+    assert!(places.is_sorted(), "{detail}");
     let attempts = world.attempts.len();
     world.run_for(s(3600));
     let attempts = world.attempts.len() - attempts;
