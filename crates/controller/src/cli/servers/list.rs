@@ -18,7 +18,7 @@ pub(super) async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<Exi
                 show::escaped(&server.hostname),
                 server.server_id.clone(),
                 show::escaped(&server.status),
-                show::escaped(&server.verdict),
+                super::verdict(server),
                 show::yes_no(server.available).to_owned(),
                 server.active_connections.to_string(),
                 show::escaped(&server.version),

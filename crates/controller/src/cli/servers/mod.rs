@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Subcommand;
 
-use super::open;
 use super::text::short_text;
+use super::{open, show};
 use crate::config::Config;
 use crate::store::{ServerRow, Store};
 
@@ -106,6 +106,15 @@ pub(super) async fn find(store: &dyn Store, name: &str) -> anyhow::Result<Server
     pick(&servers, name).cloned()
 }
 
+/// The controller's word on a host, as long as it is heard at all: what was said of a host before it
+/// was stopped is no verdict any more.
+fn verdict(server: &ServerRow) -> String {
+    match server.status.as_str() {
+        "quarantined" | "revoked" => "none".to_owned(),
+        _ => show::escaped(&server.verdict),
+    }
+}
+
 /// What to do about a server whose status does not allow a command, as the end of a sentence.
 fn cure(server: &ServerRow) -> String {
     match server.status.as_str() {
@@ -182,6 +191,16 @@ pub(super) mod tests {
             rehost_permitted_until: None,
             active_connections: 0,
             clock_offset_ms: Some(-250),
+        }
+    }
+
+    #[test]
+    fn a_stopped_host_has_no_verdict() {
+        let mut server = server("0199-a", "honest");
+        assert_eq!(verdict(&server), "verified");
+        for status in ["quarantined", "revoked"] {
+            status.clone_into(&mut server.status);
+            assert_eq!(verdict(&server), "none");
         }
     }
 

@@ -35,7 +35,7 @@ fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {
             "Status reason",
             show::optional(server.status_reason.as_deref()),
         ),
-        ("Verdict", show::escaped(&server.verdict)),
+        ("Verdict", super::verdict(server)),
         ("Reason", show::optional(server.verdict_reason.as_deref())),
         ("Available", show::yes_no(server.available).to_owned()),
         ("Says of itself", show::escaped(&server.authorisation)),
