@@ -5,6 +5,8 @@
 //! long forms (`VPN_NODE_TORTURE=full`) are what `cargo xtask torture` runs.
 
 mod clone;
+// The same dice as in the plays of the core alone.
+#[path = "../../../src/core/agent/tests/dice.rs"]
 mod dice;
 mod fleet;
 mod host;

@@ -21,7 +21,6 @@ use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
 use super::{App, opening, peer_of, signed_envelope};
 use crate::clock;
-use crate::places::source_of;
 use crate::rules::enrolment::{self, EnrolEnd, Enrolment, Refused, bad, key_status};
 use crate::rules::events::EventType;
 use crate::rules::state::{ServerStatus, word};
@@ -35,7 +34,7 @@ pub(super) async fn hello(State(app): State<Arc<App>>, request: Request) -> Resp
 }
 
 async fn greet(app: &App, peer: IpAddr, request: Request) -> Result<HelloResponse, Problem> {
-    limit(app, peer)?;
+    app.limited(&app.enrolments, peer, "enrolments")?;
     let body = read(request, Takes::Json, MAX_ENROLMENT_BYTES).await?;
     let asked: HelloRequest = serde_json::from_slice(&body).map_err(|_| {
         Problem::new(
@@ -115,7 +114,7 @@ async fn enrol(
     peer: IpAddr,
     request: Request,
 ) -> Result<Result<EnrolReply, Problem>, Problem> {
-    limit(app, peer)?;
+    app.limited(&app.enrolments, peer, "enrolments")?;
     let body = read(request, Takes::Envelope, MAX_ENROLMENT_BYTES).await?;
     let envelope =
         Envelope::parse(&body, MAX_ENROLMENT_BYTES).map_err(|error| problem_of(&error))?;
@@ -239,19 +238,6 @@ async fn refuse(
         code: refused.code,
         message: refused.message,
     }
-}
-
-fn limit(app: &App, peer: IpAddr) -> Result<(), Problem> {
-    app.enrolments
-        .check(source_of(peer), app.now_ms())
-        .map_err(|seconds| {
-            Problem::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limited",
-                "too many enrolments from this address within a minute",
-            )
-            .retry_after(seconds)
-        })
 }
 
 fn hex(key: &PublicKey) -> String {

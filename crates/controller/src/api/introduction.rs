@@ -21,14 +21,14 @@ use super::messages::refusal;
 use super::problem::Problem;
 use super::reject::{Rejected, problem_of};
 use super::{App, peer_of, respond, seat_of};
-use crate::places::{Seat, source_of};
+use crate::places::Seat;
 use crate::rules::events::EventType;
 use crate::rules::introduction::{Introduced, event, signer, walk};
 use crate::store::KnownServer;
 
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
     let (peer, seat) = (peer_of(&request), seat_of(&request));
-    if let Err(problem) = limit(&app, peer) {
+    if let Err(problem) = app.limited(&app.introductions, peer, "introductions") {
         return problem.into_response();
     }
     let body = match read(request, Takes::Envelope, MAX_REQUEST_BYTES).await {
@@ -36,19 +36,6 @@ pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Respo
         Err(problem) => return app.unreadable(peer, problem).await.into_response(),
     };
     respond(answer(&app, peer, seat.as_deref(), &body).await)
-}
-
-fn limit(app: &App, peer: IpAddr) -> Result<(), Problem> {
-    app.introductions
-        .check(source_of(peer), app.now_ms())
-        .map_err(|seconds| {
-            Problem::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rate_limited",
-                "too many introductions from this address within a minute",
-            )
-            .retry_after(seconds)
-        })
 }
 
 async fn answer(

@@ -3,6 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use std::net::IpAddr;
+
+use axum::http::StatusCode;
+
+use super::App;
+use super::problem::Problem;
+use crate::places::source_of;
+
 /// One event a minute for each kind and source.
 const EVENT_WINDOW_MS: i64 = 60_000;
 /// Enrolment requests, or introductions, of one source a minute: a whole rack behind one address may enrol at once.
@@ -87,6 +95,27 @@ impl RateLimiter {
         }
         let left_ms = window.since_ms + 60_000 - now_ms;
         Err(u32::try_from(left_ms / 1000 + 1).unwrap_or(60))
+    }
+}
+
+impl App {
+    /// Refuses a source that asked too often within a minute; `what` is in the plural.
+    pub(super) fn limited(
+        &self,
+        limiter: &RateLimiter,
+        peer: IpAddr,
+        what: &str,
+    ) -> Result<(), Problem> {
+        limiter
+            .check(source_of(peer), self.now_ms())
+            .map_err(|seconds| {
+                Problem::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate_limited",
+                    format!("too many {what} from this address within a minute"),
+                )
+                .retry_after(seconds)
+            })
     }
 }
 

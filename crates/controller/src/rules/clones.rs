@@ -247,8 +247,6 @@ pub fn pick(keep: &str, first: Named<'_>, second: Named<'_>) -> Result<Kept, Pic
 mod tests {
     use uuid::Uuid;
     use vpn_node_protocol::encoding::Hex;
-    use vpn_node_protocol::hardware::HardwareStatus;
-    use vpn_node_protocol::message::{Authorisation, Verdict};
 
     use super::*;
     use crate::rules::boot::Boot;
@@ -264,42 +262,20 @@ mod tests {
     /// At request 20, in boot 1 for 1000 seconds now, heard so many seconds ago.
     fn first(heard_s: Option<i64>) -> Snapshot {
         Snapshot {
-            server_id: "s".into(),
             status: ServerStatus::Pending,
-            chain: ChainState {
-                epoch: 3,
-                seq: 20,
-                chain: Hex([0; 32]),
-                nonce: Hex([0; 32]),
-                last_digest: None,
-            },
-            signer: None,
-            new_key: crate::rules::state::KeyUse::Free,
-            earlier: None,
-            refused_ahead: vec![],
-            last_reply: None,
             boot: Some(Boot {
                 id: Uuid::from_u128(1),
                 at_ms: NOW - 1_000_000,
             }),
             peer_ip: "192.0.2.1".into(),
-            verdict: Verdict::Verified,
-            verdict_reason: None,
-            challenges_missed: 0,
-            authorisation: Authorisation::Verified,
-            hardware_status: HardwareStatus::Verified,
-            raw_hardware: None,
-            hardware_id: Hex([0; 32]),
-            verified_ms: None,
-            rehost_until_ms: None,
-            last_hardware: None,
-            last_challenge_ms: None,
-            made_ms: None,
             last_heartbeat_ms: heard_s.map(|s| NOW - s * 1000),
-            directives: vec![],
-            ledger_acked: 0,
-            ledger_set_back: false,
-            resolving: None,
+            ..Snapshot::at(ChainState {
+                epoch: 3,
+                seq: 20,
+                chain: Hex([0; 32]),
+                nonce: Hex([0; 32]),
+                last_digest: None,
+            })
         }
     }
 

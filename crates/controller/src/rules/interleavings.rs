@@ -8,11 +8,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::envelope::Envelope;
-use vpn_node_protocol::hardware::HardwareStatus;
 use vpn_node_protocol::identity::Witness;
-use vpn_node_protocol::message::{
-    Authorisation, Header, Refusal, RefusalCode, ReplyHeader, Verdict,
-};
+use vpn_node_protocol::message::{Header, Refusal, RefusalCode, ReplyHeader};
 
 use crate::rules::Effect;
 use crate::rules::connections::OpenedBatch;
@@ -69,33 +66,8 @@ impl Controller {
             last_digest: None,
         };
         let snapshot = Snapshot {
-            server_id: "s".into(),
-            status: ServerStatus::Active,
-            chain,
             signer: Some(signer()),
-            new_key: crate::rules::state::KeyUse::Free,
-            earlier: None,
-            refused_ahead: vec![],
-            last_reply: None,
-            boot: None,
-            peer_ip: String::new(),
-            verdict: Verdict::Verified,
-            verdict_reason: None,
-            challenges_missed: 0,
-            authorisation: Authorisation::Verified,
-            hardware_status: HardwareStatus::Verified,
-            raw_hardware: None,
-            hardware_id: Hex([0; 32]),
-            verified_ms: None,
-            rehost_until_ms: None,
-            last_hardware: None,
-            last_challenge_ms: None,
-            made_ms: None,
-            last_heartbeat_ms: None,
-            directives: vec![],
-            ledger_acked: 0,
-            ledger_set_back: false,
-            resolving: None,
+            ..Snapshot::at(chain)
         };
         Self {
             snapshot,

@@ -118,6 +118,42 @@ impl Snapshot {
     }
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// A verified server at this place of its chain, of which nothing else is known.
+    pub(crate) fn at(chain: ChainState) -> Self {
+        Self {
+            server_id: "s".into(),
+            status: ServerStatus::Active,
+            signer: None,
+            new_key: KeyUse::Free,
+            chain,
+            earlier: None,
+            refused_ahead: vec![],
+            last_reply: None,
+            boot: None,
+            peer_ip: String::new(),
+            verdict: Verdict::Verified,
+            verdict_reason: None,
+            challenges_missed: 0,
+            authorisation: Authorisation::Verified,
+            hardware_status: HardwareStatus::Verified,
+            raw_hardware: None,
+            hardware_id: vpn_node_protocol::encoding::Hex([0; 32]),
+            verified_ms: None,
+            rehost_until_ms: None,
+            last_hardware: None,
+            last_challenge_ms: None,
+            last_heartbeat_ms: None,
+            made_ms: None,
+            directives: vec![],
+            ledger_acked: 0,
+            ledger_set_back: false,
+            resolving: None,
+        }
+    }
+}
+
 /// Where a request chain stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainState {
