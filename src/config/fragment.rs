@@ -21,6 +21,9 @@ pub(super) struct Fragment {
     pub(super) location: Option<Spanned<String>>,
     pub(super) controller: ControllerFragment,
     pub(super) wireguard: WireguardFragment,
+    pub(super) openvpn: OpenvpnFragment,
+    pub(super) strongswan: StrongswanFragment,
+    pub(super) ocserv: OcservFragment,
     pub(super) ledger: LedgerFragment,
     pub(super) metrics: MetricsFragment,
 }
@@ -44,8 +47,32 @@ pub(super) struct WireguardFragment {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+pub(super) struct OpenvpnFragment {
+    pub(super) enabled: Option<Spanned<bool>>,
+    pub(super) management: Option<Spanned<Vec<String>>>,
+    pub(super) password_file: Option<Spanned<String>>,
+    pub(super) status_files: Option<Spanned<Vec<String>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct StrongswanFragment {
+    pub(super) enabled: Option<Spanned<bool>>,
+    pub(super) vici: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct OcservFragment {
+    pub(super) enabled: Option<Spanned<bool>>,
+    pub(super) socket: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct LedgerFragment {
     pub(super) max_bytes: Option<Spanned<i64>>,
+    pub(super) when_full: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

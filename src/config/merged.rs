@@ -42,7 +42,16 @@ pub(super) struct Merged {
     pub(super) wireguard_socket_dir: Slot<String>,
     pub(super) wireguard_kernel: Slot<bool>,
     pub(super) wireguard_poll_s: Slot<i64>,
+    pub(super) openvpn_enabled: Slot<bool>,
+    pub(super) openvpn_management: Slot<Vec<String>>,
+    pub(super) openvpn_password_file: Slot<String>,
+    pub(super) openvpn_status_files: Slot<Vec<String>>,
+    pub(super) strongswan_enabled: Slot<bool>,
+    pub(super) strongswan_vici: Slot<String>,
+    pub(super) ocserv_enabled: Slot<bool>,
+    pub(super) ocserv_socket: Slot<String>,
     pub(super) ledger_max_bytes: Slot<i64>,
+    pub(super) ledger_when_full: Slot<String>,
     pub(super) disks: Slot<Vec<String>>,
 }
 
@@ -57,6 +66,9 @@ impl Merged {
             location,
             controller,
             wireguard,
+            openvpn,
+            strongswan,
+            ocserv,
             ledger,
             metrics,
         } = fragment;
@@ -71,7 +83,16 @@ impl Merged {
         source.lay(&mut self.wireguard_socket_dir, wireguard.socket_dir);
         source.lay(&mut self.wireguard_kernel, wireguard.kernel);
         source.lay(&mut self.wireguard_poll_s, wireguard.poll_s);
+        source.lay(&mut self.openvpn_enabled, openvpn.enabled);
+        source.lay(&mut self.openvpn_management, openvpn.management);
+        source.lay(&mut self.openvpn_password_file, openvpn.password_file);
+        source.lay(&mut self.openvpn_status_files, openvpn.status_files);
+        source.lay(&mut self.strongswan_enabled, strongswan.enabled);
+        source.lay(&mut self.strongswan_vici, strongswan.vici);
+        source.lay(&mut self.ocserv_enabled, ocserv.enabled);
+        source.lay(&mut self.ocserv_socket, ocserv.socket);
         source.lay(&mut self.ledger_max_bytes, ledger.max_bytes);
+        source.lay(&mut self.ledger_when_full, ledger.when_full);
         source.lay(&mut self.disks, metrics.disks);
     }
 }

@@ -12,6 +12,7 @@ mod merged;
 mod show;
 mod validate;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,12 @@ pub struct Settings {
     pub controller: ControllerSettings,
     /// `[wireguard]`
     pub wireguard: WireguardSettings,
+    /// `[openvpn]`
+    pub openvpn: OpenvpnSettings,
+    /// `[strongswan]`
+    pub strongswan: StrongswanSettings,
+    /// `[ocserv]`
+    pub ocserv: OcservSettings,
     /// `[ledger]`
     pub ledger: LedgerSettings,
     /// `[metrics]`
@@ -71,11 +78,87 @@ pub struct WireguardSettings {
     pub poll: Duration,
 }
 
+/// How OpenVPN is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenvpnSettings {
+    /// Watch OpenVPN at all.
+    pub enabled: bool,
+    /// The management interfaces; `None`: those that are found on this host.
+    pub management: Option<Vec<ManagementAddress>>,
+    /// The file with their password.
+    pub password_file: Option<PathBuf>,
+    /// The status files; `None`: those that are found on this host.
+    pub status_files: Option<Vec<PathBuf>>,
+}
+
+/// Where an OpenVPN daemon has its management interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManagementAddress {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A TCP port; OpenVPN's manual wants it on a loopback address.
+    Tcp(SocketAddr),
+}
+
+/// How strongSwan is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StrongswanSettings {
+    /// Watch strongSwan at all.
+    pub enabled: bool,
+    /// The VICI socket of charon.
+    pub vici: PathBuf,
+    /// Whether that is another one than the usual: then its absence is a failure.
+    pub expected: bool,
+}
+
+/// How ocserv is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OcservSettings {
+    /// Watch ocserv at all.
+    pub enabled: bool,
+    /// Its control socket, which occtl(8) uses.
+    pub socket: PathBuf,
+    /// Whether that is another one than the usual: then its absence is a failure.
+    pub expected: bool,
+}
+
 /// How much the connection ledger may keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerSettings {
     /// Most bytes on disk.
     pub max_bytes: u64,
+    /// What gives way when they are used up.
+    pub when_full: WhenFull,
+}
+
+/// What gives way in a full ledger. Both are reported as gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest records.
+    #[default]
+    DropOldest,
+    /// The new ones.
+    Refuse,
+}
+
+impl WhenFull {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DropOldest => "drop_oldest",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+impl std::fmt::Display for ManagementAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
 }
 
 /// What is measured.
@@ -165,8 +248,25 @@ impl Default for Settings {
                 kernel: true,
                 poll: Duration::from_secs(5),
             },
+            openvpn: OpenvpnSettings {
+                enabled: true,
+                management: None,
+                password_file: None,
+                status_files: None,
+            },
+            strongswan: StrongswanSettings {
+                enabled: true,
+                vici: PathBuf::from("/var/run/charon.vici"),
+                expected: false,
+            },
+            ocserv: OcservSettings {
+                enabled: true,
+                socket: PathBuf::from("/var/run/occtl.socket"),
+                expected: false,
+            },
             ledger: LedgerSettings {
                 max_bytes: 256 * 1024 * 1024,
+                when_full: WhenFull::DropOldest,
             },
             metrics: MetricsSettings {
                 disks: vec![PathBuf::from("/")],

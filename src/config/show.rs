@@ -1,7 +1,7 @@
 //! `vpn-node config show`: the effective settings as TOML, each with the place that set it.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Value;
 
@@ -54,12 +54,16 @@ fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
         location,
         controller,
         wireguard,
+        openvpn,
+        strongswan,
+        ocserv,
         ledger,
         metrics,
     } = settings;
     let text = |text: &str| Value::String(text.to_owned());
     // Paths come from TOML, so they are UTF-8; nothing is lost here.
     let path = |path: &Path| Value::String(path.to_string_lossy().into_owned());
+    let paths = |all: &[PathBuf]| Value::Array(all.iter().map(|one| path(one)).collect());
     let number = |number: u64| i64::try_from(number).ok().map(Value::Integer);
     match (section, name) {
         ("", "state_dir") => Some(path(state_dir)),
@@ -76,10 +80,21 @@ fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
         ("wireguard", "socket_dir") => Some(path(&wireguard.socket_dir)),
         ("wireguard", "kernel") => Some(Value::Boolean(wireguard.kernel)),
         ("wireguard", "poll_s") => number(wireguard.poll.as_secs()),
+        ("openvpn", "enabled") => Some(Value::Boolean(openvpn.enabled)),
+        ("openvpn", "management") => {
+            let addresses = openvpn.management.as_ref()?;
+            let shown = addresses.iter().map(|address| text(&address.to_string()));
+            Some(Value::Array(shown.collect()))
+        }
+        ("openvpn", "password_file") => openvpn.password_file.as_deref().map(path),
+        ("openvpn", "status_files") => openvpn.status_files.as_deref().map(paths),
+        ("strongswan", "enabled") => Some(Value::Boolean(strongswan.enabled)),
+        ("strongswan", "vici") => Some(path(&strongswan.vici)),
+        ("ocserv", "enabled") => Some(Value::Boolean(ocserv.enabled)),
+        ("ocserv", "socket") => Some(path(&ocserv.socket)),
         ("ledger", "max_bytes") => number(ledger.max_bytes),
-        ("metrics", "disks") => Some(Value::Array(
-            metrics.disks.iter().map(|disk| path(disk)).collect(),
-        )),
+        ("ledger", "when_full") => Some(text(ledger.when_full.as_str())),
+        ("metrics", "disks") => Some(paths(&metrics.disks)),
         _ => None,
     }
 }

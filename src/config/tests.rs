@@ -117,9 +117,9 @@ fn unknown_keys_name_file_line_and_the_nearest() {
          before the first section"
     );
     assert_eq!(
-        bad("[openvpn]\n"),
-        "agent.toml:1: unknown section [openvpn]; there are [controller], [wireguard], [ledger], \
-         [metrics]"
+        bad("[softether]\n"),
+        "agent.toml:1: unknown section [softether]; there are [controller], [wireguard], \
+         [openvpn], [strongswan], [ocserv], [ledger], [metrics]"
     );
     assert_eq!(
         bad("\"\\u001b[2J\" = 1\n"),
@@ -277,6 +277,37 @@ fn fields_of<'de, T: Deserialize<'de>>(text: &'de str) -> BTreeSet<String> {
 }
 
 #[test]
+fn addresses_of_vpn_daemons_are_paths_or_ports_and_policies_are_words() {
+    let (_folder, file) = folder(
+        "[openvpn]\nmanagement = [\"/run/a.sock\", \"127.0.0.1:7505\", \"[::1]:7505\"]\n\
+         [strongswan]\nvici = \"/run/charon.vici\"\n[ledger]\nwhen_full = \"refuse\"\n",
+        &[],
+    );
+    let settings = load(Some(&file)).unwrap().settings;
+    assert_eq!(
+        settings.openvpn.management.unwrap(),
+        [
+            ManagementAddress::Unix("/run/a.sock".into()),
+            ManagementAddress::Tcp("127.0.0.1:7505".parse().unwrap()),
+            ManagementAddress::Tcp("[::1]:7505".parse().unwrap()),
+        ]
+    );
+    assert!(settings.strongswan.expected && !settings.ocserv.expected);
+    assert_eq!(settings.ledger.when_full, WhenFull::Refuse);
+    assert_eq!(
+        bad("[openvpn]\nmanagement = [\"localhost:7505\"]\n"),
+        "agent.toml:2: [openvpn] management: \"localhost:7505\" is neither a path nor an IP \
+         address with a port; allowed is a list of at most 16 absolute paths or addresses like \
+         \"127.0.0.1:7505\""
+    );
+    assert_eq!(
+        bad("[ledger]\nwhen_full = \"never\"\n"),
+        "agent.toml:2: [ledger] when_full: \"never\" is no policy; allowed is one of \
+         \"drop_oldest\", \"refuse\""
+    );
+}
+
+#[test]
 fn the_list_of_keys_is_the_struct() {
     let probe = "zz = 1";
     let mut from_structs = BTreeSet::new();
@@ -292,6 +323,12 @@ fn the_list_of_keys_is_the_struct() {
             fields_of::<fragment::ControllerFragment>(probe),
         ),
         ("wireguard", fields_of::<fragment::WireguardFragment>(probe)),
+        ("openvpn", fields_of::<fragment::OpenvpnFragment>(probe)),
+        (
+            "strongswan",
+            fields_of::<fragment::StrongswanFragment>(probe),
+        ),
+        ("ocserv", fields_of::<fragment::OcservFragment>(probe)),
         ("ledger", fields_of::<fragment::LedgerFragment>(probe)),
         ("metrics", fields_of::<fragment::MetricsFragment>(probe)),
     ] {

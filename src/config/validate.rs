@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use super::merged::{Merged, Origins, Set};
-use super::{ConfigError, LogLevel, ProxyUrl, Settings, keys};
+use super::{ConfigError, LogLevel, ManagementAddress, ProxyUrl, Settings, WhenFull, keys};
 use crate::core::shown;
 
 /// Poll at most this seldom: a WireGuard session ends after 180 s, and three looks must fit.
@@ -21,8 +21,9 @@ const MAX_LEDGER_BYTES: i64 = 1024 * 1024 * 1024 * 1024;
 /// Replicas of one controller; each costs a connection attempt when all are down.
 const MAX_URLS: usize = 8;
 
-/// Each costs a statvfs(2) a heartbeat, which can hang on a dead network mount.
-const MAX_DISKS: usize = 16;
+/// Each disk costs a statvfs(2) a heartbeat, which can hang on a dead network mount; and nobody runs
+/// as many OpenVPN servers on one host.
+const MAX_PATHS: usize = 16;
 
 /// A place's name goes into every heartbeat.
 const MAX_LOCATION_CHARS: usize = 128;
@@ -82,11 +83,56 @@ pub(super) fn validate(merged: Merged) -> Result<(Settings, Origins), ConfigErro
     check.set("wireguard", "poll_s", merged.wireguard_poll_s, |v| {
         within(v, 1, MAX_POLL_S).map(|seconds| wireguard.poll = Duration::from_secs(seconds))
     })?;
+    let openvpn = &mut to.openvpn;
+    check.set("openvpn", "enabled", merged.openvpn_enabled, |v| {
+        openvpn.enabled = v;
+        Ok(())
+    })?;
+    check.set("openvpn", "management", merged.openvpn_management, |v| {
+        addresses(v).map(|addresses| openvpn.management = Some(addresses))
+    })?;
+    check.set(
+        "openvpn",
+        "password_file",
+        merged.openvpn_password_file,
+        |v| absolute(v).map(|path| openvpn.password_file = Some(path)),
+    )?;
+    check.set(
+        "openvpn",
+        "status_files",
+        merged.openvpn_status_files,
+        |v| paths(v).map(|paths| openvpn.status_files = Some(paths)),
+    )?;
+    let strongswan = &mut to.strongswan;
+    check.set("strongswan", "enabled", merged.strongswan_enabled, |v| {
+        strongswan.enabled = v;
+        Ok(())
+    })?;
+    check.set("strongswan", "vici", merged.strongswan_vici, |v| {
+        let path = absolute(v)?;
+        strongswan.expected = path != strongswan.vici;
+        strongswan.vici = path;
+        Ok(())
+    })?;
+    let ocserv = &mut to.ocserv;
+    check.set("ocserv", "enabled", merged.ocserv_enabled, |v| {
+        ocserv.enabled = v;
+        Ok(())
+    })?;
+    check.set("ocserv", "socket", merged.ocserv_socket, |v| {
+        let path = absolute(v)?;
+        ocserv.expected = path != ocserv.socket;
+        ocserv.socket = path;
+        Ok(())
+    })?;
     check.set("ledger", "max_bytes", merged.ledger_max_bytes, |v| {
         within(v, MIN_LEDGER_BYTES, MAX_LEDGER_BYTES).map(|bytes| to.ledger.max_bytes = bytes)
     })?;
+    check.set("ledger", "when_full", merged.ledger_when_full, |v| {
+        when_full(v).map(|policy| to.ledger.when_full = policy)
+    })?;
     check.set("metrics", "disks", merged.disks, |v| {
-        disks(v).map(|disks| to.metrics.disks = disks)
+        paths(v).map(|disks| to.metrics.disks = disks)
     })?;
     Ok((settings, check.0))
 }
@@ -211,9 +257,34 @@ fn parse_url(value: &str) -> Result<Url, Problem> {
     }
 }
 
-fn disks(values: Vec<String>) -> Result<Vec<PathBuf>, Problem> {
-    if values.len() > MAX_DISKS {
+fn paths(values: Vec<String>) -> Result<Vec<PathBuf>, Problem> {
+    if values.len() > MAX_PATHS {
         return Err(format!("holds {} paths", values.len()));
     }
     values.into_iter().map(absolute).collect()
+}
+
+fn addresses(values: Vec<String>) -> Result<Vec<ManagementAddress>, Problem> {
+    if values.len() > MAX_PATHS {
+        return Err(format!("holds {} addresses", values.len()));
+    }
+    values.into_iter().map(address).collect()
+}
+
+fn address(value: String) -> Result<ManagementAddress, Problem> {
+    match value.parse() {
+        Ok(address) => Ok(ManagementAddress::Tcp(address)),
+        Err(_) if value.starts_with('/') => absolute(value).map(ManagementAddress::Unix),
+        Err(_) => Err(format!(
+            "\"{}\" is neither a path nor an IP address with a port",
+            shown(&value)
+        )),
+    }
+}
+
+fn when_full(value: String) -> Result<WhenFull, Problem> {
+    [WhenFull::DropOldest, WhenFull::Refuse]
+        .into_iter()
+        .find(|policy| policy.as_str() == value)
+        .ok_or_else(|| format!("\"{}\" is no policy", shown(&value)))
 }

@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, watch};
 use super::controller;
 use super::disk::{Disk, DiskCommand};
 use super::host_signals::{Stop, notify};
+use super::watch::Readers;
 use crate::core::agent::{Agent, Command, Event};
 use crate::core::report::StatusReport;
 use crate::host::metrics::Sampler;
 use crate::host::{clock, systemd};
 use crate::remote::Client;
 use crate::status::Wish;
-use crate::vpn::Report;
+use crate::vpn::{Order, Report, Word};
 
 /// Answers of the controller that can be under way at once: a chained request, a directive
 /// request, a certificate, an introduction and a witness.
@@ -31,8 +32,8 @@ const REPORT_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Workers {
     /// To the controller.
     pub(super) client: Arc<Client>,
-    /// From the VPN daemons.
-    pub(super) observations: mpsc::Receiver<Vec<Report>>,
+    /// From and to the VPN daemons.
+    pub(super) readers: Readers,
     /// State and ledger.
     pub(super) disk: Disk,
     /// From local users who may act.
@@ -87,7 +88,7 @@ impl EventLoop {
             tokio::select! {
                 () = stop.wait() => break,
                 Some(event) = self.answers.recv() => self.handle(event),
-                Some(seen) = self.workers.observations.recv() => self.observed(seen),
+                Some(word) = self.workers.readers.word() => self.told(word),
                 Some(wish) = self.workers.wishes.recv() => self.grant(wish),
                 event = self.workers.disk.event() => self.handle(event),
                 () = tokio::time::sleep(sleep) => {
@@ -116,14 +117,30 @@ impl EventLoop {
         self.report_soon();
     }
 
-    fn observed(&mut self, seen: Vec<Report>) {
-        for report in seen {
-            for obs in report.obs {
-                let event = Event::Observed(report.backend.clone(), obs);
-                self.agent.handle(event, clock::now(), &mut self.rng);
-            }
+    fn told(&mut self, word: Word) {
+        match word {
+            Word::Seen(reports) => reports.into_iter().for_each(|report| self.seen(report)),
+            Word::Done { order, result } => self.handle(Event::Disconnected { order, result }),
         }
         self.report_soon();
+    }
+
+    fn seen(&mut self, report: Report) {
+        if let Some(details) = report.details {
+            self.handle(Event::Details(report.backend.clone(), details));
+        }
+        for obs in report.obs {
+            self.handle(Event::Observed(report.backend.clone(), obs));
+        }
+    }
+
+    /// Hands an order to its reader; that it cannot be handed over is an answer, too.
+    fn order(&mut self, order: Order) {
+        let id = order.id;
+        if !self.workers.readers.order(order) {
+            let result = Err("the reader of the VPN daemon does not answer".to_owned());
+            self.handle(Event::Disconnected { order: id, result });
+        }
     }
 
     /// Does what the core wants, in its order, until it wants nothing more.
@@ -166,6 +183,15 @@ impl EventLoop {
                 Command::Record(recording) => {
                     self.workers.disk.tell(DiskCommand::Record(recording)).await;
                 }
+                Command::Disconnect {
+                    order,
+                    backend,
+                    key,
+                } => self.order(Order {
+                    id: order,
+                    backend,
+                    key,
+                }),
                 Command::ReadBatch => self.workers.disk.tell(DiskCommand::ReadBatch).await,
                 Command::Acked { through, proof } => {
                     self.workers

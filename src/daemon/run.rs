@@ -14,7 +14,8 @@ use super::disk::DiskThread;
 use super::error::Error;
 use super::event_loop::{EventLoop, Workers};
 use super::host_signals::{Stop, notify};
-use super::{TOKEN_CREDENTIAL, enrol, watch as vpn_watch};
+use super::watch::Readers;
+use super::{TOKEN_CREDENTIAL, enrol};
 use crate::config::Settings;
 use crate::core::agent::{Agent, Setup};
 use crate::core::report::StatusReport;
@@ -189,7 +190,10 @@ async fn run_enrolled(
     );
     let workers = Workers {
         client: Arc::new(client),
-        observations: vpn_watch::spawn(settings, agent.expected_backends()),
+        readers: Readers::spawn(settings, &agent.expected_backends()).map_err(|source| {
+            let doing = "start the threads that read the VPN daemons";
+            Error::System { doing, source }
+        })?,
         disk: DiskThread::new(settings, &state, &enrolment, kept).spawn(lane_file),
         wishes,
         sampler: Sampler::open(

@@ -1,46 +1,72 @@
-//! The thread that reads the VPN daemons, and what it sends to the loop.
+//! The threads that read the VPN daemons, and how they and the loop reach each other.
 
+use std::io;
 use std::thread;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::OBSERVATIONS_QUEUED;
 use crate::config::Settings;
-use crate::core::sessions::BackendId;
-use crate::host::clock;
+use crate::core::sessions::{BackendId, BackendKind};
 use crate::vpn::wireguard::{self, WireGuard};
-use crate::vpn::{Backend, Report};
+use crate::vpn::{Backend, Closed, Order, Orders, Word, line};
 
-/// Starts the reader. It ends when the receiver is dropped.
-///
-/// `expected` are the backends of connections that a former process left.
-pub(super) fn spawn(settings: &Settings, expected: Vec<BackendId>) -> mpsc::Receiver<Vec<Report>> {
-    let (reports, receiver) = mpsc::channel(OBSERVATIONS_QUEUED);
-    if !settings.wireguard.enabled {
-        return receiver;
-    }
-    let wireguard = wireguard::Settings {
-        socket_dir: settings.wireguard.socket_dir.clone(),
-        kernel: settings.wireguard.kernel,
-    };
-    let every = settings.wireguard.poll;
-    thread::Builder::new()
-        .name("vpn-watch".into())
-        .spawn(move || watch(&mut WireGuard::new(wireguard, expected), every, &reports))
-        .expect("a thread can be started when the daemon starts");
-    receiver
+/// All readers. They end when this is dropped.
+pub(super) struct Readers {
+    words: mpsc::Receiver<Word>,
+    orders: Vec<(BackendKind, Orders)>,
 }
 
-fn watch(backend: &mut impl Backend, every: Duration, reports: &mpsc::Sender<Vec<Report>>) {
-    loop {
-        let seen = backend.poll(clock::now());
-        if !seen.is_empty() && reports.blocking_send(seen).is_err() {
-            return;
+impl Readers {
+    /// Starts a thread for each kind of VPN software that is to be read.
+    ///
+    /// `expected` are the backends of connections that a former process left.
+    ///
+    /// # Errors
+    /// The kernel gives no thread or no eventfd(2).
+    pub(super) fn spawn(settings: &Settings, expected: &[BackendId]) -> io::Result<Self> {
+        let (to_loop, words) = mpsc::channel(OBSERVATIONS_QUEUED);
+        let mut readers = Self {
+            words,
+            orders: Vec::new(),
+        };
+        for (kind, backend) in backends(settings, expected) {
+            let to_loop = to_loop.clone();
+            let tell = move |word| to_loop.blocking_send(word).map_err(|_| Closed);
+            let (line, orders) = line(Box::new(tell))?;
+            thread::Builder::new()
+                .name(format!("vpn-{}", kind.as_str()))
+                .spawn(move || backend.run(line))?;
+            readers.orders.push((kind, orders));
         }
-        if reports.is_closed() {
-            return;
-        }
-        thread::sleep(every);
+        Ok(readers)
     }
+
+    /// What the readers tell next; `None` when there are none.
+    pub(super) async fn word(&mut self) -> Option<Word> {
+        self.words.recv().await
+    }
+
+    /// Hands an order to the reader that it is for; false when that cannot take it.
+    #[must_use]
+    pub(super) fn order(&self, order: Order) -> bool {
+        let kind = order.backend.kind;
+        let reader = self.orders.iter().find(|(of, _)| *of == kind);
+        reader.is_some_and(|(_, orders)| orders.give(order))
+    }
+}
+
+/// One reader for each kind that the configuration does not switch off.
+fn backends(settings: &Settings, expected: &[BackendId]) -> Vec<(BackendKind, Box<dyn Backend>)> {
+    let mut all: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
+    if settings.wireguard.enabled {
+        let wireguard = wireguard::Settings {
+            socket_dir: settings.wireguard.socket_dir.clone(),
+            kernel: settings.wireguard.kernel,
+            poll: settings.wireguard.poll,
+        };
+        let reader = WireGuard::new(wireguard, expected.iter().cloned());
+        all.push((BackendKind::WireGuard, Box::new(reader)));
+    }
+    all
 }

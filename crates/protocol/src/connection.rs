@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::encoding::Digest;
+use crate::limits::MAX_IDENTITY_BYTES;
+
 /// One event of one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionRecord {
@@ -71,11 +74,43 @@ pub enum Confidence {
 /// Who a client is. Opaque: shown escaped, compared as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientIdentity {
-    /// What `value` is: `wireguard` (public key in base64), `certificate`, `eap`, `ike`.
+    /// What `value` is: `wireguard` (public key in base64), `certificate` (common name), `eap`,
+    /// `ike` (identity of RFC 7296 section 3.5), `user` (user name).
     pub kind: String,
-    /// At most [`crate::limits::MAX_IDENTITY_BYTES`].
+    /// At most [`crate::limits::MAX_IDENTITY_BYTES`]; names as [`opaque_text`] writes them.
     pub value: String,
 }
+
+/// A name that somebody outside chose, as printable ASCII: the same bytes give the same text, and
+/// different bytes give different texts.
+///
+/// Bytes that are not printable, quotes and backslashes are escaped as in a Rust byte string. What
+/// would be longer than [`crate::limits::MAX_IDENTITY_BYTES`] is cut, and ends in the SHA-256 of the
+/// whole name.
+#[must_use]
+pub fn opaque_text(name: &[u8]) -> String {
+    let escaped = name.iter().map(|byte| byte.escape_ascii());
+    let length = |text: &str, next: &std::ascii::EscapeDefault| text.len() + next.len();
+    let mut text = String::new();
+    // Where the text must end if it has to be cut: after a whole escape, or the cut could look like
+    // another name.
+    let mut room = 0;
+    let tail_len = CUT.len() + 64;
+    for next in escaped {
+        if length(&text, &next) > MAX_IDENTITY_BYTES {
+            text.truncate(room);
+            return text + CUT + &Digest::of(&[name]).to_string();
+        }
+        text.extend(next.map(char::from));
+        if text.len() + tail_len <= MAX_IDENTITY_BYTES {
+            room = text.len();
+        }
+    }
+    text
+}
+
+/// Begins the end of a name that was cut: a backslash before a dot is no escape.
+const CUT: &str = "\\...sha256:";
 
 /// An instant of a host, so that the controller can date it by its own clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +155,30 @@ mod tests {
             wall_ms,
             offset_ms,
         }
+    }
+
+    #[test]
+    fn names_from_outside_become_bounded_printable_text_that_tells_them_apart() {
+        assert_eq!(opaque_text(b"alice@example.net"), "alice@example.net");
+        let hostile = b"END\r\n\x1b[31m\0,\"'\\ \xe2\x80\xae../";
+        let text = opaque_text(hostile);
+        assert!(
+            text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()),
+            "{text}"
+        );
+        assert_eq!(text, r#"END\r\n\x1b[31m\x00,\"\'\\ \xe2\x80\xae../"#);
+        let long = vec![b'a'; 64 * 1024];
+        let mut other = long.clone();
+        *other.last_mut().unwrap() = b'b';
+        assert_eq!(opaque_text(&long).len(), MAX_IDENTITY_BYTES);
+        assert_ne!(opaque_text(&long), opaque_text(&other));
+        assert_eq!(
+            opaque_text(&[b'a'; MAX_IDENTITY_BYTES]),
+            "a".repeat(MAX_IDENTITY_BYTES)
+        );
+        // Neither does a name that fits already, nor one that imitates a cut one, collide with it.
+        let cut = opaque_text(&long);
+        assert_ne!(opaque_text(cut.as_bytes()), cut);
     }
 
     #[test]

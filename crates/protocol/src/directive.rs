@@ -40,9 +40,28 @@ pub enum Action {
     },
     /// Make a new identity key ([`crate::identity::Rotate`]).
     Rotate,
+    /// End these connections, through the VPN daemons that hold them. Done when none of them is up
+    /// any more; one that the host does not know is over. Names nobody: ids alone.
+    Disconnect {
+        /// At least one, at most [`crate::limits::MAX_DISCONNECTS`].
+        connection_ids: Vec<Uuid>,
+        /// What the ends will say.
+        reason: DisconnectReason,
+    },
     /// A kind from a newer controller.
     #[serde(other)]
     Unknown,
+}
+
+/// Why the controller has a connection ended. The words are those of
+/// [`crate::connection::ConnectionEvent::End`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DisconnectReason {
+    /// An operator ended this one.
+    AdminKick,
+    /// Its personal key or device is revoked.
+    Revoked,
 }
 
 impl Payload for Directive {

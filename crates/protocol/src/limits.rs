@@ -31,6 +31,10 @@ pub const MAX_GAPS: usize = 64;
 /// Directives of one reply.
 pub const MAX_DIRECTIVES: usize = 16;
 
+/// Connections that one directive ends: 64 ids are 2.5 KB, and [`MAX_DIRECTIVES`] such directives
+/// leave most of a reply free.
+pub const MAX_DISCONNECTS: usize = 64;
+
 /// Acknowledged directives of one message.
 pub const MAX_DIRECTIVE_ACKS: usize = 64;
 

@@ -48,6 +48,10 @@ pub struct DirectiveAck {
     pub id: Uuid,
     /// Its end.
     pub outcome: DirectiveOutcome,
+    /// For people: what could not be done, and why. A short text ([`crate::limits::is_short_text`])
+    /// that names no client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// How a directive ended on the host.
@@ -60,6 +64,8 @@ pub enum DirectiveOutcome {
     Late,
     /// This agent does not know that kind.
     Unsupported,
+    /// It was tried and could not be done; [`DirectiveAck::detail`] says why.
+    Failed,
 }
 
 /// A chained request: header, then what it is about.
@@ -105,8 +111,8 @@ pub struct Heartbeat {
     pub verification_wanted: Option<Purpose>,
 }
 
-/// One VPN backend of a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One VPN backend of a host. Counts of connections and bytes are sums: they name no client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendReport {
     /// For example `wireguard`.
     pub kind: String,
@@ -116,6 +122,44 @@ pub struct BackendReport {
     pub up: bool,
     /// Live sessions.
     pub active: u32,
+    /// Connections that began since the agent started.
+    #[serde(default)]
+    pub started: u64,
+    /// Connections that ended since the agent started.
+    #[serde(default)]
+    pub ended: u64,
+    /// Bytes from all its clients since the agent started.
+    #[serde(default)]
+    pub rx_bytes: u64,
+    /// Bytes to all its clients since the agent started.
+    #[serde(default)]
+    pub tx_bytes: u64,
+    /// Bytes a second from all its clients since the heartbeat before.
+    #[serde(default)]
+    pub rx_bytes_per_s: u64,
+    /// Bytes a second to all its clients since the heartbeat before.
+    #[serde(default)]
+    pub tx_bytes_per_s: u64,
+    /// What the host offers there; absent when the daemon tells nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<BackendDetails>,
+}
+
+/// What one VPN backend offers: the server's own facts, `server_capabilities.capability_details`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendDetails {
+    /// Version of the VPN software, in its own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Its network interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// UDP or TCP port that clients come to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The server's own public key (WireGuard: base64).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
 }
 
 /// How much the ledger holds that the controller has not acknowledged.

@@ -133,6 +133,7 @@ impl Agent {
         self.acks.push(DirectiveAck {
             id: directive.id,
             outcome,
+            detail: None,
         });
     }
 
@@ -167,7 +168,7 @@ impl Agent {
                 }
                 DirectiveOutcome::Applied
             }
-            Action::Unknown => DirectiveOutcome::Unsupported,
+            Action::Disconnect { .. } | Action::Unknown => DirectiveOutcome::Unsupported,
         }
     }
 

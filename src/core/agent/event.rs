@@ -8,11 +8,11 @@ use vpn_node_protocol::certificate::SealingKeyEntry;
 use vpn_node_protocol::connection::ConnectionRecord;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::hardware::Components;
-use vpn_node_protocol::message::ConnectionBatch;
+use vpn_node_protocol::message::{BackendDetails, ConnectionBatch};
 use vpn_node_protocol::metrics::SystemMetrics;
 
 use crate::core::lane::LaneState;
-use crate::core::sessions::{BackendId, KnownSession, Obs};
+use crate::core::sessions::{BackendId, KnownSession, Obs, SessionKey};
 
 /// Something happened. Workers make these; the core alone decides what they mean.
 #[derive(Debug)]
@@ -47,6 +47,16 @@ pub enum Event {
     Hardware(Box<Components>),
     /// A VPN backend was read.
     Observed(BackendId, Obs),
+    /// What became of [`Command::Disconnect`].
+    Disconnected {
+        /// Which one.
+        order: u64,
+        /// The daemon says that the session is over; or why it is not, in a sentence that names no
+        /// client.
+        result: Result<(), String>,
+    },
+    /// A VPN backend told what its server offers.
+    Details(BackendId, BackendDetails),
     /// The ledger took records, lost some, or failed.
     Ledger(LedgerFacts),
     /// A piece of the ledger, as [`Command::ReadBatch`] asked; empty when nothing waits.
@@ -122,6 +132,15 @@ pub enum Command {
     /// Keep the sessions for the next start and make the records durable, as
     /// `docs/architecture.md` ("What a crash cannot lose") orders it.
     Record(Box<Recording>),
+    /// End one session through its VPN daemon, and tell what became of it.
+    Disconnect {
+        /// Names it in the answer.
+        order: u64,
+        /// Where.
+        backend: BackendId,
+        /// Which.
+        key: SessionKey,
+    },
     /// Read the next piece of the ledger.
     ReadBatch,
     /// The controller has stored everything up to `through`.

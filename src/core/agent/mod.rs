@@ -221,6 +221,7 @@ impl Agent {
             Event::Sampled(metrics) => self.submit_heartbeat(metrics, now),
             Event::Hardware(components) => self.hardware_seen(&components, now, rng),
             Event::Observed(backend, obs) => self.observed(&backend, obs, now, rng),
+            Event::Disconnected { .. } | Event::Details(..) => {}
             Event::Ledger(facts) => {
                 self.ledger = facts;
                 self.ledger_changed = true;

@@ -88,6 +88,7 @@ impl Agent {
                     instance: backend.id.instance.clone(),
                     up: backend.unavailable.is_none(),
                     active: u32::try_from(backend.live).unwrap_or(u32::MAX),
+                    ..BackendReport::default()
                 })
                 .collect(),
             metrics,

@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use vpn_node_protocol::connection::opaque_text;
 
 use crate::core::Now;
 
@@ -109,6 +110,13 @@ pub enum SessionKey {
         /// `time_t` of the connection, Unix seconds.
         connected_since: i64,
     },
+    /// ocserv numbers its sessions from 1 on when it starts.
+    Ocserv {
+        /// `ID` of occtl.
+        id: u64,
+        /// When it connected, Unix seconds.
+        since: i64,
+    },
     /// The `uniqueid` of an IKE SA.
     Ike {
         /// Unique within one run of charon; a rekey changes it ([`super::Obs::Rekey`]).
@@ -131,6 +139,9 @@ impl SessionKey {
                 &connected_since.to_be_bytes(),
             ]
             .concat(),
+            Self::Ocserv { id, since } => {
+                [b"c".as_slice(), &id.to_be_bytes(), &since.to_be_bytes()].concat()
+            }
             Self::Ike { unique_id } => [b"i".as_slice(), &unique_id.to_be_bytes()].concat(),
         }
     }
@@ -150,6 +161,7 @@ impl fmt::Debug for SessionKey {
                 cid,
                 connected_since,
             } => write!(f, "openvpn:{cid}@{connected_since}"),
+            Self::Ocserv { id, since } => write!(f, "ocserv:{id}@{since}"),
             Self::Ike { unique_id } => write!(f, "ike:{unique_id}"),
         }
     }
@@ -177,10 +189,12 @@ pub enum Identity {
     Eap(Vec<u8>),
     /// IKE identity (RFC 7296 §3.5).
     IkeId(Vec<u8>),
+    /// A user name, where the client showed no certificate.
+    User(Vec<u8>),
 }
 
 impl Identity {
-    /// What kind of name it is, as in records: `wireguard`, `certificate`, `eap` or `ike`.
+    /// What kind of name it is, as in records: `wireguard`, `certificate`, `eap`, `ike` or `user`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -188,6 +202,7 @@ impl Identity {
             Self::Certificate { .. } => "certificate",
             Self::Eap(_) => "eap",
             Self::IkeId(_) => "ike",
+            Self::User(_) => "user",
         }
     }
 }
@@ -196,8 +211,10 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PeerKey(key) => f.write_str(&STANDARD.encode(key)),
-            Self::Certificate { common_name, .. } => write!(f, "{}", common_name.escape_ascii()),
-            Self::Eap(name) | Self::IkeId(name) => write!(f, "{}", name.escape_ascii()),
+            Self::Certificate { common_name, .. } => f.write_str(&opaque_text(common_name)),
+            Self::Eap(name) | Self::IkeId(name) | Self::User(name) => {
+                f.write_str(&opaque_text(name))
+            }
         }
     }
 }
@@ -210,6 +227,7 @@ impl fmt::Debug for Identity {
             Self::Certificate { .. } => "Certificate(…)",
             Self::Eap(_) => "Eap(…)",
             Self::IkeId(_) => "IkeId(…)",
+            Self::User(_) => "User(…)",
         })
     }
 }

@@ -34,7 +34,7 @@ use self::{
     nl_socket::Dump,
     peers::{HandshakeClock, PeerTable},
 };
-use super::{Backend, Report};
+use super::{Backend, Line, Report};
 use crate::{
     core::{
         Now,
@@ -62,6 +62,8 @@ pub struct Settings {
     pub socket_dir: PathBuf,
     /// Whether to read kernel interfaces.
     pub kernel: bool,
+    /// Time between two looks.
+    pub poll: Duration,
 }
 
 /// All WireGuard interfaces of this host.
@@ -111,7 +113,9 @@ impl WireGuard {
 
     /// The interfaces that exist, and whether the list is sure to miss none.
     fn discover(&mut self, now: Now) -> (Vec<Found>, bool) {
-        let Settings { socket_dir, kernel } = &self.settings;
+        let Settings {
+            socket_dir, kernel, ..
+        } = &self.settings;
         let kernel = if *kernel {
             discover::kernel(ANSWER_LIMIT, &mut self.buffer)
         } else {
@@ -161,7 +165,37 @@ impl WireGuard {
 }
 
 impl Backend for WireGuard {
-    fn poll(&mut self, now: Now) -> Vec<Report> {
+    fn run(mut self: Box<Self>, line: Line) {
+        let every = self.settings.poll;
+        let mut look_at = Duration::ZERO;
+        loop {
+            let now = clock::now();
+            if now.boot >= look_at {
+                look_at = now.boot + every;
+                let seen = self.poll(now);
+                if line.tell(seen).is_err() {
+                    return;
+                }
+            }
+            let pause = look_at.saturating_sub(clock::now().boot);
+            let told = match line.wait(&[], pause) {
+                Ok(None) => Ok(()),
+                Ok(Some(order)) => {
+                    let why = "this version cannot remove WireGuard peers".to_owned();
+                    line.answer(order.id, Err(why))
+                }
+                Err(closed) => Err(closed),
+            };
+            if told.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl WireGuard {
+    /// Asks all interfaces once. Blocks for [`POLL_BUDGET`] and one [`ANSWER_LIMIT`] at most.
+    pub fn poll(&mut self, now: Now) -> Vec<Report> {
         let (mut found, sure) = self.discover(now);
         let mut reports = if sure {
             self.vanished(&found, now)
@@ -300,5 +334,9 @@ fn report(instance: &str, obs: Vec<Obs>) -> Report {
         kind: BackendKind::WireGuard,
         instance: instance.to_owned(),
     };
-    Report { backend, obs }
+    Report {
+        backend,
+        obs,
+        details: None,
+    }
 }

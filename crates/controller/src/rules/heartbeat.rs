@@ -52,6 +52,7 @@ pub(super) fn settle_directives(
             DirectiveOutcome::Applied => ("applied", None),
             DirectiveOutcome::Late => ("late", Some("late")),
             DirectiveOutcome::Unsupported => ("unsupported", Some("unsupported")),
+            DirectiveOutcome::Failed => ("failed", Some("failed")),
         };
         effects.push(Effect::DirectiveStatus { id: ack.id, status });
         match failure {

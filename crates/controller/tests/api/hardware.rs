@@ -287,6 +287,7 @@ async fn every_outcome_is_in_both_logs() {
     header.directive_acks = vec![DirectiveAck {
         id: directive.id,
         outcome: DirectiveOutcome::Late,
+        detail: None,
     }];
     host.authorisation = Authorisation::Verified;
     let envelope = host.sign(header, host.heartbeat());

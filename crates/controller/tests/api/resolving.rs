@@ -28,6 +28,7 @@ fn wants(host: &Host, world: &World, reply: &Reply) -> Vec<&'static str> {
         .map(|directive| match directive.action {
             Action::Challenge { .. } => "challenge",
             Action::Rotate => "rotate",
+            Action::Disconnect { .. } => "disconnect",
             Action::Unknown => "unknown",
         })
         .collect()
@@ -256,6 +257,7 @@ async fn the_kept_one_is_asked_for_a_new_key_until_it_has_one() {
     header.directive_acks = vec![DirectiveAck {
         id: rotate.id,
         outcome: DirectiveOutcome::Unsupported,
+        detail: None,
     }];
     let envelope = host.sign(header, host.heartbeat());
     let answer = host.send(&world, &envelope).await;
@@ -298,6 +300,7 @@ async fn a_directive_goes_out_with_every_reply_and_a_challenge_only_with_heartbe
     header.directive_acks = vec![DirectiveAck {
         id,
         outcome: DirectiveOutcome::Applied,
+        detail: None,
     }];
     let envelope = host.sign(header, batch(vec![]));
     let answer = host.send(&world, &envelope).await;

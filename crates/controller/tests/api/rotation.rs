@@ -344,6 +344,7 @@ async fn an_operator_asks_for_a_new_key_and_heartbeats_carry_the_wish_until_it_i
     header.directive_acks = vec![DirectiveAck {
         id,
         outcome: DirectiveOutcome::Applied,
+        detail: None,
     }];
     let body = Rotate {
         new_key: (&new_key).into(),

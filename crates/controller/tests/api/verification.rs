@@ -39,6 +39,7 @@ pub(crate) async fn verify(world: &World, host: &mut Host) -> Reply {
     header.directive_acks = vec![DirectiveAck {
         id: directive.id,
         outcome: DirectiveOutcome::Applied,
+        detail: None,
     }];
     let envelope = host.sign(header, answer);
     let answered = world.post("/v1/messages", envelope.to_json()).await;

@@ -30,6 +30,7 @@ fn the_limits_table_says_what_the_code_does() {
         ("MAX_RECORD_BYTES", bytes(limits::MAX_RECORD_BYTES)),
         ("MAX_GAPS", bytes(limits::MAX_GAPS)),
         ("MAX_DIRECTIVES", bytes(limits::MAX_DIRECTIVES)),
+        ("MAX_DISCONNECTS", bytes(limits::MAX_DISCONNECTS)),
         ("MAX_DIRECTIVE_ACKS", bytes(limits::MAX_DIRECTIVE_ACKS)),
         ("MAX_BACKENDS", bytes(limits::MAX_BACKENDS)),
         ("MAX_TEXT_BYTES", bytes(limits::MAX_TEXT_BYTES)),

@@ -17,9 +17,10 @@ use vpn_node_protocol::hardware::{Component, Components, HardwareStatus};
 use vpn_node_protocol::identity::{Introduction, IntroductionReply, Rotate, Rotation, Witness};
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{
-    Authorisation, BackendReport, BacklogReport, ChallengeAnswer, ConnectionBatch, ConnectionsAck,
-    DirectiveAck, DirectiveOutcome, Gap, GapReason, Header, Heartbeat, Message, Poll, PollReply,
-    Purpose, Refusal, RefusalCode, Reply, ReplyHeader, SealedRecord, Standing, Verdict,
+    Authorisation, BackendDetails, BackendReport, BacklogReport, ChallengeAnswer, ConnectionBatch,
+    ConnectionsAck, DirectiveAck, DirectiveOutcome, Gap, GapReason, Header, Heartbeat, Message,
+    Poll, PollReply, Purpose, Refusal, RefusalCode, Reply, ReplyHeader, SealedRecord, Standing,
+    Verdict,
 };
 use vpn_node_protocol::metrics::{Disk, Load, Memory, Network, OpenFiles, SystemMetrics};
 use vpn_node_protocol::sealing::{Context, Sealed};
@@ -205,6 +206,18 @@ pub(crate) fn heartbeat() -> Message<Heartbeat> {
                 instance: "wg0".into(),
                 up: true,
                 active: 3,
+                started: 5,
+                ended: 2,
+                rx_bytes: 1_000_000,
+                tx_bytes: 5_000_000,
+                rx_bytes_per_s: 1000,
+                tx_bytes_per_s: 5000,
+                details: Some(BackendDetails {
+                    version: Some("0.0.20220316".into()),
+                    interface: Some("wg0".into()),
+                    port: Some(51820),
+                    public_key: Some("6ZcBCX6yvmUD+KQmvLlQ7RBSuHRgnRmLMSZbrRgN3Eo=".into()),
+                }),
             }],
             metrics: metrics(),
             clock_offset_ms: Some(250),
@@ -275,6 +288,7 @@ pub(crate) fn challenge_answer() -> Message<ChallengeAnswer> {
             directive_acks: vec![DirectiveAck {
                 id: directive().id,
                 outcome: DirectiveOutcome::Applied,
+                detail: None,
             }],
             ..header(2)
         },

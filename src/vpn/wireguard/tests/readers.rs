@@ -14,7 +14,7 @@ use super::{
 use crate::{
     core::sessions::{BackendStatus, Reason, What},
     host::clock,
-    vpn::{Backend, Report},
+    vpn::Report,
 };
 
 const LIMIT: Duration = Duration::from_millis(150);
@@ -133,6 +133,7 @@ fn settings(dir: &Path) -> Settings {
     Settings {
         socket_dir: dir.to_owned(),
         kernel: false,
+        poll: Duration::from_secs(5),
     }
 }
 
@@ -198,6 +199,7 @@ fn the_kernel_answers_or_says_why_not() {
     let settings = Settings {
         socket_dir: "/nonexistent".into(),
         kernel: true,
+        poll: Duration::from_secs(5),
     };
     let mut wireguard = WireGuard::new(settings, []);
     for report in wireguard.poll(clock::now()) {

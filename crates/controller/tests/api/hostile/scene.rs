@@ -203,6 +203,7 @@ impl Scene {
         header.directive_acks = vec![DirectiveAck {
             id: self.challenge.id,
             outcome: DirectiveOutcome::Applied,
+            detail: None,
         }];
         let answer = answer_to(&self.world, &self.host, &self.challenge);
         self.host.sign(header, answer).to_json()

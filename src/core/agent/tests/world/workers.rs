@@ -70,6 +70,14 @@ impl World {
                 self.disk.record(*recording, &mut self.fuse)?;
                 self.facts_changed();
             }
+            Command::Disconnect { order, .. } => {
+                let result = Ok(());
+                let event = Event::Disconnected { order, result };
+                self.later(
+                    Duration::from_millis(50),
+                    Happening::ToAgent(self.run, event),
+                );
+            }
             Command::ReadBatch => {
                 let event = Event::Batch(self.disk.read_batch());
                 let after = Duration::from_millis(1 + self.dice.below(20));
