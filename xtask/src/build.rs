@@ -69,6 +69,12 @@ fn build(release: bool) -> Result<Programs> {
     })
 }
 
+/// Builds the program of the package `name` in this profile.
+pub(crate) fn one(name: &str, profile: &str) -> Result<PathBuf> {
+    let messages = cargo_build(&["--package", name, "--profile", profile])?;
+    executable(&messages, name).with_context(|| format!("cargo built no program `{name}`"))
+}
+
 /// Runs `cargo build`; its messages for people go to the terminal, those for programs come back.
 fn cargo_build(words: &[&str]) -> Result<String> {
     let mut command = shell::cargo();

@@ -11,11 +11,12 @@ pub mod netlink;
 mod nl_socket;
 pub mod peers;
 mod reading;
-mod shards;
+mod roster;
 #[cfg(test)]
 mod tests;
 pub mod uapi;
 mod uapi_socket;
+mod values;
 
 use std::{
     collections::BTreeMap,

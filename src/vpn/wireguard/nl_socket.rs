@@ -15,12 +15,11 @@ use nix::{
         time::{TimeVal, TimeValLike as _},
     },
 };
-use zeroize::Zeroize as _;
 
 use super::{
     error::ReadError,
     netlink::{self, DeviceParser, Link, NetlinkError},
-    reading::PeerReading,
+    reading::{PeerReading, wipe},
 };
 use crate::host::clock;
 
@@ -141,7 +140,7 @@ impl Socket {
                 .get(..len)
                 .ok_or(NetlinkError::Malformed("a datagram larger than 64 KiB"))?;
             let over = each(datagram);
-            buffer[..len].zeroize();
+            wipe(&mut buffer[..len]);
             if over.map_err(ReadError::of_netlink)? {
                 return Ok(());
             }

@@ -2,17 +2,17 @@
 //!
 //! WireGuard has no sessions, only handshakes. Evidence is a handshake that *changed* since the
 //! last poll, stamped with the boot clock, so that steps of the wall clock neither start nor end
-//! anything. Peers that never shook hands cost no memory; others 64 bytes; live ones more.
+//! anything. Peers that never shook hands cost no memory; others 75 bytes; live ones 112 more.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     hash::{DefaultHasher, Hash, Hasher},
+    mem,
     time::Duration,
 };
 
 use super::{
     reading::{Handshake, MAX_PEERS, PeerReading},
-    shards::Shards,
+    roster::Roster,
 };
 use crate::core::{
     Now,
@@ -47,9 +47,7 @@ pub enum HandshakeClock {
 /// The peers of one interface, from poll to poll.
 pub struct PeerTable {
     clock: HandshakeClock,
-    peers: Shards<Peer>,
-    live: HashMap<[u8; 32], Live>,
-    round: u32,
+    peers: Roster<Peer>,
     /// When the last complete round began: what is missing now was there then.
     complete_at: Duration,
     /// Whether a whole answer was seen once: only then an unknown peer is a new one.
@@ -71,9 +69,12 @@ struct Peer {
     handshake: u64,
     /// The counters at the last poll. They go on from session to session.
     traffic: Traffic,
-    round: u32,
-    live: bool,
+    /// Its session, if it has one.
+    live: Option<Box<Live>>,
 }
+
+/// The `handshake` of a peer that has none any more: as good as unknown until the round ends.
+const FORGOTTEN: u64 = 0;
 
 struct Live {
     incarnation: u32,
@@ -97,6 +98,8 @@ pub struct Round<'a> {
     before: Duration,
     snapshot: bool,
     overflow: bool,
+    /// Of each place of the roster, whether this answer named the peer.
+    seen: Vec<bool>,
     sessions: Vec<Session>,
     obs: Vec<Obs>,
 }
@@ -107,9 +110,7 @@ impl PeerTable {
     pub fn new(clock: HandshakeClock) -> Self {
         Self {
             clock,
-            peers: Shards::new(),
-            live: HashMap::new(),
-            round: 0,
+            peers: Roster::new(),
             complete_at: Duration::ZERO,
             complete_once: false,
             resync: true,
@@ -119,11 +120,12 @@ impl PeerTable {
 
     /// Begins a poll at `now`.
     pub fn begin(&mut self, now: Now) -> Round<'_> {
-        self.round = self.round.wrapping_add(1);
+        self.peers.rewind();
         Round {
             before: self.complete_at,
             snapshot: self.resync,
             overflow: false,
+            seen: vec![false; self.peers.len()],
             now,
             sessions: Vec::new(),
             obs: Vec::new(),
@@ -136,11 +138,12 @@ impl PeerTable {
     pub fn interface_down(&mut self, now: Now) -> Vec<Obs> {
         self.resync = true;
         let before = self.complete_at;
-        let mut live: Vec<_> = self.live.drain().collect();
+        let mut live: Vec<_> = self
+            .peers
+            .iter_mut()
+            .filter_map(|(key, peer)| Some((*key, peer.live.take()?)))
+            .collect();
         live.sort_by_key(|(key, _)| *key);
-        for peer in self.peers.values_mut() {
-            peer.live = false;
-        }
         live.into_iter()
             .map(|(key, live)| Obs::Down {
                 key: session_key(key, live.incarnation),
@@ -150,54 +153,65 @@ impl PeerTable {
     }
 }
 
+impl Peer {
+    fn known(handshake: u64, reading: &PeerReading) -> Self {
+        Self {
+            handshake,
+            traffic: traffic_of(reading),
+            live: None,
+        }
+    }
+}
+
 impl Round<'_> {
     /// Takes one peer. Of a peer that comes twice (netlink splits long ones) the first counts.
     pub fn see(&mut self, reading: &PeerReading) {
         let key = reading.public_key;
         let handshake = self.handshake(reading.handshake);
-        let round = self.table.round;
-        let full = self.table.peers.len() >= MAX_PEERS;
-        match (self.table.peers.entry(key), handshake) {
-            (Entry::Occupied(peer), _) if peer.get().round == round => {}
-            (Entry::Vacant(_), None) => {}
-            (Entry::Vacant(_), Some(_)) if full => self.overflow = true,
-            (Entry::Vacant(slot), Some(handshake)) => {
-                slot.insert(Peer {
-                    handshake,
-                    traffic: traffic_of(reading),
-                    round,
-                    live: false,
-                });
-                self.first_sight(reading);
+        let Some(place) = self.table.peers.find(&key) else {
+            let Some(handshake) = handshake else {
+                return;
+            };
+            if self.table.peers.len() >= MAX_PEERS {
+                self.overflow = true;
+                return;
             }
-            (Entry::Occupied(peer), None) => {
-                // Handshake back to 0: the peer was taken out and put in again.
-                if peer.remove().live {
-                    self.end_reset(key);
-                }
+            let place = self
+                .table
+                .peers
+                .insert(key, Peer::known(handshake, reading));
+            self.seen.push(true);
+            return self.first_sight(place, reading);
+        };
+        if mem::replace(&mut self.seen[place], true) {
+            return;
+        }
+        let peer = self.table.peers.at(place);
+        let Some(handshake) = handshake else {
+            // Handshake back to 0: the peer was taken out and put in again.
+            peer.handshake = FORGOTTEN;
+            return self.end_reset(place, key);
+        };
+        if peer.handshake == FORGOTTEN {
+            *peer = Peer::known(handshake, reading);
+            return self.first_sight(place, reading);
+        }
+        let changed = is_another(peer.handshake, handshake);
+        // An elapsed time wanders by its jitter: hold on to the first sight of it.
+        if changed || handshake & ELAPSED == 0 {
+            peer.handshake = handshake;
+        }
+        let before = mem::replace(&mut peer.traffic, traffic_of(reading));
+        let reset = reading.rx < before.rx || reading.tx < before.tx;
+        if peer.live.is_some() {
+            if !reset {
+                return self.go_on(place, reading, changed, before);
             }
-            (Entry::Occupied(mut peer), Some(handshake)) => {
-                let peer = peer.get_mut();
-                let changed = is_another(peer.handshake, handshake);
-                // An elapsed time wanders by its jitter: hold on to the first sight of it.
-                if changed || handshake & ELAPSED == 0 {
-                    peer.handshake = handshake;
-                }
-                peer.round = round;
-                let before = std::mem::replace(&mut peer.traffic, traffic_of(reading));
-                let reset = reading.rx < before.rx || reading.tx < before.tx;
-                let live = peer.live;
-                if live && !reset {
-                    return self.go_on(reading, changed, before);
-                }
-                if live {
-                    self.end_reset(key);
-                }
-                if changed {
-                    let at_start = if reset { Traffic::default() } else { before };
-                    self.begin_session(reading, self.fresh_age(reading), at_start);
-                }
-            }
+            self.end_reset(place, key);
+        }
+        if changed {
+            let at_start = if reset { Traffic::default() } else { before };
+            self.begin_session(place, reading, self.fresh_age(reading), at_start);
         }
     }
 
@@ -205,28 +219,16 @@ impl Round<'_> {
     #[must_use]
     pub fn finish(mut self, epoch: u64, complete: bool) -> Vec<Obs> {
         let complete = complete && !self.overflow;
-        let round = self.table.round;
         if complete {
-            let mut removed = Vec::new();
-            self.table.peers.retain(|key, peer| {
-                if peer.round != round && peer.live {
-                    removed.push(*key);
-                }
-                peer.round == round
-            });
-            removed.sort_unstable();
-            for key in removed {
-                self.end(key, |before, _, now| {
-                    End::noticed(Reason::PeerRemoved, Confidence::Observed, before, now)
-                });
-            }
+            self.forget_missing();
             self.table.complete_once = true;
             self.table.complete_at = self.now.boot;
         } else if self.table.peers.len() >= MAX_PEERS {
             // A daemon that never finishes must not fill the table for ever.
+            let seen = &self.seen;
             self.table
                 .peers
-                .retain(|_, peer| peer.live || peer.round == round);
+                .retain(|place, _, peer| peer.live.is_some() || seen[place]);
         }
         self.table.resync = !complete;
         if self.snapshot {
@@ -240,22 +242,60 @@ impl Round<'_> {
         self.obs
     }
 
+    /// What a whole answer did not name is gone.
+    fn forget_missing(&mut self) {
+        let mut removed = Vec::new();
+        let seen = &self.seen;
+        let gone = |place: usize, peer: &Peer| !seen[place] || peer.handshake == FORGOTTEN;
+        let peers = &mut self.table.peers;
+        if !peers
+            .iter_mut()
+            .enumerate()
+            .any(|(place, (_, peer))| gone(place, peer))
+        {
+            return;
+        }
+        peers.retain(|place, key, peer| {
+            let gone = gone(place, peer);
+            if gone && let Some(live) = peer.live.take() {
+                removed.push((*key, live));
+            }
+            !gone
+        });
+        removed.sort_unstable_by_key(|(key, _)| *key);
+        for (key, live) in removed {
+            let end = End::noticed(
+                Reason::PeerRemoved,
+                Confidence::Observed,
+                self.before,
+                self.now,
+            );
+            self.tell_end(key, &live, end);
+        }
+    }
+
     /// An unknown peer with a handshake: new, unless the table has not seen a whole answer yet.
     /// Then the age on the wall clock decides, the only use of it.
-    fn first_sight(&mut self, reading: &PeerReading) {
+    fn first_sight(&mut self, place: usize, reading: &PeerReading) {
         if self.table.complete_once {
-            return self.begin_session(reading, self.fresh_age(reading), Traffic::default());
+            let age = self.fresh_age(reading);
+            return self.begin_session(place, reading, age, Traffic::default());
         }
         // A handshake in the future is a stepped clock: taken as now, time will tell.
         let age = self.age(reading.handshake).unwrap_or_default();
         if age < REJECT_AFTER {
             // Which of the bytes so far are of this session, nobody knows: none are counted.
-            self.begin_session(reading, age, traffic_of(reading));
+            self.begin_session(place, reading, age, traffic_of(reading));
         }
     }
 
-    fn begin_session(&mut self, reading: &PeerReading, age: Duration, at_start: Traffic) {
-        let key = reading.public_key;
+    fn begin_session(
+        &mut self,
+        place: usize,
+        reading: &PeerReading,
+        age: Duration,
+        at_start: Traffic,
+    ) {
         let started = self.now.boot.saturating_sub(age);
         self.table.incarnations = self.table.incarnations.wrapping_add(1);
         let live = Live {
@@ -269,10 +309,7 @@ impl Round<'_> {
             overdue: false,
         };
         let session = session_of(&live, reading, self.now);
-        self.table.live.insert(key, live);
-        if let Some(peer) = self.table.peers.get_mut(&key) {
-            peer.live = true;
-        }
+        self.table.peers.at(place).live = Some(Box::new(live));
         if self.snapshot {
             self.sessions.push(session);
         } else {
@@ -281,9 +318,9 @@ impl Round<'_> {
     }
 
     /// A live peer: renewed, still in time, or silent for too long.
-    fn go_on(&mut self, reading: &PeerReading, changed: bool, before: Traffic) {
+    fn go_on(&mut self, place: usize, reading: &PeerReading, changed: bool, before: Traffic) {
         let key = reading.public_key;
-        let Some(live) = self.table.live.get_mut(&key) else {
+        let Some(live) = &mut self.table.peers.at(place).live else {
             return;
         };
         let now = self.now.boot;
@@ -291,9 +328,9 @@ impl Round<'_> {
             live.evidence = now;
             live.overdue = false;
         } else if now.saturating_sub(live.evidence) >= REJECT_AFTER
-            && std::mem::replace(&mut live.overdue, true)
+            && mem::replace(&mut live.overdue, true)
         {
-            return self.end(key, |_, live, now| timeout(live, now));
+            return self.end(place, key, |_, live, now| timeout(live, now));
         }
         // Only growth of rx is a sign of life: retries to a dead peer make tx grow.
         if reading.rx > before.rx {
@@ -322,22 +359,24 @@ impl Round<'_> {
     }
 
     /// The counters or the handshake went back: the peer was removed and added between polls.
-    fn end_reset(&mut self, key: [u8; 32]) {
-        self.end(key, |before, _, now| {
+    fn end_reset(&mut self, place: usize, key: [u8; 32]) {
+        self.end(place, key, |before, _, now| {
             End::noticed(Reason::PeerRemoved, Confidence::Inferred, before, now)
         });
     }
 
-    fn end(&mut self, key: [u8; 32], end: impl FnOnce(Duration, &Live, Now) -> End) {
-        if let Some(peer) = self.table.peers.get_mut(&key) {
-            peer.live = false;
+    fn end(&mut self, place: usize, key: [u8; 32], end: impl FnOnce(Duration, &Live, Now) -> End) {
+        if let Some(live) = self.table.peers.at(place).live.take() {
+            let end = end(self.before, &live, self.now);
+            self.tell_end(key, &live, end);
         }
-        if let Some(live) = self.table.live.remove(&key) {
-            self.obs.push(Obs::Down {
-                key: session_key(key, live.incarnation),
-                end: end(self.before, &live, self.now),
-            });
-        }
+    }
+
+    fn tell_end(&mut self, key: [u8; 32], live: &Live, end: End) {
+        self.obs.push(Obs::Down {
+            key: session_key(key, live.incarnation),
+            end,
+        });
     }
 
     /// The age of a handshake that happened since the last poll: its own clock refines it, but
@@ -364,13 +403,13 @@ impl Round<'_> {
         if handshake == Handshake::default() {
             return None;
         }
-        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX) & !ELAPSED;
-        let told = Duration::new(handshake.secs, handshake.nanos);
-        Some(if self.is_elapsed(handshake) {
-            nanos(self.now.boot.saturating_sub(told)) | ELAPSED
-        } else {
-            nanos(told)
-        })
+        if self.is_elapsed(handshake) {
+            let told = Duration::new(handshake.secs, handshake.nanos);
+            let at = self.now.boot.saturating_sub(told);
+            return Some(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX) | ELAPSED);
+        }
+        let told = handshake.secs.saturating_mul(1_000_000_000);
+        Some(told.saturating_add(handshake.nanos.into()) & !ELAPSED)
     }
 
     fn is_elapsed(&self, handshake: Handshake) -> bool {

@@ -4,13 +4,14 @@
 //! at last `errno=0` and an empty line. The private key and the preshared keys are in it; they
 //! are passed over where they lie, and what a line leaves behind is wiped.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
+use memchr::{memchr, memrchr};
 use thiserror::Error;
 use zeroize::Zeroize as _;
 
-use super::reading::{MAX_PEERS, PeerReading};
-use crate::core::sessions::{Endpoint, Net};
+use super::{
+    reading::{MAX_PEERS, PeerReading},
+    values::{endpoint, hex_key, nanos, net, number, parsed, whole_line},
+};
 
 /// Longest line taken: keys are 64 digits, addresses shorter, future keys surely below this.
 pub const MAX_LINE: usize = 256;
@@ -51,8 +52,8 @@ pub enum UapiError {
 
 /// Takes an answer piece by piece and hands out each peer when it is whole.
 pub struct Parser {
-    /// A line that began in an earlier piece.
-    partial: [u8; MAX_LINE],
+    /// A line that began in an earlier piece, with room for its end.
+    partial: [u8; MAX_LINE + 1],
     partial_len: usize,
     peer: PeerReading,
     in_peer: bool,
@@ -68,7 +69,7 @@ impl Parser {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            partial: [0; MAX_LINE],
+            partial: [0; MAX_LINE + 1],
             partial_len: 0,
             peer: PeerReading::default(),
             in_peer: false,
@@ -90,24 +91,22 @@ impl Parser {
         if self.bytes > MAX_BYTES {
             return Err(too_large(MAX_BYTES, "bytes"));
         }
-        while !self.done {
-            let Some(end) = piece.iter().position(|byte| *byte == b'\n') else {
+        if self.partial_len > 0 && !self.done {
+            let Some(end) = memchr(b'\n', piece) else {
                 self.keep(piece)?;
-                break;
+                return Ok(false);
             };
-            let (line, rest) = (&piece[..end], &piece[end + 1..]);
-            piece = rest;
-            if self.partial_len == 0 {
-                self.line(line, sink)?;
-            } else {
-                self.keep(line)?;
-                let mut whole = self.partial;
-                let len = std::mem::take(&mut self.partial_len);
-                let result = self.line(&whole[..len], sink);
-                whole.zeroize();
-                self.partial.zeroize();
-                result?;
-            }
+            self.keep(&piece[..end])?;
+            piece = &piece[end + 1..];
+            self.kept_line(sink)?;
+        }
+        let lines = memrchr(b'\n', piece).map_or(0, |last| last + 1);
+        let (mut lines, rest) = piece.split_at(lines);
+        while !self.done && !lines.is_empty() {
+            lines = self.line(lines, sink)?;
+        }
+        if !self.done {
+            self.keep(rest)?;
         }
         Ok(self.done)
     }
@@ -120,63 +119,99 @@ impl Parser {
 
     fn keep(&mut self, piece: &[u8]) -> Result<(), UapiError> {
         let end = self.partial_len + piece.len();
-        let room = self
-            .partial
+        let room = self.partial[..MAX_LINE]
             .get_mut(self.partial_len..end)
-            .ok_or(too_large(MAX_LINE, "bytes in one line"))?;
+            .ok_or(LONG_LINE)?;
         room.copy_from_slice(piece);
         self.partial_len = end;
         Ok(())
     }
 
-    fn line(&mut self, line: &[u8], sink: &mut dyn FnMut(&PeerReading)) -> Result<(), UapiError> {
+    /// Takes the line that was kept, now that its end is known, and wipes it.
+    fn kept_line(&mut self, sink: &mut dyn FnMut(&PeerReading)) -> Result<(), UapiError> {
+        let mut whole = self.partial;
+        self.partial.zeroize();
+        let len = std::mem::take(&mut self.partial_len);
+        whole[len] = b'\n';
+        let result = self.line(&whole[..=len], sink).map(drop);
+        whole.zeroize();
+        result
+    }
+
+    /// Takes the first line of `lines`, which has an end. Returns the lines behind it.
+    ///
+    /// Values are read up to the end of their line in one pass: this is where the time goes when
+    /// there are many peers.
+    fn line<'a>(
+        &mut self,
+        lines: &'a [u8],
+        sink: &mut dyn FnMut(&PeerReading),
+    ) -> Result<&'a [u8], UapiError> {
         self.lines += 1;
-        if line.len() > MAX_LINE {
-            return Err(too_large(MAX_LINE, "bytes in one line"));
+        let line = self.lines;
+        let wrong = move |what| UapiError::Malformed { line, what };
+        if let Some(value) = after(lines, b"public_key=") {
+            let (key, behind) = hex_key(value).ok_or(wrong("public_key"))?;
+            self.flush(sink)?;
+            self.peer.restart(key);
+            self.in_peer = true;
+            return Ok(behind);
         }
-        if line.is_empty() {
-            return self.end_of_answer(sink);
-        }
-        let at = line.iter().position(|byte| *byte == b'=');
-        let (key, value) = match at {
-            Some(at) => (&line[..at], &line[at + 1..]),
-            None => return Err(self.malformed("no key=value")),
+        let peer = &mut self.peer;
+        let behind = match lines {
+            [b'\n', behind @ ..] => {
+                self.end_of_answer(sink)?;
+                return Ok(behind);
+            }
+            [b'e', ..] if let Some(value) = after(lines, b"errno=") => {
+                let (value, behind) = whole_line(value).ok_or(LONG_LINE)?;
+                self.errno = Some(parsed(value).ok_or(wrong("errno"))?);
+                return Ok(behind);
+            }
+            _ if !self.in_peer => None, // private_key, listen_port, fwmark
+            [b'r', ..] => after(lines, b"rx_bytes=")
+                .map(|value| number(value, &mut peer.rx).ok_or(wrong("rx_bytes"))),
+            [b't', ..] => after(lines, b"tx_bytes=")
+                .map(|value| number(value, &mut peer.tx).ok_or(wrong("tx_bytes"))),
+            [b'l', ..] => {
+                if let Some(value) = after(lines, b"last_handshake_time_sec=") {
+                    let read = number(value, &mut peer.handshake.secs);
+                    Some(read.ok_or(wrong("last_handshake_time_sec")))
+                } else {
+                    after(lines, b"last_handshake_time_nsec=").map(|value| {
+                        nanos(value, &mut peer.handshake.nanos)
+                            .ok_or(wrong("last_handshake_time_nsec"))
+                    })
+                }
+            }
+            [b'e', ..] => after(lines, b"endpoint=").map(|value| {
+                let (endpoint, behind) = endpoint(value).ok_or(wrong("endpoint"))?;
+                peer.endpoint = Some(endpoint);
+                Ok(behind)
+            }),
+            [b'a', ..] => after(lines, b"allowed_ip=").map(|value| {
+                let (net, behind) = net(value).ok_or(wrong("allowed_ip"))?;
+                peer.allow(net);
+                Ok(behind)
+            }),
+            [b'p', ..] => passed_over(lines).map(Ok),
+            _ => None, // what newer daemons may add
         };
-        match key {
-            b"public_key" => {
-                let key = hex_key(value).ok_or(self.malformed("public_key"))?;
-                self.flush(sink)?;
-                self.peer.restart(key);
-                self.in_peer = true;
+        match behind {
+            Some(behind) => behind,
+            None => {
+                let (line, behind) = whole_line(lines).ok_or(LONG_LINE)?;
+                memchr(b'=', line).ok_or(wrong("no key=value"))?;
+                Ok(behind)
             }
-            b"errno" => self.errno = Some(number(value).ok_or(self.malformed("errno"))?),
-            _ if !self.in_peer => {} // private_key, listen_port, fwmark
-            b"rx_bytes" => self.peer.rx = self.count(value, "rx_bytes")?,
-            b"tx_bytes" => self.peer.tx = self.count(value, "tx_bytes")?,
-            b"last_handshake_time_sec" => {
-                self.peer.handshake.secs = self.count(value, "last_handshake_time_sec")?;
-            }
-            b"last_handshake_time_nsec" => {
-                self.peer.handshake.nanos = u32::try_from(self.count(value, "…_nsec")?)
-                    .ok()
-                    .filter(|nanos| *nanos < 1_000_000_000)
-                    .ok_or(self.malformed("last_handshake_time_nsec"))?;
-            }
-            b"endpoint" => {
-                self.peer.endpoint = Some(endpoint(value).ok_or(self.malformed("endpoint"))?);
-            }
-            b"allowed_ip" => {
-                let net = net(value).ok_or(self.malformed("allowed_ip"))?;
-                self.peer.allow(net);
-            }
-            _ => {} // preshared_key, and what newer daemons may add
         }
-        Ok(())
     }
 
     fn end_of_answer(&mut self, sink: &mut dyn FnMut(&PeerReading)) -> Result<(), UapiError> {
+        let line = self.lines;
+        let what = "an empty line before errno";
         match self.errno {
-            None => return Err(self.malformed("an empty line before errno")),
+            None => return Err(UapiError::Malformed { line, what }),
             Some(0) => {}
             Some(errno) => return Err(UapiError::Daemon(errno)),
         }
@@ -194,17 +229,6 @@ impl Parser {
         }
         Ok(())
     }
-
-    fn count(&self, value: &[u8], what: &'static str) -> Result<u64, UapiError> {
-        number(value).ok_or(self.malformed(what))
-    }
-
-    fn malformed(&self, what: &'static str) -> UapiError {
-        UapiError::Malformed {
-            line: self.lines,
-            what,
-        }
-    }
 }
 
 impl Default for Parser {
@@ -219,54 +243,30 @@ impl Drop for Parser {
     }
 }
 
+const LONG_LINE: UapiError = UapiError::TooLarge {
+    limit: MAX_LINE,
+    what: "bytes in one line",
+};
+
 fn too_large(limit: usize, what: &'static str) -> UapiError {
     UapiError::TooLarge { limit, what }
 }
 
-fn text(value: &[u8]) -> Option<&str> {
-    std::str::from_utf8(value).ok()
+/// What follows `key`, if `lines` begins with it. Of a known length, so it is two comparisons.
+fn after<'a, const N: usize>(lines: &'a [u8], key: &[u8; N]) -> Option<&'a [u8]> {
+    let (start, rest) = lines.split_first_chunk::<N>()?;
+    (start == key).then_some(rest)
 }
 
-fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
-    text(value)?.parse().ok()
-}
-
-fn hex_key(value: &[u8]) -> Option<[u8; 32]> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let mut key = [0; 32];
-    if value.len() != 64 {
-        return None;
+/// What is behind a line that every peer has and that says nothing here. The preshared key is not
+/// even looked at.
+fn passed_over(lines: &[u8]) -> Option<&[u8]> {
+    if let Some(value) = after(lines, b"preshared_key=") {
+        let (end, behind) = value.get(64..)?.split_first()?;
+        return (*end == b'\n').then_some(behind);
     }
-    for (byte, pair) in key.iter_mut().zip(value.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    if let Some(value) = after(lines, b"persistent_keepalive_interval=") {
+        return whole_line(value).map(|(_, behind)| behind);
     }
-    Some(key)
-}
-
-/// `1.2.3.4:5`, `[fd00::1]:5`, `[fe80::1%eth0]:5`. The zone names a local interface, no client.
-fn endpoint(value: &[u8]) -> Option<Endpoint> {
-    let value = text(value)?;
-    let (ip, port) = match value.strip_prefix('[') {
-        None => {
-            let addr: SocketAddr = value.parse().ok()?;
-            (addr.ip(), addr.port())
-        }
-        Some(v6) => {
-            let (host, port) = v6.rsplit_once("]:")?;
-            let ip: Ipv6Addr = host.split('%').next()?.parse().ok()?;
-            (IpAddr::V6(ip), port.parse().ok()?)
-        }
-    };
-    Some(Endpoint {
-        ip: ip.to_canonical(),
-        port: Some(port),
-    })
-}
-
-fn net(value: &[u8]) -> Option<Net> {
-    let (addr, prefix) = text(value)?.split_once('/')?;
-    let addr: IpAddr = addr.parse().ok()?;
-    let prefix: u8 = prefix.parse().ok()?;
-    let most = if addr.is_ipv4() { 32 } else { 128 };
-    (prefix <= most).then_some(Net { addr, prefix })
+    after(lines, b"protocol_version=1\n")
 }

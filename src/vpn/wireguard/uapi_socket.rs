@@ -15,11 +15,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
 };
-use zeroize::Zeroize as _;
 
 use super::{
     error::ReadError,
-    reading::PeerReading,
+    reading::{PeerReading, wipe},
     uapi::{GET, Parser},
 };
 use crate::host::clock;
@@ -52,7 +51,7 @@ pub(super) fn read(
             Err(error) => return Err(call("read", &error)),
         };
         let over = parser.feed(&buffer[..len], sink);
-        buffer[..len].zeroize();
+        wipe(&mut buffer[..len]);
         if over? {
             return Ok(());
         }

@@ -15,8 +15,8 @@ use crate::shell;
 
 pub(super) const PROGRAM: &str = "prometheus-node-exporter";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// A page of the exporter has about 60 KB.
-const LARGEST_PAGE: u64 = 4 << 20;
+/// A page of node-exporter has about 60 KB, one with 10,000 WireGuard peers some MB.
+const LARGEST_PAGE: u64 = 64 << 20;
 
 /// The program, not started.
 pub(crate) struct Exporter {
@@ -70,28 +70,28 @@ impl Exporter {
 impl Scraped {
     /// One scrape, as Prometheus does it.
     pub(crate) fn scrape(&self) -> Result<()> {
-        let mut stream =
-            TcpStream::connect_timeout(&self.address, ANSWERS_WITHIN).with_context(|| {
-                format!(
-                    "the exporter does not accept connections on {}",
-                    self.address
-                )
-            })?;
-        stream
-            .set_read_timeout(Some(ANSWERS_WITHIN))
-            .context("cannot set a time-out")?;
-        let request = format!("GET /metrics HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
-        stream
-            .write_all(request.as_bytes())
-            .context("cannot ask the exporter")?;
-        let mut page = Vec::new();
-        stream
-            .take(LARGEST_PAGE)
-            .read_to_end(&mut page)
-            .context("the exporter's page broke off")?;
-        if !page.starts_with(b"HTTP/1.0 200") && !page.starts_with(b"HTTP/1.1 200") {
-            bail!("the exporter did not answer with its page");
-        }
-        Ok(())
+        scrape(self.address, ANSWERS_WITHIN).map(drop)
     }
+}
+
+/// Gets `/metrics` at `address`, whoever serves it there. Returns head and page.
+pub(super) fn scrape(address: SocketAddr, within: Duration) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWERS_WITHIN)
+        .with_context(|| format!("the exporter does not accept connections on {address}"))?;
+    stream
+        .set_read_timeout(Some(within))
+        .context("cannot set a time-out")?;
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .context("cannot ask the exporter")?;
+    let mut page = Vec::new();
+    stream
+        .take(LARGEST_PAGE)
+        .read_to_end(&mut page)
+        .context("the exporter's page broke off")?;
+    if !page.starts_with(b"HTTP/1.0 200") && !page.starts_with(b"HTTP/1.1 200") {
+        bail!("the exporter did not answer with its page");
+    }
+    Ok(page)
 }

@@ -5,6 +5,7 @@
 //! the exporter is scraped 20 times; then memory, CPU time, start and size are compared.
 
 mod exporter;
+pub(crate) mod peers;
 mod process;
 mod table;
 
