@@ -52,6 +52,14 @@ pub(super) fn kernel(limit: Duration, buffer: &mut [u8]) -> Result<Vec<Found>, R
     Ok(sorted(found.collect()))
 }
 
+/// The version of the kernel's module, such as `1.0.0`, if it tells.
+pub(super) fn kernel_version() -> Option<String> {
+    let version = fs::read_to_string("/sys/module/wireguard/version").ok()?;
+    let version = version.trim();
+    let good = (1..=32).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_graphic());
+    good.then(|| version.to_owned())
+}
+
 /// The interfaces whose daemons keep `NAME.sock` in `dir`; no such directory, no such daemons.
 pub(super) fn sockets(
     dir: &Path,

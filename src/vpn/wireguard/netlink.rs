@@ -9,13 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 
-use super::reading::{MAX_PEERS, PeerReading};
+use super::reading::{DeviceReading, MAX_PEERS, PeerReading};
 use crate::core::sessions::{Endpoint, Net};
 
 /// `GENL_ID_CTRL`: the family that knows the others.
 pub const GENL_ID_CTRL: u16 = 0x10;
 
 const NLM_F_REQUEST: u16 = 0x01;
+const NLM_F_ACK: u16 = 0x04;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
 
@@ -30,9 +31,14 @@ const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
 const WG_CMD_GET_DEVICE: u8 = 0;
+const WG_CMD_SET_DEVICE: u8 = 1;
 const WGDEVICE_A_IFINDEX: u16 = 1;
+const WGDEVICE_A_PUBLIC_KEY: u16 = 4;
+const WGDEVICE_A_LISTEN_PORT: u16 = 6;
 const WGDEVICE_A_PEERS: u16 = 8;
 const WGPEER_A_PUBLIC_KEY: u16 = 1;
+const WGPEER_A_FLAGS: u16 = 3;
+const WGPEER_F_REMOVE_ME: u32 = 1;
 const WGPEER_A_ENDPOINT: u16 = 4;
 const WGPEER_A_LAST_HANDSHAKE_TIME: u16 = 6;
 const WGPEER_A_RX_BYTES: u16 = 7;
@@ -100,6 +106,27 @@ pub fn get_device(seq: u32, family: u16, ifindex: u32) -> Vec<u8> {
     finish(message)
 }
 
+/// Takes these peers out of the WireGuard interface with this index, as `wg set … remove` does. A
+/// peer that is not there is no error. At most [`MAX_REMOVED`] fit.
+#[must_use]
+pub fn remove_peers(seq: u32, family: u16, ifindex: u32, public_keys: &[[u8; 32]]) -> Vec<u8> {
+    let mut message = request(family, NLM_F_ACK, seq);
+    message.extend([WG_CMD_SET_DEVICE, 1, 0, 0]);
+    put(&mut message, WGDEVICE_A_IFINDEX, &ifindex.to_ne_bytes());
+    let mut peers = Vec::new();
+    for key in public_keys {
+        let mut peer = Vec::new();
+        put(&mut peer, WGPEER_A_PUBLIC_KEY, key);
+        put(&mut peer, WGPEER_A_FLAGS, &WGPEER_F_REMOVE_ME.to_ne_bytes());
+        put(&mut peers, NLA_F_NESTED, &peer);
+    }
+    put(&mut message, WGDEVICE_A_PEERS | NLA_F_NESTED, &peers);
+    finish(message)
+}
+
+/// Most peers of one [`remove_peers`]: an attribute ends at 64 KiB, and a peer takes 48 bytes.
+pub const MAX_REMOVED: usize = 1024;
+
 /// Asks for all interfaces of kind `wireguard`. A kernel that does not know the kind (module not
 /// loaded) answers with all interfaces, so look at [`Link::wireguard`].
 #[must_use]
@@ -125,6 +152,7 @@ pub fn get_link(seq: u32, name: &str) -> Vec<u8> {
 pub struct DeviceParser {
     family: u16,
     seq: u32,
+    device: DeviceReading,
     peer: PeerReading,
     in_peer: bool,
     peers: usize,
@@ -138,6 +166,7 @@ impl DeviceParser {
         Self {
             family,
             seq,
+            device: DeviceReading::default(),
             peer: PeerReading::default(),
             in_peer: false,
             peers: 0,
@@ -157,7 +186,7 @@ impl DeviceParser {
             self.interrupted |= flags & NLM_F_DUMP_INTR != 0;
             if kind == family {
                 let attributes = payload.get(4..).ok_or(MALFORMED_HEADER)?;
-                self.device(attributes, sink)?;
+                self.message(attributes, sink)?;
             }
             Ok(())
         })?;
@@ -174,17 +203,30 @@ impl DeviceParser {
         self.interrupted
     }
 
-    fn device(
+    /// What was said about the interface itself: the first message of a dump has it.
+    #[must_use]
+    pub fn device(&self) -> DeviceReading {
+        self.device
+    }
+
+    fn message(
         &mut self,
         attributes: &[u8],
         sink: &mut dyn FnMut(&PeerReading),
     ) -> Result<(), NetlinkError> {
         for attribute in Attributes(attributes) {
-            let (kind, peers) = attribute?;
-            if kind == WGDEVICE_A_PEERS {
-                for peer in Attributes(peers) {
-                    self.peer(peer?.1, sink)?;
+            match attribute? {
+                (WGDEVICE_A_PEERS, peers) => {
+                    for peer in Attributes(peers) {
+                        self.peer(peer?.1, sink)?;
+                    }
                 }
+                (WGDEVICE_A_LISTEN_PORT, value) => {
+                    let port = u16::from_ne_bytes(array(value)?);
+                    self.device.listen_port = (port != 0).then_some(port);
+                }
+                (WGDEVICE_A_PUBLIC_KEY, value) => self.device.public_key = Some(array(value)?),
+                _ => {} // private key, index, name, mark
             }
         }
         Ok(())
@@ -257,6 +299,16 @@ impl DeviceParser {
         }
         Ok(())
     }
+}
+
+/// Whether this datagram holds the kernel's word that it did what was asked (`NLM_F_ACK`).
+pub fn acknowledged(datagram: &[u8], seq: u32) -> Result<bool, NetlinkError> {
+    let mut done = false;
+    for_each_message(datagram, seq, &mut |kind, _, _| {
+        done |= kind == NLMSG_ERROR;
+        Ok(())
+    })?;
+    Ok(done)
 }
 
 /// The family id in the answer to [`get_family`], if this datagram holds it.
@@ -341,6 +393,7 @@ fn for_each_message(mut rest: &[u8], seq: u32, each: Each<'_>) -> Result<bool, N
                 if kind == NLMSG_DONE {
                     return Ok(true);
                 }
+                each(kind, flags, payload)?; // an error of 0: done as asked
             }
             NLMSG_OVERRUN => return Err(NetlinkError::Overrun),
             _ => each(kind, flags, payload)?,

@@ -1,4 +1,4 @@
-//! Asks the kernel over netlink: which interfaces there are, and the peers of one.
+//! Asks the kernel over netlink: which interfaces there are, the peers of one, and to take some out.
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
@@ -18,8 +18,8 @@ use nix::{
 
 use super::{
     error::ReadError,
-    netlink::{self, DeviceParser, Link, NetlinkError},
-    reading::{PeerReading, wipe},
+    netlink::{self, DeviceParser, Link, MAX_REMOVED, NetlinkError},
+    reading::{DeviceReading, PeerReading, wipe},
 };
 use crate::host::clock;
 
@@ -74,7 +74,7 @@ pub(super) fn read(
     limit: Duration,
     buffer: &mut [u8],
     sink: &mut dyn FnMut(&PeerReading),
-) -> Result<Dump, ReadError> {
+) -> Result<(Dump, DeviceReading), ReadError> {
     let socket = Socket::open(SockProtocol::NetlinkGeneric, limit)?;
     let family = socket.family("wireguard", buffer)?;
     let seq = SEQ + 1;
@@ -83,11 +83,32 @@ pub(super) fn read(
     socket.ask(&message, buffer, &mut |datagram| {
         parser.feed(datagram, sink)
     })?;
-    Ok(if parser.interrupted() {
+    let dump = if parser.interrupted() {
         Dump::Interrupted
     } else {
         Dump::Clean
-    })
+    };
+    Ok((dump, parser.device()))
+}
+
+/// Takes peers out of the kernel interface with this index. The kernel says when it is done; it
+/// asks for CAP_NET_ADMIN, as for reading.
+pub(super) fn remove(
+    ifindex: u32,
+    limit: Duration,
+    public_keys: &[[u8; 32]],
+    buffer: &mut [u8],
+) -> Result<(), ReadError> {
+    let socket = Socket::open(SockProtocol::NetlinkGeneric, limit)?;
+    let family = socket.family("wireguard", buffer)?;
+    let seq = SEQ + 1;
+    for some in public_keys.chunks(MAX_REMOVED) {
+        let message = netlink::remove_peers(seq, family, ifindex, some);
+        socket.ask(&message, buffer, &mut |datagram| {
+            netlink::acknowledged(datagram, seq)
+        })?;
+    }
+    Ok(())
 }
 
 /// Each socket is used for one question after another, and starts to count anew.

@@ -118,6 +118,22 @@ impl PeerTable {
         }
     }
 
+    /// Whether this session goes on, as far as the last poll knows.
+    pub fn is_live(&mut self, public_key: &[u8; 32], incarnation: u32) -> bool {
+        let Some(place) = self.peers.find(public_key) else {
+            return false;
+        };
+        let live = &self.peers.at(place).live;
+        live.as_ref()
+            .is_some_and(|live| live.incarnation == incarnation)
+    }
+
+    /// Whether the last poll saw a whole answer.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        !self.resync
+    }
+
     /// Begins a poll at `now`.
     pub fn begin(&mut self, now: Now) -> Round<'_> {
         self.peers.rewind();

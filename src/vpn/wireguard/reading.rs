@@ -38,6 +38,15 @@ pub struct PeerReading {
     pub allowed_ips: Vec<Net>,
 }
 
+/// What an answer says about the interface itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceReading {
+    /// UDP port that clients come to; none if the interface has not chosen one.
+    pub listen_port: Option<u16>,
+    /// The interface's own Curve25519 public key.
+    pub public_key: Option<[u8; 32]>,
+}
+
 /// Zeroes what was read, keys and all. The barrier keeps the compiler from leaving that out
 /// because nobody looks at the zeroes; byte by byte, as `Zeroize` does it, takes as long as parsing.
 pub(super) fn wipe(read: &mut [u8]) {

@@ -8,20 +8,33 @@ use memchr::{memchr, memrchr};
 use thiserror::Error;
 use zeroize::Zeroize as _;
 
+pub use super::values::MAX_LINE;
 use super::{
-    reading::{MAX_PEERS, PeerReading},
-    values::{endpoint, hex_key, nanos, net, number, parsed, whole_line},
+    reading::{DeviceReading, MAX_PEERS, PeerReading},
+    values::{endpoint, hex_key, nanos, net, number, parsed, public_key_of, whole_line},
 };
-
-/// Longest line taken: keys are 64 digits, addresses shorter, future keys surely below this.
-pub const MAX_LINE: usize = 256;
 
 /// Most bytes of one answer: [`MAX_PEERS`] peers of 337 bytes each as measured, and half as much
 /// again for those with many addresses.
 pub const MAX_BYTES: usize = 64 << 20;
 
-/// The request of the protocol.
+/// The request for everything.
 pub const GET: &[u8] = b"get=1\n\n";
+
+/// The request to take these peers out, as `wg set … remove` makes it. A daemon that does not know
+/// one of them says yes too. The answer is an errno alone; [`Parser`] takes it.
+#[must_use]
+pub fn remove_peers(public_keys: &[[u8; 32]]) -> Vec<u8> {
+    let mut request = String::from("set=1\n");
+    for key in public_keys {
+        request += "public_key=";
+        for byte in key {
+            request += &format!("{byte:02x}");
+        }
+        request += "\nremove=true\n";
+    }
+    (request + "\n").into_bytes()
+}
 
 /// Why an answer was refused. Line numbers instead of lines: a line may hold a secret.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -55,6 +68,8 @@ pub struct Parser {
     /// A line that began in an earlier piece, with room for its end.
     partial: [u8; MAX_LINE + 1],
     partial_len: usize,
+    device: DeviceReading,
+    derive: bool,
     peer: PeerReading,
     in_peer: bool,
     peers: usize,
@@ -71,6 +86,8 @@ impl Parser {
         Self {
             partial: [0; MAX_LINE + 1],
             partial_len: 0,
+            device: DeviceReading::default(),
+            derive: false,
             peer: PeerReading::default(),
             in_peer: false,
             peers: 0,
@@ -79,6 +96,21 @@ impl Parser {
             errno: None,
             done: false,
         }
+    }
+
+    /// The same, which also works out the interface's public key. The protocol has only the private
+    /// one, which is otherwise passed over.
+    #[must_use]
+    pub fn with_public_key() -> Self {
+        let mut parser = Self::new();
+        parser.derive = true;
+        parser
+    }
+
+    /// What was said about the interface itself.
+    #[must_use]
+    pub fn device(&self) -> DeviceReading {
+        self.device
     }
 
     /// Takes the next piece. True when the answer is over; what follows then is not read.
@@ -151,7 +183,8 @@ impl Parser {
         let line = self.lines;
         let wrong = move |what| UapiError::Malformed { line, what };
         if let Some(value) = after(lines, b"public_key=") {
-            let (key, behind) = hex_key(value).ok_or(wrong("public_key"))?;
+            let mut key = [0; 32];
+            let behind = hex_key(value, &mut key).ok_or(wrong("public_key"))?;
             self.flush(sink)?;
             self.peer.restart(key);
             self.in_peer = true;
@@ -168,7 +201,17 @@ impl Parser {
                 self.errno = Some(parsed(value).ok_or(wrong("errno"))?);
                 return Ok(behind);
             }
-            _ if !self.in_peer => None, // private_key, listen_port, fwmark
+            _ if !self.in_peer => {
+                if let Some(value) = after(lines, b"listen_port=") {
+                    let port = whole_line(value).and_then(|(port, _)| parsed(port));
+                    self.device.listen_port = port.filter(|port| *port != 0);
+                } else if self.derive
+                    && let Some(value) = after(lines, b"private_key=")
+                {
+                    self.device.public_key = public_key_of(value);
+                }
+                None
+            }
             [b'r', ..] => after(lines, b"rx_bytes=")
                 .map(|value| number(value, &mut peer.rx).ok_or(wrong("rx_bytes"))),
             [b't', ..] => after(lines, b"tx_bytes=")

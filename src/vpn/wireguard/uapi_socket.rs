@@ -1,4 +1,5 @@
-//! Asks a userspace daemon over its unix socket: one deadline for everything, nothing kept.
+//! Asks a userspace daemon over its unix socket, or takes peers out of it: one deadline for
+//! everything, nothing kept.
 
 use std::{
     io::{Read as _, Write as _},
@@ -18,16 +19,48 @@ use nix::{
 
 use super::{
     error::ReadError,
-    reading::{PeerReading, wipe},
-    uapi::{GET, Parser},
+    reading::{DeviceReading, PeerReading, wipe},
+    uapi::{GET, Parser, remove_peers},
 };
 use crate::host::clock;
 
-/// Reads all peers of the daemon that listens at `path`. Returns when the answer is whole or
-/// `limit` is over. `buffer` is scratch space; it holds nothing of the answer afterwards.
+/// Reads all peers of the daemon that listens at `path`, and with `derive` the interface's public
+/// key. Returns when the answer is whole or `limit` is over. `buffer` is scratch space; it holds
+/// nothing of the answer afterwards.
 pub(super) fn read(
     path: &Path,
     limit: Duration,
+    derive: bool,
+    buffer: &mut [u8],
+    sink: &mut dyn FnMut(&PeerReading),
+) -> Result<DeviceReading, ReadError> {
+    let mut parser = if derive {
+        Parser::with_public_key()
+    } else {
+        Parser::new()
+    };
+    ask(path, limit, GET, &mut parser, buffer, sink)?;
+    Ok(parser.device())
+}
+
+/// Takes peers out of the daemon that listens at `path`. It says so itself; the next reading shows
+/// whether that was true.
+pub(super) fn remove(
+    path: &Path,
+    limit: Duration,
+    public_keys: &[[u8; 32]],
+    buffer: &mut [u8],
+) -> Result<(), ReadError> {
+    let request = remove_peers(public_keys);
+    let mut parser = Parser::new();
+    ask(path, limit, &request, &mut parser, buffer, &mut |_| {})
+}
+
+fn ask(
+    path: &Path,
+    limit: Duration,
+    request: &[u8],
+    parser: &mut Parser,
     buffer: &mut [u8],
     sink: &mut dyn FnMut(&PeerReading),
 ) -> Result<(), ReadError> {
@@ -36,11 +69,10 @@ pub(super) fn read(
         limit,
     };
     let mut stream = open(path)?;
-    let mut parser = Parser::new();
     deadline.wait(&stream, PollFlags::POLLOUT)?;
     // The request is smaller than any socket buffer: it goes out whole or not at all.
     stream
-        .write_all(GET)
+        .write_all(request)
         .map_err(|error| call("write", &error))?;
     loop {
         deadline.wait(&stream, PollFlags::POLLIN)?;

@@ -6,9 +6,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use memchr::memchr;
+use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
 
-use super::uapi::MAX_LINE;
 use crate::core::sessions::{Endpoint, Net};
+
+/// Longest line taken: keys are 64 digits, addresses shorter, future keys surely below this.
+pub const MAX_LINE: usize = 256;
 
 /// The first line of `lines` without its end, and what is behind it. None of a line that is longer
 /// than [`MAX_LINE`].
@@ -50,19 +54,30 @@ pub(super) fn nanos<'a>(value: &'a [u8], to: &mut u32) -> Option<&'a [u8]> {
     Some(behind)
 }
 
-/// Exactly 64 hexadecimal digits and the end of the line, and what is behind it.
-pub(super) fn hex_key(value: &[u8]) -> Option<([u8; 32], &[u8])> {
+/// Reads exactly 64 hexadecimal digits and the end of the line into `to`. Returns what is behind.
+pub(super) fn hex_key<'a>(value: &'a [u8], to: &mut [u8; 32]) -> Option<&'a [u8]> {
     let (digits, rest) = value.split_first_chunk::<64>()?;
     let (b'\n', behind) = rest.split_first()? else {
         return None;
     };
-    let mut key = [0; 32];
     let (eights, _) = digits.as_chunks::<8>();
-    let (fours, _) = key.as_chunks_mut::<4>();
+    let (fours, _) = to.as_chunks_mut::<4>();
     for (four, eight) in fours.iter_mut().zip(eights) {
         *four = hex_word(*eight)?;
     }
-    Some((key, behind))
+    Some(behind)
+}
+
+/// The public key of the private key that a line holds, worked out as `wg` does; nothing of an
+/// unset one (zeroes). Nothing of the private key stays: its only two copies are wiped here.
+pub(super) fn public_key_of(private: &[u8]) -> Option<[u8; 32]> {
+    let mut private_key = Zeroizing::new([0; 32]);
+    hex_key(private, &mut private_key)?;
+    if *private_key == [0; 32] {
+        return None;
+    }
+    let secret = StaticSecret::from(*private_key);
+    Some(PublicKey::from(&secret).to_bytes())
 }
 
 /// Eight digits at once, each in its byte of a word: keys are a third of all that is parsed.
@@ -166,6 +181,8 @@ fn quad_and_number(value: &[u8], between: u8) -> Option<(Ipv4Addr, u32, &[u8])> 
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+
     use super::*;
 
     #[test]
@@ -184,6 +201,17 @@ mod tests {
                 assert_eq!(hex_word(digits).map(Vec::from), expected, "{digits:?}");
             }
         }
+    }
+
+    /// The keys of `wg-show-dump-01.txt`, where `wg` worked the public one out.
+    #[test]
+    fn a_public_key_is_worked_out_as_wg_does_it() {
+        let private = b"d060f17ae7ad68df633204b985ca6352f5c1263e1a14c3231ddbe765ad89e771\n";
+        let public = public_key_of(private).unwrap();
+        let shown = "1fObsgWPmCwbMtgG4JpKHfAT8WhzgwJKs5CoEQ8wYgc=";
+        assert_eq!(STANDARD.encode(public), shown);
+        assert_eq!(public_key_of(format!("{:064}\n", 0).as_bytes()), None);
+        assert_eq!(public_key_of(b"d060\n"), None);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! WireGuard from the bytes of a daemon to the events of the reducer.
 
+mod orders;
 mod parsers;
 mod readers;
+mod real;
 mod replay;
 mod rules;
 mod world;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::{
     netlink::{self, DeviceParser, NetlinkError},
-    reading::{MAX_ALLOWED_IPS, PeerReading},
+    reading::{DeviceReading, MAX_ALLOWED_IPS, PeerReading},
     uapi::{MAX_LINE, Parser, UapiError},
 };
 
@@ -121,7 +121,8 @@ fn a_line_without_end_is_refused_in_bounded_memory() {
 #[test]
 fn an_answer_without_end_is_refused() {
     let mut parser = Parser::new();
-    let piece = b"key_of_the_future=1\n".repeat(50_000);
+    let line = [b"key_of_the_future=", &[b'1'; 200][..], b"\n"].concat();
+    let piece = line.repeat(5_000);
     let over = (0..100).find_map(|_| parser.feed(&piece, &mut |_| {}).err());
     assert!(matches!(
         over,
@@ -156,6 +157,79 @@ fn errors_in_a_dump_are_errors() {
         read_netlink(&cut).0,
         Err(NetlinkError::Malformed(_))
     ));
+}
+
+/// `linux/wireguard.h`: WG_CMD_SET_DEVICE with WGDEVICE_A_IFINDEX and, nested twice, each peer's
+/// WGPEER_A_PUBLIC_KEY and WGPEER_A_FLAGS of WGPEER_F_REMOVE_ME. `libnl`'s byte order is the host's.
+#[test]
+fn peers_are_removed_with_the_documented_attributes() {
+    let peer = |key: u8| {
+        let attributes = [attribute(1, &[key; 32]), attribute(3, &1_u32.to_ne_bytes())].concat();
+        attribute(0x8000, &attributes)
+    };
+    let body = [
+        vec![1, 1, 0, 0], // struct genlmsghdr: command, version, reserved
+        attribute(1, &9_u32.to_ne_bytes()),
+        attribute(8 | 0x8000, &[peer(7), peer(8)].concat()),
+    ]
+    .concat();
+    let expected = message(FAMILY, 1 | 4, 5, &body); // NLM_F_REQUEST, NLM_F_ACK
+    assert_eq!(
+        netlink::remove_peers(5, FAMILY, 9, &[[7; 32], [8; 32]]),
+        expected
+    );
+    let many = vec![[1; 32]; netlink::MAX_REMOVED];
+    assert_eq!(
+        netlink::remove_peers(5, FAMILY, 9, &many).len(),
+        32 + 48 * many.len()
+    );
+}
+
+#[test]
+fn the_kernels_word_is_awaited_and_its_errno_is_an_error() {
+    let answer =
+        |seq, code: i32| netlink::acknowledged(&message(2, 0, seq, &code.to_ne_bytes()), 5);
+    assert_eq!(answer(5, 0), Ok(true));
+    assert_eq!(answer(4, 0), Ok(false), "of another request");
+    assert_eq!(answer(5, -1), Err(NetlinkError::Kernel(1)));
+    assert_eq!(netlink::acknowledged(&[], 5), Ok(false));
+}
+
+#[test]
+fn the_interface_tells_its_port_and_its_key_once() {
+    let device = [
+        vec![0, 1, 0, 0],
+        attribute(6, &51820_u16.to_ne_bytes()),
+        attribute(3, &[0xee; 32]),
+        attribute(4, &[0xab; 32]),
+    ]
+    .concat();
+    let mut parser = DeviceParser::new(FAMILY, 1);
+    let datagrams = [
+        message(FAMILY, 2, 1, &device),
+        dump(2),
+        message(3, 2, 1, &[0; 4]),
+    ]
+    .concat();
+    assert_eq!(parser.feed(&datagrams, &mut |_| {}), Ok(true));
+    let told = DeviceReading {
+        listen_port: Some(51820),
+        public_key: Some([0xab; 32]),
+    };
+    assert_eq!(parser.device(), told);
+}
+
+#[test]
+fn a_private_key_is_looked_at_only_when_asked_for() {
+    let text = b"private_key=d060f17ae7ad68df633204b985ca6352f5c1263e1a14c3231ddbe765ad89e771\nlisten_port=7\nerrno=0\n\n";
+    let device = |mut parser: Parser| {
+        assert_eq!(parser.feed(text, &mut |_| {}), Ok(true));
+        parser.device()
+    };
+    let asked = device(Parser::with_public_key());
+    let not = device(Parser::new());
+    assert!(asked.public_key.is_some());
+    assert_eq!((not.public_key, not.listen_port), (None, Some(7)));
 }
 
 #[test]

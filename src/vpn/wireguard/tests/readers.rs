@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    super::{ReadError, Settings, WireGuard, uapi::UapiError, uapi_socket},
+    super::{ReadError, Settings, WireGuard, interface::Health, uapi::UapiError, uapi_socket},
     *,
 };
 use crate::{
@@ -35,7 +35,7 @@ fn read(path: &Path) -> (Result<(), ReadError>, Vec<PeerReading>, Vec<u8>) {
     let mut buffer = vec![0; 4096];
     let mut peers = Vec::new();
     let mut sink = |peer: &PeerReading| peers.push(peer.clone());
-    let result = uapi_socket::read(path, LIMIT, &mut buffer, &mut sink);
+    let result = uapi_socket::read(path, LIMIT, false, &mut buffer, &mut sink).map(drop);
     (result, peers, buffer)
 }
 
@@ -93,6 +93,30 @@ fn a_daemon_that_never_stops_is_left() {
         matches!(result, Err(ReadError::Uapi(UapiError::TooLarge { .. }))),
         "{result:?}"
     );
+}
+
+#[test]
+fn a_line_of_64_kib_is_refused_when_it_is_known_to_be_too_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wg0.sock");
+    let daemon = daemon(&path, |stream| {
+        let line = [b"key_of_the_future=", &[b'x'; 64 << 10][..], b"\n"].concat();
+        // The agent may hang up before all of it is taken.
+        let _ = stream.write_all(&[&TWO.as_bytes()[..700], &line].concat());
+    });
+    let (result, peers, buffer) = read(&path);
+    daemon.join().unwrap();
+    assert!(
+        matches!(
+            result,
+            Err(ReadError::Uapi(
+                UapiError::Malformed { .. } | UapiError::TooLarge { .. }
+            ))
+        ),
+        "{result:?}"
+    );
+    assert_eq!(peers.len(), 1);
+    assert!(buffer.iter().all(|byte| *byte == 0));
 }
 
 #[test]
@@ -174,6 +198,51 @@ fn a_life_of_an_interface_from_socket_to_events() {
     assert!(status[0].unavailable.unwrap().0.contains("gone"));
 }
 
+/// A daemon behind a socket of its own, which answers so often.
+fn answers(path: &Path, times: usize, text: String) -> JoinHandle<()> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for _ in 0..times {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 7]).unwrap();
+            stream.write_all(text.as_bytes()).unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_daemon_that_started_again_has_ended_all_sessions_and_needs_new_handshakes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("wg0.sock");
+    let secs = clock::now().wall_ms / 1000;
+    let shaken = TWO.replace("1795310218", &secs.to_string());
+    let never = shaken.replace(&format!("_sec={secs}"), "_sec=0");
+    let never = never
+        .replace("nsec=90579966", "nsec=0")
+        .replace("nsec=42389206", "nsec=0");
+    let mut wireguard = WireGuard::new(settings(dir.path()), []);
+    let mut agent = Agent::fresh();
+    let mut life = |text: &String| {
+        let daemon = answers(&path, 1, text.clone());
+        let events = reduce(&mut agent, wireguard.poll(clock::now()));
+        daemon.join().unwrap();
+        events
+    };
+    assert_eq!(life(&shaken).len(), 2);
+    let reasons: Vec<Reason> = life(&never)
+        .into_iter()
+        .filter_map(|event| match event.what {
+            What::End(end) => Some(end.reason),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reasons, [Reason::InterfaceDown, Reason::InterfaceDown]);
+    let again = life(&shaken);
+    assert!(again.iter().all(|event| event.what == What::Start));
+    assert_eq!(again.len(), 2);
+}
+
 #[test]
 fn an_interface_that_vanished_while_the_agent_was_away_ends_its_connections() {
     let mut agent = Agent::fresh();
@@ -205,5 +274,5 @@ fn the_kernel_answers_or_says_why_not() {
     for report in wireguard.poll(clock::now()) {
         assert!(!report.obs.is_empty());
     }
-    assert!(wireguard.discovery.iter().all(|health| health.0.is_none()));
+    assert!(wireguard.discovery.iter().all(Health::is_good));
 }

@@ -245,6 +245,51 @@ fn elapsed_seconds_as_boringtun_tells_them_are_understood() {
 }
 
 #[test]
+fn elapsed_seconds_wander_with_slow_answers_and_are_one_handshake() {
+    let poll = |agent: &mut Agent, secs, elapsed: u64| {
+        let handshake = Handshake {
+            secs: elapsed,
+            nanos: 1,
+        };
+        let reading = PeerReading {
+            handshake,
+            ..peer(1, 0, 5, 5)
+        };
+        agent.poll(at(secs), true, &[reading])
+    };
+    let mut agent = Agent::fresh();
+    // Just now, as boringtun tells it: no whole second has passed.
+    let started = poll(&mut agent, 1000, 0);
+    assert_eq!(
+        (starts(&started), started[0].session.started.boot.as_secs()),
+        (1, 999)
+    );
+    // A slow daemon says up to 2 s more or less. Without renewal the session ends all the same.
+    for (secs, elapsed) in [
+        (1060, 62),
+        (1120, 118),
+        (1179, 179),
+        (1184, 182),
+        (1189, 190),
+    ] {
+        assert_eq!(poll(&mut agent, secs, elapsed), []);
+    }
+    let ended = agent.reducer.tick(at(1195));
+    assert_eq!(ends(&ended)[0].reason, Reason::Timeout);
+    // The time on the wall has no part in it.
+    let mut agent = Agent::fresh();
+    poll(&mut agent, 1000, 5);
+    let mut later = at(1005);
+    later.wall_ms += 90_000_000_000;
+    let handshake = Handshake { secs: 10, nanos: 1 };
+    let reading = PeerReading {
+        handshake,
+        ..peer(1, 0, 5, 5)
+    };
+    assert_eq!(agent.poll(later, true, &[reading]), []);
+}
+
+#[test]
 fn a_peer_that_comes_twice_in_one_answer_counts_once() {
     let mut agent = Agent::fresh();
     let split = [peer(1, 999, 9, 9), peer(1, 0, 0, 0)];
