@@ -1,49 +1,74 @@
-//! A real wireguard-go in namespaces of its own. Where there is none, or no right to run one,
-//! nothing is tested; `cargo xtask e2e connections` insists on it.
+//! Two real wireguard-go, a server and its client, in namespaces of their own. Where they cannot
+//! run nothing is tested; `cargo xtask e2e connections` insists on them.
 
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc::channel,
+    thread,
 };
 
-use super::{super::uapi_socket, *};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+use super::{
+    super::{Settings, WireGuard, uapi_socket},
+    *,
+};
+use crate::{
+    core::sessions::{Reason, SessionKey},
+    vpn::{Backend as _, Closed, Order, Word, line},
+};
 
 const LIMIT: Duration = Duration::from_secs(2);
 
-struct Daemon {
+/// One process that holds everything: when it is killed, all in its namespaces is.
+const HOST: &str = "mkdir -p /run/wireguard && mount -t tmpfs tmpfs /run/wireguard || exit 1
+ip link set lo up || exit 1
+wireguard-go --foreground wg1 & wireguard-go --foreground wg0 &
+tries=0
+until [ -S /run/wireguard/wg0.sock ] && [ -S /run/wireguard/wg1.sock ]; do
+    tries=$((tries + 1)); [ $tries -lt 200 ] || exit 1
+    sleep 0.05
+done
+ip link set wg0 up && ip link set wg1 up && : > /run/wireguard/ready
+wait";
+
+struct Host {
     child: Child,
-    socket: PathBuf,
+    sockets: PathBuf,
 }
 
-impl Daemon {
+impl Host {
     /// Nothing where it cannot run.
-    fn start() -> Option<Self> {
-        let hold = "mkdir -p /run/wireguard && mount -t tmpfs tmpfs /run/wireguard \
-                    && exec wireguard-go --foreground wg0";
-        let mut child = Command::new("unshare")
-            .args(["--net", "--mount", "--", "sh", "-c", hold])
+    fn boot() -> Option<Self> {
+        let child = Command::new("unshare")
+            .args(["--net", "--mount", "--pid", "--fork", "--kill-child"])
+            .args(["--", "sh", "-c", HOST])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .ok()?;
-        let socket = format!("/proc/{}/root/run/wireguard/wg0.sock", child.id());
-        loop {
-            if UnixStream::connect(&socket).is_ok() {
-                let socket = PathBuf::from(socket);
-                return Some(Self { child, socket });
-            }
-            if child.try_wait().ok()?.is_some() {
+        let sockets = PathBuf::from(format!("/proc/{}/root/run/wireguard", child.id()));
+        let mut host = Self { child, sockets };
+        while !host.sockets.join("ready").exists() {
+            if host.child.try_wait().ok()?.is_some() {
+                eprintln!("skipped: wireguard-go cannot run here");
                 return None;
             }
-            std::thread::yield_now();
+            thread::sleep(Duration::from_millis(10));
         }
+        Some(host)
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.sockets.join(name)
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Host {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -66,19 +91,23 @@ fn peers(socket: &Path) -> Vec<[u8; 32]> {
     keys
 }
 
+fn hex(key: [u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn public_key(private: [u8; 32]) -> [u8; 32] {
+    PublicKey::from(&StaticSecret::from(private)).to_bytes()
+}
+
 #[test]
 fn a_real_daemon_takes_peers_out_and_does_not_mind_unknown_ones() {
-    let Some(daemon) = Daemon::start() else {
-        eprintln!("skipped: wireguard-go cannot run here");
-        return;
-    };
-    let socket = &daemon.socket;
-    let mut request = format!("set=1\nprivate_key={}\nlisten_port=0\n", "11".repeat(32));
-    for key in 1..=100_u8 {
-        request += &format!(
-            "public_key={}\nallowed_ip=10.0.0.{key}/32\n",
-            format!("{key:02x}").repeat(32)
-        );
+    let Some(host) = Host::boot() else { return };
+    let socket = &host.socket("wg0.sock");
+    let private = hex([0x11; 32]);
+    let mut request = format!("set=1\nprivate_key={private}\nlisten_port=0\n");
+    for number in 1..=100_u8 {
+        let key = hex([number; 32]);
+        request += &format!("public_key={key}\nallowed_ip=10.0.0.{number}/32\n");
     }
     configure(socket, &(request + "\n"));
     assert_eq!(peers(socket).len(), 100);
@@ -90,5 +119,86 @@ fn a_real_daemon_takes_peers_out_and_does_not_mind_unknown_ones() {
     uapi_socket::remove(socket, LIMIT, &[[1; 32], [200; 32]], &mut [0; 4096]).unwrap();
     assert_eq!(peers(socket), left);
     let device = uapi_socket::read(socket, LIMIT, true, &mut [0; 4096], &mut |_| {}).unwrap();
-    assert!(device.public_key.is_some());
+    assert_eq!(device.public_key, Some(public_key([0x11; 32])));
+}
+
+#[test]
+fn a_real_session_is_ended_by_an_order_and_does_not_come_back() {
+    let Some(host) = Host::boot() else { return };
+    let (server, client) = ([0x21; 32], [0x31; 32]);
+    let client_key = public_key(client);
+    let of_server = format!(
+        "set=1\nprivate_key={}\nlisten_port=51820\npublic_key={}\nallowed_ip=10.9.0.2/32\n\n",
+        hex(server),
+        hex(client_key)
+    );
+    // A keepalive each second makes the client shake hands by itself, again and again.
+    let of_client = format!(
+        "set=1\nprivate_key={}\nlisten_port=51821\npublic_key={}\nendpoint=127.0.0.1:51820\n\
+         allowed_ip=10.9.0.1/32\npersistent_keepalive_interval=1\n\n",
+        hex(client),
+        hex(public_key(server))
+    );
+    configure(&host.socket("wg0.sock"), &of_server);
+    configure(&host.socket("wg1.sock"), &of_client);
+
+    let settings = Settings {
+        socket_dir: host.sockets.clone(),
+        kernel: false,
+        poll: Duration::from_millis(100),
+    };
+    let (say, words) = channel();
+    let (line, orders) = line(Box::new(move |word| say.send(word).map_err(|_| Closed))).unwrap();
+    let reader = thread::spawn(move || Box::new(WireGuard::new(settings, [])).run(line));
+    let mut ordered: Option<SessionKey> = None;
+    let mut down = None;
+    for word in words.iter().take(600) {
+        let reports = match word {
+            Word::Seen(reports) => reports,
+            Word::Done { order, result } => {
+                assert_eq!((order, result), (5, Ok(())));
+                assert_eq!(down, Some(Reason::PeerRemoved), "told before the answer");
+                break;
+            }
+        };
+        for obs in reports
+            .into_iter()
+            .filter(|r| r.backend == wg0())
+            .flat_map(|r| r.obs)
+        {
+            let key = match &obs {
+                Obs::Up(session) => Some(&session.key),
+                Obs::Snapshot { sessions, .. } => sessions.first().map(|session| &session.key),
+                _ => None,
+            };
+            if let (None, Some(key)) = (&ordered, key) {
+                let order = Order {
+                    id: 5,
+                    backend: wg0(),
+                    key: key.clone(),
+                };
+                assert!(orders.give(order));
+                ordered = Some(key.clone());
+            }
+            match obs {
+                Obs::Down { key, end } if Some(&key) == ordered.as_ref() => down = Some(end.reason),
+                _ => {}
+            }
+        }
+    }
+    assert!(down.is_some(), "the client never connected");
+    assert_eq!(peers(&host.socket("wg0.sock")), [[0; 32]; 0]);
+    // The client goes on trying, and is nobody any more.
+    for word in words.iter().take(15) {
+        let Word::Seen(reports) = word else {
+            panic!("{word:?}")
+        };
+        let ups = reports
+            .iter()
+            .filter(|r| r.backend == wg0())
+            .flat_map(|r| &r.obs);
+        assert!(ups.clone().all(|obs| !matches!(obs, Obs::Up(_))));
+    }
+    drop(orders);
+    reader.join().unwrap();
 }

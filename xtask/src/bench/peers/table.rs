@@ -57,7 +57,7 @@ impl Row {
     pub(super) fn memory(extra_kib: u64) -> Self {
         Self {
             what: "memory of 100,000 peers, MB".to_owned(),
-            ours: extra_kib as f64 / 1024.0,
+            ours: (extra_kib * 1024) as f64 / 1e6,
             theirs: f64::NAN,
             aim: Aim::Most(MEMORY_AIM),
         }
@@ -132,8 +132,8 @@ mod tests {
         assert_eq!(cpu(9.0, None), None);
         assert!(Row::growth(11.1, 9.0).missed().is_some());
         assert_eq!(Row::growth(10.9, 9.0).missed(), None);
-        assert_eq!(Row::memory(10_240).missed(), None);
-        assert!(Row::memory(10_300).missed().is_some());
+        assert_eq!(Row::memory(9_760).missed(), None);
+        assert!(Row::memory(9_770).missed().is_some());
     }
 
     #[test]
