@@ -27,12 +27,18 @@ const NO_ANSWER: Duration = Duration::from_secs(10);
 /// A directive is given up after this long, however busy its readers are.
 const TAKES_AT_MOST: Duration = Duration::from_secs(60);
 
+/// Somebody waits for the acknowledgement. A record of the end that is being written to the ledger
+/// takes it along; if none comes within this time, a heartbeat does.
+const RECORD_TAKES: Duration = Duration::from_millis(250);
+
 /// What is under way.
 #[derive(Debug, Default)]
 pub(super) struct Disconnects {
     directives: Vec<Wanted>,
     orders: BTreeMap<u64, Order>,
     last_order: u64,
+    /// When an acknowledgement that somebody waits for goes out, with a heartbeat if need be.
+    acknowledge_at: Option<Duration>,
 }
 
 /// A directive that waits for its orders.
@@ -170,6 +176,7 @@ impl Agent {
     ) -> Option<(DirectiveOutcome, Option<String>)> {
         if connection_ids.len() > MAX_DISCONNECTS {
             let detail = format!("it names more than {MAX_DISCONNECTS} connections");
+            self.acknowledge_soon(now);
             return Some((DirectiveOutcome::Failed, Some(detail)));
         }
         if self.disconnects.directives.len() >= MAX_UNDER_WAY {
@@ -181,15 +188,12 @@ impl Agent {
             DisconnectReason::Revoked => Reason::Revoked,
         };
         let found = self.reducer.intend(&ids, &reason, now);
-        let told = !found.events.is_empty();
         self.record(found.events, now);
         if found.up.is_empty() {
             if found.unconfirmed {
                 return None;
             }
-            if !told {
-                self.acknowledge_soon(now);
-            }
+            self.acknowledge_soon(now);
             return Some((DirectiveOutcome::Applied, None));
         }
         let orders = found
@@ -253,13 +257,12 @@ impl Agent {
 
     fn settle(&mut self, order: u64, failure: Option<&str>, now: Now) {
         for done in self.disconnects.settle(order, failure) {
+            self.acknowledge_soon(now);
             if done.failed > 0 {
                 let detail = done.detail();
                 self.memory.note(&detail, now);
-                self.acknowledge_soon(now);
                 self.acknowledge(done.directive, DirectiveOutcome::Failed, Some(detail));
             } else if !done.unconfirmed {
-                // The record of the end goes out now, and the acknowledgement with it.
                 self.acknowledge(done.directive, DirectiveOutcome::Applied, None);
             }
         }
@@ -279,9 +282,20 @@ impl Agent {
         });
     }
 
-    /// Somebody waits for this answer, and no record carries it: the next heartbeat comes early.
     fn acknowledge_soon(&mut self, now: Now) {
-        self.heartbeat_at = self.heartbeat_at.min(now.boot);
+        let at = &mut self.disconnects.acknowledge_at;
+        at.get_or_insert(now.boot + RECORD_TAKES);
+    }
+
+    /// When the next heartbeat is due: as the controller wants them, or with an acknowledgement.
+    pub(super) fn heartbeat_due(&self) -> Duration {
+        let early = self.disconnects.acknowledge_at;
+        early.map_or(self.heartbeat_at, |at| at.min(self.heartbeat_at))
+    }
+
+    /// A request takes the acknowledgements along; should it be refused, a later one does.
+    pub(super) fn acknowledgements_go(&mut self) {
+        self.disconnects.acknowledge_at = None;
     }
 }
 

@@ -260,7 +260,7 @@ impl Agent {
         let free = self.lane.is_idle() && !self.sampling && self.challenge.is_none();
         [
             self.lane.send_at(),
-            free.then_some(self.heartbeat_at),
+            free.then(|| self.heartbeat_due()),
             self.poll.retry_at().filter(|_| self.may_poll()),
             self.challenge.as_ref().map(Challenge::deadline),
             self.reducer.next_deadline(),

@@ -31,7 +31,7 @@ impl Agent {
         if self.wants_hardware() || self.submit_rotation(now) {
             return;
         }
-        if now.boot >= self.heartbeat_at {
+        if now.boot >= self.heartbeat_due() {
             self.sampling = true;
             self.commands.push_back(Command::Sample);
         } else if matches!(self.upload, Upload::Ready(_))
@@ -170,6 +170,7 @@ impl Agent {
         B: vpn_node_protocol::message::Body + serde::Serialize + serde::de::DeserializeOwned,
     {
         self.acks_sent = self.acks.len().min(MAX_DIRECTIVE_ACKS);
+        self.acknowledgements_go();
         let voice = Voice {
             key: &self.key,
             cosigner,

@@ -2,10 +2,7 @@
 //!
 //! Owns the sessions that are down but not yet reported so.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use uuid::Uuid;
 
@@ -128,16 +125,16 @@ impl Held {
         self.take(&(backend, key))
     }
 
-    /// Takes the ends of these connections, in the order of their slots.
-    pub(super) fn take_connections(&mut self, ids: &BTreeSet<Uuid>) -> Vec<(Slot, HeldEnd)> {
-        let is_named = |held: &HeldEnd| ids.contains(&held.live.connection_id);
-        let named = self.ends.iter().filter(|(_, held)| is_named(held));
-        let mut slots: Vec<Slot> = named.map(|(slot, _)| slot.clone()).collect();
+    /// Takes some of the ends, in the order of their slots.
+    pub(super) fn take_where(
+        &mut self,
+        which: impl Fn(&Slot, &HeldEnd) -> bool,
+    ) -> Vec<(Slot, HeldEnd)> {
+        let wanted = self.ends.iter().filter(|(slot, held)| which(slot, held));
+        let mut slots: Vec<Slot> = wanted.map(|(slot, _)| slot.clone()).collect();
         slots.sort();
-        slots
-            .into_iter()
-            .filter_map(|slot| self.take(&slot).map(|held| (slot, held)))
-            .collect()
+        let take = |slot: Slot| self.take(&slot).map(|held| (slot, held));
+        slots.into_iter().filter_map(take).collect()
     }
 
     /// Takes the ends whose time has come, oldest first; of one backend all, if given.
@@ -145,16 +142,9 @@ impl Held {
         if all_of.is_none() && self.next.is_none_or(|next| next > now.boot) {
             return Vec::new();
         }
-        let mut slots: Vec<Slot> = Vec::new();
-        for (slot, held) in &self.ends {
-            if held.deadline <= now.boot || all_of == Some(slot.0) {
-                slots.push(slot.clone());
-            }
-        }
-        let mut due: Vec<(Slot, HeldEnd)> = slots
-            .into_iter()
-            .filter_map(|slot| self.take(&slot).map(|held| (slot, held)))
-            .collect();
+        let is_due =
+            |slot: &Slot, held: &HeldEnd| held.deadline <= now.boot || all_of == Some(slot.0);
+        let mut due = self.take_where(is_due);
         due.sort_by(|a, b| (a.1.end.at.boot, &a.0).cmp(&(b.1.end.at.boot, &b.0)));
         self.next = self.ends.values().map(|held| held.deadline).min();
         due

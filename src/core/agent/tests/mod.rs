@@ -9,11 +9,13 @@ mod disk;
 mod vpn;
 mod world;
 
+mod backends;
 mod backlog;
 mod calm;
 mod clock;
 mod crash;
 mod directives;
+mod disconnects;
 mod hardware_changes;
 mod hostile;
 mod network;

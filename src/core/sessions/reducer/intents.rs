@@ -62,7 +62,10 @@ impl Reducer {
             self.intents.entry(*id).or_insert(Intent { reason, slot });
         }
         let mut events = Vec::new();
-        for (slot, held) in self.held.take_connections(ids) {
+        for (slot, held) in self
+            .held
+            .take_where(|_, held| ids.contains(&held.live.connection_id))
+        {
             // It ended before the order was given, so its reason stands. But only the daemon
             // itself can say that what was concluded is so.
             if held.end.confidence == Confidence::Inferred {

@@ -109,15 +109,16 @@ impl Reducer {
     ) -> Vec<SessionEvent> {
         let out = self.tick(now);
         let mut turn = Turn { now, random, out };
-        let at = self.backend_index(backend);
         let opens = matches!(
             obs,
             Obs::Reset { .. } | Obs::Snapshot { .. } | Obs::Unavailable { .. }
         );
-        if self.backends[usize::from(at)].epoch.is_none() && !opens {
+        let open = |known: &Backend| known.id == *backend && known.epoch.is_some();
+        if !opens && !self.backends.iter().any(open) {
             // Without an epoch its keys mean nothing; its first snapshot tells the same again.
             return turn.out;
         }
+        let at = self.backend_index(backend);
         match obs {
             Obs::Reset { epoch } => self.enter_epoch(at, epoch, &mut turn),
             Obs::Snapshot {
@@ -150,6 +151,16 @@ impl Reducer {
         }
         self.tick_restored(now, &mut out);
         out
+    }
+
+    /// The process ends: what the daemons have told goes out now, for the next one will not know it.
+    /// What was only concluded is looked at again by that one.
+    pub fn finish(&mut self) -> Vec<SessionEvent> {
+        let told = |held: &HeldEnd| held.end.confidence == Confidence::Observed;
+        let held = self.held.take_where(|_, held| told(held));
+        held.into_iter()
+            .map(|(slot, held)| self.ended(slot.0, held.live, held.end))
+            .collect()
     }
 
     /// The boot-clock instant of the next [`Self::tick`] that may have something to do.
@@ -213,7 +224,7 @@ impl Reducer {
                     live.round = round;
                 }
             }
-            let missing = |live: &Live| live.round != round && live.since <= look.looked;
+            let missing = |live: &Live| live.round != round && live.since < look.looked;
             for slot in self.slots_of(at, missing) {
                 let end = gone(&self.live[&slot], Reason::Unknown(String::new()), turn.now);
                 self.down(slot, end, turn);
