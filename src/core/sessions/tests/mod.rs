@@ -1,5 +1,8 @@
 //! The reducer, rule by rule.
 
+mod daemons;
+mod orders;
+
 use std::time::Duration;
 
 use uuid::Uuid;
