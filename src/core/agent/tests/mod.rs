@@ -18,6 +18,7 @@ mod directives;
 mod disconnects;
 mod hardware_changes;
 mod hostile;
+mod names;
 mod network;
 mod outage;
 mod refusals;

@@ -62,11 +62,16 @@ fn name(client: u64) -> String {
 
 impl World {
     pub(super) fn connect(&mut self) -> u64 {
+        let name = name(self.vpn.next);
+        self.connect_as(Identity::Eap(name.into_bytes()))
+    }
+
+    pub(super) fn connect_as(&mut self, identity: Identity) -> u64 {
         let (client, now) = (self.vpn.next, self.now());
         self.vpn.next += 1;
         let session = Session {
             key: SessionKey::Ike { unique_id: client },
-            identity: Identity::Eap(name(client).as_bytes().into()),
+            identity,
             started: now,
             last_seen: now,
             endpoint: None,
