@@ -96,7 +96,7 @@ impl EventLoop {
                 }
             }
         }
-        self.agent.keep_sessions(clock::now());
+        self.agent.finish(clock::now());
         self.obey().await;
         self.workers.disk.finish().await;
     }

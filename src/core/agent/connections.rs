@@ -46,8 +46,15 @@ impl Agent {
         self.reducer.unconfirmed_backends().cloned().collect()
     }
 
-    /// Keeps the sessions for the next start. The daemon calls it when it stops, too.
-    pub fn keep_sessions(&mut self, now: Now) {
+    /// The last word of this process: what it knows of ends and sessions goes to disk.
+    pub fn finish(&mut self, now: Now) {
+        let events = self.reducer.finish();
+        self.record(events, now);
+        self.keep_sessions(now);
+    }
+
+    /// Keeps the sessions for the next start.
+    fn keep_sessions(&mut self, now: Now) {
         self.keep_sessions_at = now.boot + KEEP_SESSIONS_EVERY;
         let sessions = self.reducer.persistable();
         self.commands.push_back(Command::Record(Box::new(Recording {
@@ -74,7 +81,7 @@ impl Agent {
         again
     }
 
-    fn record(&mut self, events: Vec<SessionEvent>, now: Now) {
+    pub(super) fn record(&mut self, events: Vec<SessionEvent>, now: Now) {
         if events.is_empty() {
             return;
         }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     known::KeyHash,
     obs::End,
-    types::{Confidence, Identity, Session, SessionKey},
+    types::{BackendKind, Confidence, Identity, Session, SessionKey},
 };
 use crate::core::Now;
 
@@ -30,6 +30,8 @@ pub(super) struct Live {
     pub(super) earlier_tx: u64,
     /// The last snapshot that held it.
     pub(super) round: u32,
+    /// Since when it is up under this key: what looked earlier cannot have seen it.
+    pub(super) since: Duration,
 }
 
 /// A session that is down, and why as far as known.
@@ -41,8 +43,20 @@ pub(super) struct HeldEnd {
 
 impl HeldEnd {
     /// Whether a session of the same identity that began at `started` is this one still.
-    pub(super) fn continues_at(&self, started: Now) -> bool {
-        self.end.reason.may_coalesce() && started.boot <= self.end.at.boot.saturating_add(COALESCE)
+    ///
+    /// When an end was only concluded, the client may have been away for all the time that nobody
+    /// looked. Where one session keeps its key that was a reconnect, unless it began so soon that
+    /// there was no time for a longer absence; where a session changes its key while it lasts, the
+    /// notice of that was missed. A session from well before is another one, seen late.
+    pub(super) fn continues_at(&self, started: Now, kind: BackendKind) -> bool {
+        let over = match self.end.confidence {
+            Confidence::Observed => self.end.at.boot,
+            Confidence::Inferred if kind.renames_sessions() => self.end.at.boot,
+            Confidence::Inferred => self.end.earliest.boot,
+        };
+        self.end.reason.may_coalesce()
+            && started.boot <= over.saturating_add(COALESCE)
+            && started.boot.saturating_add(COALESCE) >= self.end.earliest.boot
     }
 }
 
@@ -93,10 +107,6 @@ impl Held {
         true
     }
 
-    pub(super) fn get(&self, slot: &Slot) -> Option<&HeldEnd> {
-        self.ends.get(slot)
-    }
-
     pub(super) fn take(&mut self, slot: &Slot) -> Option<HeldEnd> {
         let held = self.ends.remove(slot)?;
         let identity = (slot.0, held.live.session.identity.clone());
@@ -115,21 +125,26 @@ impl Held {
         self.take(&(backend, key))
     }
 
+    /// Takes some of the ends, in the order of their slots.
+    pub(super) fn take_where(
+        &mut self,
+        which: impl Fn(&Slot, &HeldEnd) -> bool,
+    ) -> Vec<(Slot, HeldEnd)> {
+        let wanted = self.ends.iter().filter(|(slot, held)| which(slot, held));
+        let mut slots: Vec<Slot> = wanted.map(|(slot, _)| slot.clone()).collect();
+        slots.sort();
+        let take = |slot: Slot| self.take(&slot).map(|held| (slot, held));
+        slots.into_iter().filter_map(take).collect()
+    }
+
     /// Takes the ends whose time has come, oldest first; of one backend all, if given.
     pub(super) fn take_due(&mut self, now: Now, all_of: Option<u16>) -> Vec<(Slot, HeldEnd)> {
         if all_of.is_none() && self.next.is_none_or(|next| next > now.boot) {
             return Vec::new();
         }
-        let mut slots: Vec<Slot> = Vec::new();
-        for (slot, held) in &self.ends {
-            if held.deadline <= now.boot || all_of == Some(slot.0) {
-                slots.push(slot.clone());
-            }
-        }
-        let mut due: Vec<(Slot, HeldEnd)> = slots
-            .into_iter()
-            .filter_map(|slot| self.take(&slot).map(|held| (slot, held)))
-            .collect();
+        let is_due =
+            |slot: &Slot, held: &HeldEnd| held.deadline <= now.boot || all_of == Some(slot.0);
+        let mut due = self.take_where(is_due);
         due.sort_by(|a, b| (a.1.end.at.boot, &a.0).cmp(&(b.1.end.at.boot, &b.0)));
         self.next = self.ends.values().map(|held| held.deadline).min();
         due

@@ -9,13 +9,16 @@ mod disk;
 mod vpn;
 mod world;
 
+mod backends;
 mod backlog;
 mod calm;
 mod clock;
 mod crash;
 mod directives;
+mod disconnects;
 mod hardware_changes;
 mod hostile;
+mod names;
 mod network;
 mod outage;
 mod refusals;

@@ -1,6 +1,7 @@
 //! VPN clients that come and go, and what of it must be in the controller's table at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use uuid::Uuid;
 use vpn_node_protocol::connection::{ConnectionEvent, ConnectionRecord};
@@ -18,6 +19,27 @@ pub(super) struct Vpn {
     /// Clients that a running agent saw.
     pub(super) seen: BTreeSet<u64>,
     pub(super) ended: BTreeSet<u64>,
+    /// What the daemon does when it is told to end a session.
+    pub(super) obeys: Obeys,
+    /// What it was told to end, in order.
+    pub(super) orders: Vec<u64>,
+    /// It does not answer a starting agent.
+    pub(super) unreadable: bool,
+}
+
+#[derive(Clone, Default)]
+pub(super) enum Obeys {
+    /// Does it, says so, and tells the end itself before that.
+    #[default]
+    AndTells,
+    /// Does it and says so, and tells no end.
+    Quietly,
+    /// Takes its time.
+    After(Duration),
+    /// Says why not.
+    Refuses(String),
+    /// Says nothing.
+    Never,
 }
 
 impl Vpn {
@@ -27,7 +49,7 @@ impl Vpn {
     }
 }
 
-fn backend() -> BackendId {
+pub(super) fn backend() -> BackendId {
     BackendId {
         kind: BackendKind::StrongSwan,
         instance: "charon".to_owned(),
@@ -40,11 +62,16 @@ fn name(client: u64) -> String {
 
 impl World {
     pub(super) fn connect(&mut self) -> u64 {
+        let name = name(self.vpn.next);
+        self.connect_as(Identity::Eap(name.into_bytes()))
+    }
+
+    pub(super) fn connect_as(&mut self, identity: Identity) -> u64 {
         let (client, now) = (self.vpn.next, self.now());
         self.vpn.next += 1;
         let session = Session {
             key: SessionKey::Ike { unique_id: client },
-            identity: Identity::Eap(name(client).as_bytes().into()),
+            identity,
             started: now,
             last_seen: now,
             endpoint: None,
@@ -76,6 +103,64 @@ impl World {
         );
         let key = session.key;
         self.tell(Event::Observed(backend(), Obs::Down { key, end }));
+    }
+
+    /// An order to end a session came; when it is answered, and how.
+    pub(super) fn ordered(&mut self, key: SessionKey) -> Option<(Duration, Result<(), String>)> {
+        let SessionKey::Ike { unique_id } = key else {
+            unreachable!("this daemon speaks IKE");
+        };
+        self.vpn.orders.push(unique_id);
+        let soon = Duration::from_millis(50);
+        match self.vpn.obeys.clone() {
+            Obeys::AndTells => {
+                self.disconnect(unique_id);
+                Some((soon, Ok(())))
+            }
+            Obeys::Quietly => {
+                self.quietly_gone(unique_id);
+                Some((soon, Ok(())))
+            }
+            Obeys::After(time) => {
+                self.quietly_gone(unique_id);
+                Some((time, Ok(())))
+            }
+            Obeys::Refuses(why) => Some((soon, Err(why))),
+            Obeys::Never => None,
+        }
+    }
+
+    fn quietly_gone(&mut self, client: u64) {
+        if self.vpn.up.remove(&client).is_some() {
+            self.vpn.ended.insert(client);
+        }
+    }
+
+    /// The daemon gives the session another key.
+    pub(super) fn rekey(&mut self, client: u64, key: u64) {
+        let new = SessionKey::Ike { unique_id: key };
+        let mut session = self.vpn.up.remove(&client).expect("it is up");
+        let old = std::mem::replace(&mut session.key, new.clone());
+        self.vpn.up.insert(key, session);
+        self.tell(Event::Observed(backend(), Obs::Rekey { old, new }));
+    }
+
+    /// The connection of this client, and how it ended.
+    pub(super) fn end_of(&self, client: u64) -> (Uuid, Vec<String>) {
+        let records = || self.controller.db.records.values();
+        let is_it = |record: &&ConnectionRecord| {
+            let identity = record.identity.as_ref();
+            identity.is_some_and(|identity| identity.value == name(client))
+        };
+        let id = records().find(is_it).expect("it began").connection_id;
+        let reasons = records().filter(|record| record.connection_id == id);
+        let reasons = reasons.filter_map(|record| match &record.event {
+            ConnectionEvent::End {
+                reason, confidence, ..
+            } => Some(format!("{reason} {confidence:?}")),
+            _ => None,
+        });
+        (id, reasons.collect())
     }
 
     pub(super) fn disconnect_any(&mut self) {

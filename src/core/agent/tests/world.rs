@@ -240,7 +240,9 @@ impl World {
         // The disk thread opens the ledger after its first command, and tells.
         agent.handle(Event::Ledger(self.disk.facts()), now, &mut self.dice);
         self.agent = Some(agent);
-        self.look_at_vpn();
+        if !self.vpn.unreadable {
+            self.look_at_vpn();
+        }
     }
 
     /// The process is gone at once: kill -9, or the power.
@@ -253,7 +255,7 @@ impl World {
     pub(super) fn stop(&mut self) {
         let now = self.now();
         if let Some(agent) = &mut self.agent {
-            agent.keep_sessions(now);
+            agent.finish(now);
         }
         self.obey();
         self.kill();

@@ -70,13 +70,11 @@ impl World {
                 self.disk.record(*recording, &mut self.fuse)?;
                 self.facts_changed();
             }
-            Command::Disconnect { order, .. } => {
-                let result = Ok(());
-                let event = Event::Disconnected { order, result };
-                self.later(
-                    Duration::from_millis(50),
-                    Happening::ToAgent(self.run, event),
-                );
+            Command::Disconnect { order, key, .. } => {
+                if let Some((after, result)) = self.ordered(key) {
+                    let event = Event::Disconnected { order, result };
+                    self.later(after, Happening::ToAgent(self.run, event));
+                }
             }
             Command::ReadBatch => {
                 let event = Event::Batch(self.disk.read_batch());

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::*;
+use super::super::*;
 use crate::core::Now;
 
 #[derive(Clone, Debug)]
