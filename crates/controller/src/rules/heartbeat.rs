@@ -1,13 +1,16 @@
 //! What a heartbeat changes: acknowledgements, overdue challenges, the verdict, a new challenge.
 
-use vpn_node_protocol::directive::{Action, Directive};
+use vpn_node_protocol::directive::{Action, Directive, DisconnectReason};
 use vpn_node_protocol::limits::{
     CHALLENGE_DEADLINE_S, MAX_BACKENDS, MAX_DIRECTIVES, is_short_text,
 };
-use vpn_node_protocol::message::{Authorisation, DirectiveOutcome, Heartbeat, Verdict};
+use vpn_node_protocol::message::{
+    Authorisation, BackendReport, DirectiveAck, DirectiveOutcome, Heartbeat, Verdict,
+};
 use vpn_node_protocol::metrics::MAX_DISKS;
 
-use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, StandingWrite};
+use crate::rules::devices;
+use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, NewEvent, StandingWrite};
 use crate::rules::grace::Grace;
 use crate::rules::request::Request;
 use crate::rules::state::{OpenDirective, ServerStatus, Snapshot, Want};
@@ -22,17 +25,25 @@ pub fn check(heartbeat: &Heartbeat) -> Result<(), &'static str> {
     if !texts.into_iter().flatten().all(|text| is_short_text(text)) {
         return Err("version or location is too long, or holds control characters");
     }
-    let backend_is_short = |b: &vpn_node_protocol::message::BackendReport| {
-        is_short_text(&b.kind) && is_short_text(&b.instance)
-    };
     if heartbeat.backends.len() > MAX_BACKENDS || !heartbeat.backends.iter().all(backend_is_short) {
-        return Err("there are too many backends, or one has an impossible name");
+        return Err("there are too many backends, or one has an impossible name or detail");
     }
     let disks = &heartbeat.metrics.disks;
     if disks.len() > MAX_DISKS || !disks.iter().all(|disk| is_short_text(&disk.mount)) {
         return Err("there are too many disks, or one has an impossible path");
     }
     Ok(())
+}
+
+fn backend_is_short(backend: &BackendReport) -> bool {
+    let details = backend.details.as_ref();
+    let texts = details.map_or([None, None, None], |d| {
+        [&d.version, &d.interface, &d.public_key].map(Option::as_ref)
+    });
+    [&backend.kind, &backend.instance]
+        .into_iter()
+        .chain(texts.into_iter().flatten())
+        .all(|text| is_short_text(text))
 }
 
 /// What a chained request says about directives, whatever else it is about. Returns those that
@@ -54,8 +65,14 @@ pub(super) fn settle_directives(
             DirectiveOutcome::Unsupported => ("unsupported", Some("unsupported")),
             DirectiveOutcome::Failed => ("failed", Some("failed")),
         };
-        effects.push(Effect::DirectiveStatus { id: ack.id, status });
+        effects.push(Effect::DirectiveStatus {
+            id: ack.id,
+            status,
+            detail: ack.detail.clone(),
+        });
+        effects.extend(not_enforced(snapshot, request, directive, status, ack).map(Effect::Event));
         match failure {
+            None if directive.ends_when_applied() => open.retain(|d| d.id != ack.id),
             None => directive.applied = true,
             Some(failure) => {
                 missed(snapshot, request, directive, failure, standing, effects);
@@ -64,6 +81,36 @@ pub(super) fn settle_directives(
         }
     }
     open
+}
+
+/// The event of a revocation that the host did not carry out.
+fn not_enforced(
+    snapshot: &Snapshot,
+    request: &Request,
+    directive: &OpenDirective,
+    status: &str,
+    ack: &DirectiveAck,
+) -> Option<NewEvent> {
+    let Want::Disconnect {
+        connection_ids,
+        reason: DisconnectReason::Revoked,
+    } = &directive.want
+    else {
+        return None;
+    };
+    matches!(
+        ack.outcome,
+        DirectiveOutcome::Failed | DirectiveOutcome::Unsupported
+    )
+    .then(|| {
+        devices::not_enforced(
+            &snapshot.server_id,
+            status,
+            connection_ids.len(),
+            ack.detail.as_deref(),
+            request.now_ms,
+        )
+    })
 }
 
 /// What a heartbeat does beyond its row. Returns the directives that are still open afterwards.
@@ -82,6 +129,7 @@ pub(super) fn judge(
             effects.push(Effect::DirectiveStatus {
                 id: directive.id,
                 status: "expired",
+                detail: None,
             });
             missed(snapshot, request, directive, "no_answer", standing, effects);
         }
@@ -153,9 +201,16 @@ pub fn to_wire(directive: &OpenDirective, server_id: &str, epoch: u32) -> Direct
         epoch,
         issued_ms: directive.issued_ms,
         deadline_s: directive.deadline_s,
-        action: match directive.want {
-            Want::Challenge { value, purpose } => Action::Challenge { value, purpose },
+        action: match &directive.want {
+            &Want::Challenge { value, purpose } => Action::Challenge { value, purpose },
             Want::Rotate => Action::Rotate,
+            Want::Disconnect {
+                connection_ids,
+                reason,
+            } => Action::Disconnect {
+                connection_ids: connection_ids.clone(),
+                reason: *reason,
+            },
         },
     }
 }
@@ -171,6 +226,7 @@ fn row(
         received_ms: request.now_ms,
         active_connections: heartbeat.backends.iter().map(|b| u64::from(b.active)).sum(),
         location: heartbeat.location.clone(),
+        backends: heartbeat.backends.clone(),
         body: serde_json::to_string(heartbeat).expect("heartbeats have a JSON form"),
         version: heartbeat.version.clone(),
         peer_ip: request.peer_ip.clone(),
