@@ -14,14 +14,14 @@ use crate::store::{Asked, DisconnectionRow, NotAsked, Store};
 
 /// How long a command waits, unless asked otherwise. A host that holds its request open hears of it
 /// within a second, and a VPN daemon may take five.
-pub(super) const WAIT: Duration = Duration::from_secs(10);
+const WAIT: &str = "10s";
 /// The longest wait: after the directive's deadline nothing more comes of it.
 const MAX_WAIT_MS: i64 = 120_000;
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
-    /// For how long to wait for the end of its connections, at most 2m; 0s does not wait
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = wait)]
+    /// For how long to wait for the end, at most 2m; 0s does not wait
+    #[arg(long, value_name = "TIME", default_value = WAIT, value_parser = wait)]
     wait: Duration,
 }
 
@@ -47,14 +47,7 @@ impl Outcome {
         asked: Asked,
         args: &WaitArgs,
     ) -> anyhow::Result<Self> {
-        Self::within(store, asked, args.wait).await
-    }
-
-    pub(super) async fn within(
-        store: &dyn Store,
-        asked: Asked,
-        wait: Duration,
-    ) -> anyhow::Result<Self> {
+        let wait = args.wait;
         let began = Instant::now();
         let rows = disconnection::wait(store, &asked, wait).await?;
         Ok(Self {
@@ -66,8 +59,13 @@ impl Outcome {
     }
 
     /// Whether every connection is over, by the word of its host at least.
-    pub(super) fn is_done(&self) -> bool {
+    fn is_done(&self) -> bool {
         self.not_asked.is_empty() && self.rows.iter().all(DisconnectionRow::is_done)
+    }
+
+    /// Whether the command did what was asked of it: whoever does not wait did not ask how it went.
+    pub(super) fn is_well(&self) -> bool {
+        self.is_done() || !self.waited
     }
 
     /// What a revocation came to; `row` is who was revoked.
@@ -88,8 +86,7 @@ impl Outcome {
         } else {
             self.show()?;
         }
-        // Whoever does not wait did not ask how it went.
-        Ok(if self.is_done() || !self.waited {
+        Ok(if self.is_well() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

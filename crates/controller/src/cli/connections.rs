@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::asked::{self, Outcome};
+use super::asked::{self, Outcome, WaitArgs};
 use super::lists::ListArgs;
 use super::named::Kind;
 use super::{devices, open, servers, show};
@@ -40,6 +40,8 @@ pub(super) enum ConnectionsCommand {
     Disconnect {
         /// Its id, or the beginning of it
         connection: String,
+        #[command(flatten)]
+        wait: WaitArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -73,9 +75,11 @@ pub(super) async fn run(command: ConnectionsCommand, config: &Config) -> anyhow:
         ConnectionsCommand::List(args) => list(&*store, args).await,
         ConnectionsCommand::Show { connection, json } => one(&*store, &connection, json).await,
         ConnectionsCommand::Gaps { server, list } => gaps(&*store, server, &list).await,
-        ConnectionsCommand::Disconnect { connection, json } => {
-            disconnect(&*store, &connection, json).await
-        }
+        ConnectionsCommand::Disconnect {
+            connection,
+            wait,
+            json,
+        } => disconnect(&*store, &connection, &wait, json).await,
     }
 }
 
@@ -301,7 +305,12 @@ pub(super) fn lost(row: &GapRow) -> i64 {
     row.last_seq.saturating_sub(row.first_seq).saturating_add(1)
 }
 
-async fn disconnect(store: &dyn Store, named: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+async fn disconnect(
+    store: &dyn Store,
+    named: &str,
+    wait: &WaitArgs,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
     let row = find(store, named).await?;
     if row.status == "ended" {
         bail!(
@@ -320,9 +329,9 @@ async fn disconnect(store: &dyn Store, named: &str, as_json: bool) -> anyhow::Re
             show::escaped(&one.status)
         );
     }
-    let outcome = Outcome::within(store, asked, asked::WAIT).await?;
+    let outcome = Outcome::of(store, asked, wait).await?;
     store.close().await?;
-    let done = outcome.is_done();
+    let done = outcome.is_well();
     let told = sentence(&row, &outcome);
     match (as_json, done) {
         (false, true) => show::line(told)?,

@@ -145,7 +145,9 @@ async fn rotate(
     expires: Option<i64>,
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let key_id = find(store, named).await?.key_id;
+    let row = find(store, named).await?;
+    may_rotate(&row, expires)?;
+    let key_id = row.key_id;
     let now_ms = clock::now_ms();
     let secret = Secret::new(clock::random());
     let hashed = secret.hash(&clock::random());
@@ -160,13 +162,20 @@ async fn rotate(
     let row = find(store, &key_id).await?;
     store.close().await?;
     if !done {
-        let cure = match row.status.as_str() {
-            "revoked" => "it stays so for ever: make a new one with 'personal-key create'",
-            _ => "give it a new end with --expires, for example --expires 365d",
-        };
-        bail!("{} is {}: {cure}", whose(&row), status_now(&row));
+        // Somebody else was quicker.
+        may_rotate(&row, expires)?;
+        bail!("{} was changed at the same time: try again", whose(&row));
     }
     tell_once(&secret, &row, as_json)
+}
+
+fn may_rotate(row: &PersonalKeyRow, expires: Option<i64>) -> anyhow::Result<()> {
+    let cure = match (status_now(row), expires) {
+        ("revoked", _) => "it stays so for ever: make a new one with 'personal-key create'",
+        ("expired", None) => "give it a new end with --expires, for example --expires 365d",
+        _ => return Ok(()),
+    };
+    bail!("{} is {}: {cure}", whose(row), status_now(row))
 }
 
 /// Shows a secret, alone on standard output so that it can be redirected.

@@ -236,3 +236,188 @@ fn row(
         grace_began: grace.began,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+    use vpn_node_protocol::encoding::Hex;
+    use vpn_node_protocol::message::{BackendDetails, Header};
+
+    use super::*;
+    use crate::rules::events::EventType;
+    use crate::rules::request::{Fresh, Subject};
+    use crate::rules::state::{ChainState, Policy};
+
+    const NOW: i64 = 1_790_000_000_000;
+
+    fn snapshot(want: Want) -> Snapshot {
+        let mut snapshot = Snapshot::at(ChainState {
+            epoch: 1,
+            seq: 4,
+            chain: Hex([0; 32]),
+            nonce: Hex([0; 32]),
+            last_digest: None,
+        });
+        snapshot.directives = vec![OpenDirective {
+            id: Uuid::from_u128(1),
+            want,
+            issued_ms: NOW,
+            deadline_s: 120,
+            delivered: true,
+            applied: false,
+        }];
+        snapshot
+    }
+
+    fn disconnect(reason: DisconnectReason) -> Want {
+        Want::Disconnect {
+            connection_ids: vec![Uuid::from_u128(7)],
+            reason,
+        }
+    }
+
+    fn heartbeat() -> Heartbeat {
+        serde_json::from_value(serde_json::json!({
+            "version": "0.1.0", "uptime_s": 1, "backends": [],
+            "metrics": vpn_node_protocol::metrics::SystemMetrics::default(),
+            "clock_offset_ms": null, "backlog": {"records": 0, "bytes": 0, "lost": 0},
+            "location": null, "authorisation": "verified",
+        }))
+        .unwrap()
+    }
+
+    fn request(outcome: Option<DirectiveOutcome>, now_ms: i64) -> Request {
+        let ack = |outcome| DirectiveAck {
+            id: Uuid::from_u128(1),
+            outcome,
+            detail: Some("openvpn server: \u{202e}busy".into()),
+        };
+        Request {
+            header: Header {
+                server_id: "s".into(),
+                epoch: 1,
+                seq: 5,
+                chain: Hex([0; 32]),
+                nonce: Hex([0; 32]),
+                boot_id: Uuid::nil(),
+                agent_time_ms: 0,
+                boottime_ms: 0,
+                directive_acks: outcome.into_iter().map(ack).collect(),
+                proof: None,
+            },
+            subject: Subject::Heartbeat(Box::new(heartbeat())),
+            digest: Hex([0; 32]),
+            proof: None,
+            peer_ip: String::new(),
+            now_ms,
+            policy: Policy {
+                heartbeat_interval_s: 30,
+                lease_s: 1800,
+                verification_interval_s: 21_600,
+            },
+            fresh: Fresh {
+                nonce: Hex([0; 32]),
+                challenge_id: Uuid::nil(),
+                challenge_value: Hex([0; 32]),
+                rotation_id: Uuid::nil(),
+                log_id: Uuid::nil(),
+            },
+        }
+    }
+
+    /// What becomes of a directive by this request: what is open then, and what is written.
+    fn settled(want: Want, request: &Request) -> (Vec<OpenDirective>, Vec<Effect>) {
+        let snapshot = snapshot(want);
+        let before = StandingWrite {
+            verdict: Verdict::Verified,
+            reason: None,
+            challenges_missed: 1,
+            available: true,
+        };
+        let (mut standing, mut effects) = (before.clone(), vec![]);
+        let open = settle_directives(&snapshot, request, &mut standing, &mut effects);
+        let open = judge(
+            &snapshot,
+            request,
+            &heartbeat(),
+            open,
+            &mut standing,
+            &mut effects,
+        );
+        // However it ends, it is no challenge that was missed.
+        assert_eq!(standing, before);
+        let unverified = |effect: &Effect| matches!(effect, Effect::CloseVerification(_));
+        assert!(!effects.iter().any(unverified));
+        let open = open.into_iter().filter(|d| !d.is_challenge()).collect();
+        (open, effects)
+    }
+
+    #[test]
+    fn every_end_of_a_disconnect_closes_it_and_counts_as_no_missed_challenge() {
+        use DirectiveOutcome::{Applied, Failed, Late, Unsupported};
+        for reason in [DisconnectReason::Revoked, DisconnectReason::AdminKick] {
+            for (outcome, now_ms, word) in [
+                (Some(Applied), NOW, "applied"),
+                (Some(Failed), NOW, "failed"),
+                (Some(Late), NOW, "late"),
+                (Some(Unsupported), NOW, "unsupported"),
+                (None, NOW + 120_001, "expired"),
+            ] {
+                let (open, effects) = settled(disconnect(reason), &request(outcome, now_ms));
+                assert!(open.is_empty(), "{word}");
+                let said = effects.iter().find_map(|effect| match effect {
+                    Effect::DirectiveStatus { status, detail, .. } => Some((*status, detail)),
+                    _ => None,
+                });
+                let (status, detail) = said.unwrap();
+                assert_eq!((status, detail.is_some()), (word, outcome.is_some()));
+                let told = effects.iter().find_map(|effect| match effect {
+                    Effect::Event(event) => Some(event),
+                    _ => None,
+                });
+                let not_enforced = matches!(outcome, Some(Failed | Unsupported))
+                    && reason == DisconnectReason::Revoked;
+                assert_eq!(told.is_some(), not_enforced, "{word}");
+                if let Some(event) = told {
+                    assert_eq!(event.event_type, EventType::RevocationNotEnforced);
+                    assert!(event.description.contains("u{202e}busy"), "{event:?}");
+                }
+            }
+        }
+        let (open, _) = settled(disconnect(DisconnectReason::Revoked), &request(None, NOW));
+        assert_eq!(open.len(), 1);
+        assert_eq!(
+            to_wire(&open[0], "s", 3).action,
+            Action::Disconnect {
+                connection_ids: vec![Uuid::from_u128(7)],
+                reason: DisconnectReason::Revoked,
+            }
+        );
+    }
+
+    #[test]
+    fn a_rotation_that_is_applied_waits_for_the_use_of_the_key() {
+        let (open, _) = settled(Want::Rotate, &request(Some(DirectiveOutcome::Applied), NOW));
+        assert!(open[0].applied);
+    }
+
+    #[test]
+    fn details_of_a_backend_are_short_texts() {
+        let with = |public_key: &str| {
+            let mut heartbeat = heartbeat();
+            heartbeat.backends = vec![BackendReport {
+                kind: "wireguard".into(),
+                instance: "wg0".into(),
+                details: Some(BackendDetails {
+                    public_key: Some(public_key.into()),
+                    ..BackendDetails::default()
+                }),
+                ..BackendReport::default()
+            }];
+            check(&heartbeat)
+        };
+        assert_eq!(with("key"), Ok(()));
+        assert!(with("a\u{1b}[2J").is_err());
+        assert!(with(&"x".repeat(256)).is_err());
+    }
+}

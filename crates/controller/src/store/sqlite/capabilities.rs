@@ -44,16 +44,32 @@ pub(super) async fn told(
         .await
         .map_err(database)?;
     }
-    let gone = sqlx::query(
-        "UPDATE server_capabilities SET enabled = FALSE
-         WHERE server_id = ? AND enabled = TRUE AND (seen_at IS NULL OR seen_at <> ?)",
+    let enabled: Vec<(i64, String, String)> = sqlx::query_as(
+        "SELECT capability_id, capability_type, instance FROM server_capabilities
+         WHERE server_id = ? AND enabled = TRUE",
     )
     .bind(server_id)
-    .bind(&at)
-    .execute(&mut *conn)
+    .fetch_all(&mut *conn)
     .await
     .map_err(database)?;
-    if gone.rows_affected() == 0 {
+    let is_told = |kind: &str, instance: &str| {
+        backends
+            .iter()
+            .any(|one| one.kind == kind && one.instance == instance)
+    };
+    let mut any_gone = false;
+    for (id, kind, instance) in enabled {
+        if is_told(&kind, &instance) {
+            continue;
+        }
+        any_gone = true;
+        sqlx::query("UPDATE server_capabilities SET enabled = FALSE WHERE capability_id = ?")
+            .bind(id)
+            .execute(&mut *conn)
+            .await
+            .map_err(database)?;
+    }
+    if !any_gone {
         return Ok(());
     }
     sqlx::query(
