@@ -30,8 +30,7 @@ CREATE INDEX idx_devices_name ON devices(device_name);
 ALTER TABLE directives ADD COLUMN connection_ids TEXT;
 ALTER TABLE directives ADD COLUMN disconnect_reason TEXT;
 ALTER TABLE directives ADD COLUMN outcome_detail TEXT;
-CREATE INDEX idx_directives_disconnect ON directives(server_id, issued_at)
-    WHERE kind = 'disconnect';
+CREATE INDEX idx_directives_disconnect ON directives(issued_at) WHERE kind = 'disconnect';
 
 -- One row for each backend of a host. Those of an enrolment have no instance.
 ALTER TABLE server_capabilities ADD COLUMN instance TEXT NOT NULL DEFAULT '';
@@ -43,10 +42,8 @@ CREATE UNIQUE INDEX idx_server_capabilities_instance
     ON server_capabilities(server_id, capability_type, instance);
 
 -- Connections that wait for a mapping, by what would map them; those of a device and of a key that
--- are up, which a revocation ends; all of a key.
+-- are up, which a revocation ends.
 CREATE INDEX idx_connections_unmapped ON connections(client_identity_kind, client_identity)
     WHERE needs_mapping = TRUE;
 CREATE INDEX idx_connections_live_device ON connections(device_id) WHERE status = 'active';
 CREATE INDEX idx_connections_live_key ON connections(key_id) WHERE status = 'active';
-CREATE INDEX idx_connections_key_id ON connections(key_id);
-CREATE INDEX idx_connections_identity ON connections(client_identity);

@@ -48,6 +48,13 @@ impl Outcome {
         args: &WaitArgs,
     ) -> anyhow::Result<Self> {
         let wait = args.wait;
+        if !asked.connections.is_empty() && !wait.is_zero() {
+            show::note(format_args!(
+                "Waiting for the end of {} live connections, up to {}.",
+                asked.connections.len(),
+                seconds(wait)
+            ));
+        }
         let began = Instant::now();
         let rows = disconnection::wait(store, &asked, wait).await?;
         Ok(Self {

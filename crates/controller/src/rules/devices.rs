@@ -197,7 +197,7 @@ pub fn not_enforced(
         event_type: EventType::RevocationNotEnforced,
         source_id: Some(server_id.to_owned()),
         description: format!(
-            "the host did not end {} of a revoked device or personal key ({outcome}){detail}",
+            "the host did not carry out the end of {} of a revoked device or personal key ({outcome}){detail}",
             connections(count)
         ),
         at_ms,

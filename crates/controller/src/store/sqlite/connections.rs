@@ -1,9 +1,11 @@
 //! Connections and gaps as operators look at them, and one that is to be ended.
 
 use sqlx::sqlite::SqlitePool;
+use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
 use vpn_node_protocol::directive::DisconnectReason;
 
+use super::devices::LAST;
 use super::map::database;
 use super::{SqliteStore, capabilities, disconnects};
 use crate::store::{
@@ -47,27 +49,40 @@ async fn connections(
     pool: &SqlitePool,
     filter: ConnectionFilter,
 ) -> Result<Vec<ConnectionRow>, StoreError> {
-    let id_end = filter.id.as_ref().map(|id| format!("{id}\u{10ffff}"));
-    sqlx::query_as(
+    // Only what is asked for stands in the statement, so that the database finds its index.
+    let mut select = QueryBuilder::<Sqlite>::new(
         "SELECT c.*, d.device_name
-         FROM connections c LEFT JOIN devices d ON d.device_id = c.device_id
-         WHERE (?1 IS NULL OR c.server_id = ?1) AND (?2 = FALSE OR c.status = 'active')
-           AND (?3 IS NULL OR c.user_name = ?3) AND (?4 IS NULL OR c.device_id = ?4)
-           AND (?5 = FALSE OR c.needs_mapping = TRUE)
-           AND (?6 IS NULL OR (c.connection_id >= ?6 AND c.connection_id < ?7))
-         ORDER BY c.connection_start DESC, c.connection_id LIMIT ?8",
-    )
-    .bind(filter.server_id)
-    .bind(filter.active)
-    .bind(filter.user_name)
-    .bind(filter.device_id)
-    .bind(filter.unmapped)
-    .bind(filter.id)
-    .bind(id_end)
-    .bind(filter.limit)
-    .fetch_all(pool)
-    .await
-    .map_err(database)
+         FROM connections c LEFT JOIN devices d ON d.device_id = c.device_id WHERE TRUE",
+    );
+    let texts = [
+        (" AND c.server_id = ", filter.server_id),
+        (" AND c.user_name = ", filter.user_name),
+        (" AND c.device_id = ", filter.device_id),
+        // Whatever begins with the text lies between it and it with the last character behind.
+        (
+            " AND c.connection_id <= ",
+            filter.id.as_ref().map(|id| format!("{id}{LAST}")),
+        ),
+        (" AND c.connection_id >= ", filter.id),
+    ];
+    for (is, text) in texts {
+        if let Some(text) = text {
+            select.push(is).push_bind(text);
+        }
+    }
+    if filter.active {
+        select.push(" AND c.status = 'active'");
+    }
+    if filter.unmapped {
+        select.push(" AND c.needs_mapping = TRUE");
+    }
+    select
+        .push(" ORDER BY c.connection_start DESC, c.connection_id LIMIT ")
+        .push_bind(filter.limit)
+        .build_query_as()
+        .fetch_all(pool)
+        .await
+        .map_err(database)
 }
 
 async fn gaps(

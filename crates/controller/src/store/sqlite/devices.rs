@@ -13,7 +13,7 @@ use crate::store::{
 };
 
 /// Sorts behind every text that begins with what stands before it.
-const LAST: char = '\u{10ffff}';
+pub(super) const LAST: char = '\u{10ffff}';
 
 impl DeviceStore for SqliteStore {
     fn create_personal_key(&self, key: NewPersonalKey) -> Answer<'_, ()> {

@@ -18,8 +18,13 @@ use crate::rules::events::EventType;
 use crate::rules::state::word;
 use crate::store::{Asked, NewIdentity, Revocation, StoreError, Swept};
 
-/// Connections that one sweep has ended: keeps its transaction short; the next one goes on.
+/// Connections that one sweep has ended: keeps its transaction short; the next one goes on. Each host
+/// gets its turn, so that one with very many does not keep the others waiting.
 const SWEEP: i64 = 4096;
+/// Open directives of one host that new records still add to, some 4,000 connections; the sweep sees
+/// to the rest. A hostile host may report refused connections without end, and each look at what is
+/// open reads all of it.
+const MAX_OPEN_OF_HOST: i64 = 64;
 
 /// What new records of a server's connections lead to: each is its device's and its user's, as far
 /// as that is known; the device was seen; and those that are up and refused are to be ended.
@@ -64,6 +69,9 @@ pub(super) async fn ingested(
         .iter()
         .filter_map(|one| Some((one, one.holder.refusal(at_ms)?)))
         .collect();
+    if refused.is_empty() || open_of_host(conn, server_id, at_ms).await? >= MAX_OPEN_OF_HOST {
+        return Ok(());
+    }
     let ids: Vec<Uuid> = refused.iter().map(|(one, _)| one.connection_id).collect();
     let asked = ask(conn, &ids, DisconnectReason::Revoked, at_ms).await?;
     let mut told = BTreeSet::new();
@@ -76,6 +84,22 @@ pub(super) async fn ingested(
         }
     }
     Ok(())
+}
+
+async fn open_of_host(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    at_ms: i64,
+) -> Result<i64, StoreError> {
+    sqlx::query_scalar(
+        "SELECT COUNT(*) FROM directives
+         WHERE server_id = ? AND kind = 'disconnect' AND status = 'pending' AND expires_at >= ?",
+    )
+    .bind(server_id)
+    .bind(to_text(at_ms))
+    .fetch_one(conn)
+    .await
+    .map_err(database)
 }
 
 /// Whether there is a young event about this device that it is connected though refused.
@@ -253,7 +277,8 @@ pub(super) async fn refuse_all(
     heard_since_ms: i64,
 ) -> Result<Swept, StoreError> {
     let expired: Vec<(String, String)> = sqlx::query_as(
-        "UPDATE personal_keys SET status = ?, status_reason = NULL, status_changed_at = ?2
+        "UPDATE personal_keys INDEXED BY idx_personal_keys_expiration
+         SET status = ?1, status_reason = NULL, status_changed_at = ?2
          WHERE status = 'active' AND expiration_date IS NOT NULL AND expiration_date <= ?2
          RETURNING key_id, user_name",
     )
@@ -282,7 +307,12 @@ async fn up_though_refused(
     heard_since_ms: i64,
 ) -> Result<Vec<Uuid>, StoreError> {
     let ids: Vec<String> = sqlx::query_scalar(
-        "WITH refused AS (
+        "WITH asked AS MATERIALIZED (
+             SELECT j.value AS connection_id FROM directives x, json_each(x.connection_ids) j
+             WHERE x.kind = 'disconnect' AND x.issued_at > ?2
+               AND (x.status IN ('applied', 'failed', 'unsupported')
+                    OR (x.status = 'pending' AND x.expires_at >= ?3))),
+         refused AS (
              SELECT c.connection_id, c.server_id FROM devices d
              CROSS JOIN connections c ON c.device_id = d.device_id AND c.status = 'active'
              WHERE d.status = 'revoked'
@@ -291,16 +321,13 @@ async fn up_though_refused(
              CROSS JOIN connections c ON c.key_id = k.key_id AND c.status = 'active'
              WHERE k.status IN ('revoked', 'expired'))
          SELECT r.connection_id FROM refused r JOIN servers s ON s.server_id = r.server_id
-         WHERE s.status IN ('active', 'pending') AND s.last_heartbeat >= ?
-           AND NOT EXISTS (
-               SELECT 1 FROM directives x, json_each(x.connection_ids) j
-               WHERE x.server_id = r.server_id AND x.kind = 'disconnect' AND x.issued_at > ?
-                 AND x.status IN ('applied', 'failed', 'unsupported')
-                 AND j.value = r.connection_id)
-         LIMIT ?",
+         WHERE s.status IN ('active', 'pending') AND s.last_heartbeat >= ?1
+           AND r.connection_id NOT IN (SELECT connection_id FROM asked)
+         ORDER BY ROW_NUMBER() OVER (PARTITION BY r.server_id) LIMIT ?4",
     )
     .bind(to_text(heard_since_ms))
     .bind(to_text(now_ms.saturating_sub(DISCONNECT_AGAIN_MS)))
+    .bind(to_text(now_ms))
     .bind(SWEEP)
     .fetch_all(conn)
     .await
