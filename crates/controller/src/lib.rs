@@ -8,9 +8,9 @@
 //! | [`cli`] | arguments, then text or JSON |
 //! | [`serve`], `places` | sockets, TLS handshakes, shutdown; who may hold how many connections |
 //! | [`api`] | HTTP: size, signature, dispatch, signed answers |
-//! | [`setup`], [`registration`] | what `init` and `registration-key create` make |
-//! | [`verification`] | challenging a host now |
-//! | [`rules`] | PURE: enrolment, chain, copies, verification, connection records |
+//! | [`setup`], [`registration`], [`personal_key`] | what `init`, `registration-key create` and `personal-key create` make |
+//! | [`verification`], [`disconnection`] | challenging a host now; waiting for connections that are to be ended |
+//! | [`rules`] | PURE: enrolment, chain, copies, verification, connection records, devices |
 //! | [`store`] | the tables behind one trait; SQLite is the default |
 //! | [`keys`], [`tls`], [`config`] | what stands in the data directory |
 //! | `secrecy` | no core dump of a process that holds keys |
@@ -21,7 +21,9 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod disconnection;
 pub mod keys;
+pub mod personal_key;
 mod places;
 pub mod registration;
 pub mod rules;

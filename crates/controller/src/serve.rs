@@ -25,7 +25,7 @@ use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::keys::{KeyError, Keys};
 use crate::places::{Places, Seat};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Store, StoreError, Swept};
 use crate::tls::{self, TlsError};
 
 /// A handshake takes two round trips.
@@ -36,6 +36,9 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(75);
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// How long running requests may take to end at shutdown.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// How often connections of refused devices are looked for, and personal keys whose time is over: an
+/// end that an operator set to the minute is kept to the minute. One look is a few indexed queries.
+const REFUSE_EVERY: Duration = Duration::from_secs(10);
 /// A host is no longer available after this many silent heartbeat intervals.
 const SILENT_INTERVALS: u32 = 3;
 
@@ -124,6 +127,12 @@ pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Running, S
     );
     tokio::spawn(api::watch_directives(Arc::clone(&app)));
     tokio::spawn(expire_availability(
+        Arc::clone(&store),
+        Arc::clone(&clock),
+        config.heartbeat_interval_s,
+        stop.clone(),
+    ));
+    tokio::spawn(refuse_holders(
         Arc::clone(&store),
         clock,
         config.heartbeat_interval_s,
@@ -226,6 +235,43 @@ async fn serve_one(
     }
 }
 
+/// Whoever is refused does not stay connected: also after an outage of the host, and when the end of
+/// a personal key comes.
+async fn refuse_holders(
+    store: Arc<dyn Store>,
+    clock: Clock,
+    interval_s: u32,
+    mut stop: watch::Receiver<bool>,
+) {
+    let heard_ms = silent_ms(interval_s);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(REFUSE_EVERY) => {}
+            () = api::stopped(&mut stop) => return,
+        }
+        let now_ms = clock();
+        match store.refuse_holders(now_ms, now_ms - heard_ms).await {
+            Ok(Swept {
+                expired: 0,
+                asked: 0,
+            }) => {}
+            Ok(Swept { expired, asked }) => {
+                tracing::info!(
+                    expired,
+                    asked,
+                    "personal keys are over, or refused devices connected"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "refused devices could not be looked for"),
+        }
+    }
+}
+
+/// After this time without a heartbeat, in milliseconds, a host counts as silent.
+fn silent_ms(interval_s: u32) -> i64 {
+    i64::from(interval_s) * i64::from(SILENT_INTERVALS) * 1000
+}
+
 /// `servers.available` ends when heartbeats do.
 async fn expire_availability(
     store: Arc<dyn Store>,
@@ -233,7 +279,7 @@ async fn expire_availability(
     interval_s: u32,
     mut stop: watch::Receiver<bool>,
 ) {
-    let silent_ms = i64::from(interval_s) * i64::from(SILENT_INTERVALS) * 1000;
+    let silent_ms = silent_ms(interval_s);
     let pause = Duration::from_secs(interval_s.into());
     let mut looks = 0;
     loop {

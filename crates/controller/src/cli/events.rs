@@ -158,13 +158,7 @@ async fn one(store: &dyn Store, id: i64, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return show::json("events", &[explained]);
     }
-    let fields = fields(&explained);
-    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let lines: Vec<String> = fields
-        .iter()
-        .map(|(name, value)| format!("{name:width$}  {value}"))
-        .collect();
-    show::line(lines.join("\n"))
+    show::fields(&fields(&explained))
 }
 
 fn fields(explained: &Explained<'_>) -> Vec<(&'static str, String)> {

@@ -1,4 +1,4 @@
-//! `connections list`, `heartbeats list`.
+//! What every list takes; `heartbeats list`.
 
 use std::process::ExitCode;
 
@@ -23,21 +23,6 @@ pub(super) struct ListArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum ConnectionsCommand {
-    /// Connections, newest first
-    List {
-        /// Of this host only
-        #[arg(long)]
-        server: Option<String>,
-        /// Those that are up
-        #[arg(long)]
-        active: bool,
-        #[command(flatten)]
-        list: ListArgs,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum HeartbeatsCommand {
     /// Heartbeats, newest first
     List {
@@ -47,53 +32,6 @@ pub(super) enum HeartbeatsCommand {
         #[command(flatten)]
         list: ListArgs,
     },
-}
-
-pub(super) async fn connections(
-    command: ConnectionsCommand,
-    config: &Config,
-) -> anyhow::Result<ExitCode> {
-    let ConnectionsCommand::List {
-        server,
-        active,
-        list,
-    } = command;
-    let store = open(config).await?;
-    let server_id = match &server {
-        Some(name) => Some(servers::find(&*store, name).await?.server_id),
-        None => None,
-    };
-    let found = store
-        .list_connections(server_id.as_deref(), active, list.limit)
-        .await?;
-    if list.json {
-        show::json("connections", &found)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let rows = found
-        .iter()
-        .map(|row| {
-            vec![
-                show::optional(row.user_name.as_deref().or(row.client_identity.as_deref())),
-                show::escaped(&row.connection_type),
-                show::escaped(&row.backend_instance),
-                show::escaped(&row.client_ip),
-                show::escaped(&row.status),
-                show::instant(Some(&row.connection_start)),
-                show::instant(row.connection_end.as_deref()),
-                show::optional(row.disconnection_reason.as_deref()),
-                row.server_id.clone(),
-            ]
-        })
-        .collect();
-    show::table(
-        &[
-            "CLIENT", "TYPE", "INSTANCE", "FROM", "STATUS", "START", "END", "REASON", "SERVER",
-        ],
-        rows,
-        "There are no connections.",
-    )?;
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn heartbeats(

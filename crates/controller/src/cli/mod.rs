@@ -1,8 +1,13 @@
 //! Arguments, then text or JSON. Everything here is for a person at a terminal or a script.
 
+mod asked;
+mod connections;
+mod devices;
 mod events;
 mod init;
 mod lists;
+mod named;
+mod personal_keys;
 mod registration;
 mod servers;
 mod serving;
@@ -54,9 +59,15 @@ enum Command {
     /// List, show, approve, verify and revoke the hosts of the fleet, their keys and their hardware
     #[command(subcommand)]
     Server(servers::ServerCommand),
-    /// Who is and was connected
+    /// Who is and was connected; what is lost of that; ending a connection
     #[command(subcommand)]
-    Connections(lists::ConnectionsCommand),
+    Connections(connections::ConnectionsCommand),
+    /// Make, list, rotate, verify and revoke the keys that stand for users
+    #[command(subcommand)]
+    PersonalKey(personal_keys::PersonalKeyCommand),
+    /// Add, list, show and revoke the devices of users, and say what VPN daemons call them
+    #[command(subcommand)]
+    Device(devices::DeviceCommand),
     /// What hosts said of themselves
     #[command(subcommand)]
     Heartbeats(lists::HeartbeatsCommand),
@@ -114,7 +125,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve => serving::run(place.load()?).await,
         Command::RegistrationKey(command) => registration::run(command, &place.load()?).await,
         Command::Server(command) => servers::run(command, &place.load()?).await,
-        Command::Connections(command) => lists::connections(command, &place.load()?).await,
+        Command::Connections(command) => connections::run(command, &place.load()?).await,
+        Command::PersonalKey(command) => personal_keys::run(command, &place.load()?).await,
+        Command::Device(command) => devices::run(command, &place.load()?).await,
         Command::Heartbeats(command) => lists::heartbeats(command, &place.load()?).await,
         Command::Events(command) => events::run(command, &place.load()?).await,
     }
@@ -189,6 +202,25 @@ mod tests {
             "server hardware diff host-1 --show-serials --json",
             "server hardware log host-1 --limit 5 --json",
             "connections list --server host-1 --active --limit 5 --json",
+            "connections list --user alice --device laptop --active",
+            "connections list --unmapped --json",
+            "connections show 0199c0de --json",
+            "connections gaps --server host-1 --limit 5 --json",
+            "connections disconnect 0199c0de --json",
+            "personal-key create --user alice --email alice@example.net --expires 365d --note staff --json",
+            "personal-key rotate alice --expires 365d --json",
+            "personal-key revoke alice --reason left --wait 0s --json",
+            "personal-key list --json",
+            "personal-key verify alice --json",
+            "device add --key alice --name laptop --platform linux --fingerprint 12ab --json",
+            "device list --json",
+            "device show laptop --json",
+            "device revoke laptop --reason stolen --wait 30s --json",
+            "device identity add laptop --wireguard KEY --json",
+            "device identity add laptop --cert alice@laptop",
+            "device identity add laptop --eap alice",
+            "device identity add laptop --ike C=CH,CN=alice",
+            "device identity remove laptop --user alice --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",
             "events list --type clone_suspected --severity high --unhandled --server a --since 24h",

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write as _};
 use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
+use serde_json::Value;
 use vpn_node_protocol::encoding::json_for_terminals;
 
 /// Version of the JSON that commands print.
@@ -90,10 +91,44 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, none: &str) -> anyh
     line(lines.join("\n"))
 }
 
+/// Prints names with their values, one a line.
+pub(super) fn fields(fields: &[(&'static str, String)]) -> anyhow::Result<()> {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}"))
+        .collect();
+    line(lines.join("\n"))
+}
+
+/// Bytes, in the largest unit that leaves a digit before the point.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    let mut value = count as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    match unit {
+        "B" => format!("{count} B"),
+        unit => format!("{value:.1} {unit}"),
+    }
+}
+
 /// Prints `{"schema":1, PLURAL: [...]}`.
 pub(super) fn json(plural: &str, rows: &impl Serialize) -> anyhow::Result<()> {
-    let rows = serde_json::to_value(rows)?;
-    let object = serde_json::json!({"schema": SCHEMA, plural: rows});
+    let mut object = serde_json::Map::new();
+    object.insert(plural.to_owned(), serde_json::to_value(rows)?);
+    self::object(object)
+}
+
+/// Prints an object, with the version of its form.
+pub(super) fn object(mut object: serde_json::Map<String, Value>) -> anyhow::Result<()> {
+    object.insert("schema".to_owned(), Value::from(SCHEMA));
     line(json_for_terminals(&serde_json::to_string_pretty(&object)?))
 }
 
@@ -106,6 +141,19 @@ mod tests {
         assert_eq!(escaped("a\u{1b}[2J\n"), "a\\u{1b}[2J\\n");
         assert_eq!(escaped("x\u{202e}y"), "x\\u{202e}y");
         assert_eq!(escaped("büro-\"1\""), "büro-\"1\"");
+    }
+
+    #[test]
+    fn bytes_are_told_in_a_unit_that_fits() {
+        for (count, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (1_234_567, "1.2 MB"),
+            (u64::MAX, "18446.7 PB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
     }
 
     #[test]

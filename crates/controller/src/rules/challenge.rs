@@ -98,6 +98,7 @@ pub(super) fn judge(
     effects.push(Effect::DirectiveStatus {
         id: challenge.id,
         status: "answered",
+        detail: None,
     });
     log.raw_components = opened.components.as_ref().ok().map(to_json);
     log.result = judged.result;

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 use uuid::Uuid;
+use vpn_node_protocol::directive::DisconnectReason;
 use vpn_node_protocol::encoding::{Digest, Hex, Nonce};
 use vpn_node_protocol::hardware::HardwareStatus;
 use vpn_node_protocol::keys::PublicKey;
-use vpn_node_protocol::message::{Authorisation, Purpose, Verdict};
+use vpn_node_protocol::message::{Authorisation, BackendReport, Purpose, Verdict};
 
 use crate::rules::boot::Boot;
 use crate::rules::connections::{ConnectionWrite, LostRange};
@@ -55,8 +56,10 @@ pub enum Effect {
     DirectiveStatus {
         /// Which.
         id: Uuid,
-        /// `answered`, `applied`, `late`, `unsupported` or `expired`.
+        /// `answered`, `applied`, `late`, `unsupported`, `failed` or `expired`.
         status: &'static str,
+        /// The host's sentence about it.
+        detail: Option<String>,
     },
     /// A challenge ends: exactly once.
     CloseVerification(VerificationEnd),
@@ -80,6 +83,12 @@ pub enum Effect {
     },
     /// A connection record, applied once.
     Connection(Box<ConnectionWrite>),
+    /// After the connection records: whose they are, as far as that is known, and the end of those
+    /// that are up and whose device or personal key is refused.
+    Holders {
+        /// When.
+        at_ms: i64,
+    },
     /// Ledger sequences that nobody can read any more.
     Lost {
         /// The ledger.
@@ -148,6 +157,8 @@ pub struct HeartbeatWrite {
     pub location: Option<String>,
     /// `heartbeats.system_metrics`: the body as JSON.
     pub body: String,
+    /// `server_capabilities`: every backend that the host tells of.
+    pub backends: Vec<BackendReport>,
     /// `servers.version`.
     pub version: String,
     /// Where it came from.
@@ -203,6 +214,19 @@ pub struct NewRotation {
     pub deadline_s: u32,
     /// Whether it goes out with the reply of this very transaction.
     pub delivered: bool,
+}
+
+/// A directive `disconnect` to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDisconnect {
+    /// Its id.
+    pub id: Uuid,
+    /// At least one, at most [`vpn_node_protocol::limits::MAX_DISCONNECTS`].
+    pub connection_ids: Vec<Uuid>,
+    /// What their ends will say.
+    pub reason: DisconnectReason,
+    /// When it was made.
+    pub issued_ms: i64,
 }
 
 /// A row of `clone_suspicions`.

@@ -47,6 +47,9 @@ catalogue! {
     HardwareMismatch, "hardware_mismatch", High, "verification",
         "The identity runs on other hardware than that of its enrolment, and is not authorised there.",
         "If you moved it, `server permit-rehost`, or give it a new identity with `registration-key create --server`; if not, look for a copy of its disk.";
+    RevocationNotEnforced, "revocation_not_enforced", High, "connections",
+        "A host did not end a connection whose device or personal key is revoked.",
+        "Read the host's reason in the event, and end the session at its VPN daemon; an older agent must be updated. The host is asked again.";
     RegistrationKeyReuse, "registration_key_reuse", High, "api",
         "A second host asked to be enrolled with a used token: somebody has a copy of it.",
         "Look at the server that the token enrolled: it may be the wrong one of the two.";
@@ -65,6 +68,15 @@ catalogue! {
     RevokedServerSpoke, "revoked_server_spoke", Medium, "api",
         "A revoked server sent a message, and was refused.",
         "Stop the agent on the host, or find out who runs it.";
+    DeviceRevoked, "device_revoked", Medium, "operator",
+        "An operator revoked a device: its connections are ended, now and whenever it comes back.",
+        "Nothing, if you know why; else ask who did it.";
+    PersonalKeyRevoked, "personal_key_revoked", Medium, "operator",
+        "An operator revoked a personal key: the connections of all its devices are ended, now and whenever one comes back.",
+        "Nothing, if you know why; else ask who did it.";
+    RevokedDeviceConnected, "revoked_device_connected", Medium, "connections",
+        "A device was connected that is revoked, or whose personal key is revoked or over; the host was asked to end that.",
+        "Take its certificate, key or account out of the VPN daemon's own configuration, or it will dial again.";
     CloneResolved, "clone_resolved", Medium, "chain",
         "The holder that an operator kept uses its new key: the other one is refused for ever.",
         "Make sure that the other one is off: it has the same disk.";
@@ -125,6 +137,9 @@ catalogue! {
     KeyRotated, "key_rotated", Low, "identity",
         "A host replaced its identity key, signed by the old one, which is dead now.",
         "Nothing.";
+    PersonalKeyExpired, "personal_key_expired", Low, "devices",
+        "The time of a personal key is over: the connections of its devices are ended.",
+        "Nothing, or renew it: `personal-key rotate --expires`.";
     RehostPermitWithdrawn, "rehost_permit_withdrawn", Low, "operator",
         "An operator took a permit for other hardware back (`server permit-rehost --for 0`).",
         "Nothing, if you know why; else ask who did it.";

@@ -3,7 +3,7 @@
 use vpn_node_protocol::chain as chain_value;
 use vpn_node_protocol::connection::Stamp;
 use vpn_node_protocol::directive::Directive;
-use vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS;
+use vpn_node_protocol::limits::{MAX_DIRECTIVE_ACKS, is_short_text};
 use vpn_node_protocol::message::{
     ConnectionsAck, Header, RefusalCode, Reply, ReplyHeader, Verdict,
 };
@@ -81,6 +81,14 @@ impl Accepted {
 pub fn check_header(header: &Header) -> Result<(), &'static str> {
     if header.directive_acks.len() > MAX_DIRECTIVE_ACKS {
         return Err("the request acknowledges too many directives");
+    }
+    let detail_is_short = |detail: &String| is_short_text(detail);
+    let mut details = header
+        .directive_acks
+        .iter()
+        .filter_map(|ack| ack.detail.as_ref());
+    if !details.all(detail_is_short) {
+        return Err("the detail of an acknowledgement is too long, or holds control characters");
     }
     // The database's integers end there; no honest chain comes near.
     if header.seq == 0 || i64::try_from(header.seq).is_err() {
@@ -343,6 +351,11 @@ fn store_batch(
     for (seq, record) in &plan.apply {
         let write = connections::dated(epoch, *seq, record, &host_now, request.now_ms);
         effects.push(Effect::Connection(Box::new(write)));
+    }
+    if !plan.apply.is_empty() {
+        effects.push(Effect::Holders {
+            at_ms: request.now_ms,
+        });
     }
     for range in &plan.lost {
         effects.push(Effect::Lost {

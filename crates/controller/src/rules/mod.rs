@@ -7,6 +7,7 @@ pub mod chain;
 pub mod challenge;
 pub mod clones;
 pub mod connections;
+pub mod devices;
 pub mod drift;
 pub mod effect;
 pub mod enrolment;

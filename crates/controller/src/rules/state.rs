@@ -3,6 +3,7 @@
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use vpn_node_protocol::directive::DisconnectReason;
 use vpn_node_protocol::encoding::{Digest, Nonce};
 use vpn_node_protocol::hardware::HardwareStatus;
 use vpn_node_protocol::keys::PublicKey;
@@ -219,7 +220,7 @@ pub enum ServerStatus {
 }
 
 /// What a directive wants of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
     /// An answer to a challenge.
     Challenge {
@@ -230,6 +231,13 @@ pub enum Want {
     },
     /// A new identity key.
     Rotate,
+    /// The end of these connections.
+    Disconnect {
+        /// At most [`vpn_node_protocol::limits::MAX_DISCONNECTS`].
+        connection_ids: Vec<Uuid>,
+        /// What their ends will say.
+        reason: DisconnectReason,
+    },
 }
 
 /// A directive that the host has not dealt with, or a challenge that may still be answered.
@@ -250,6 +258,13 @@ pub struct OpenDirective {
 }
 
 impl OpenDirective {
+    /// Whether an acknowledgement as applied is the last that is heard of it. After a challenge an
+    /// answer comes, after a rotation the use of the new key.
+    #[must_use]
+    pub fn ends_when_applied(&self) -> bool {
+        matches!(self.want, Want::Disconnect { .. })
+    }
+
     /// Whether it is a challenge.
     #[must_use]
     pub fn is_challenge(&self) -> bool {

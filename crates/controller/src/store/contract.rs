@@ -1,9 +1,12 @@
 //! What every store must do, whatever database stands behind it.
 
 mod approval;
+mod capabilities;
 mod challenges;
 mod clones;
 mod concurrent;
+mod devices;
+mod disconnects;
 mod events;
 mod hardware;
 mod keys;
@@ -52,6 +55,14 @@ pub(crate) async fn all(store: &dyn Store) {
     revocation::a_revoked_server_ends_with_everything_that_waits_for_it(store).await;
     clones::two_holders_are_stopped_and_one_is_kept(store).await;
     hardware::a_permit_is_given_used_up_and_taken_back(store).await;
+    devices::a_connection_is_its_devices_whichever_comes_first(store).await;
+    disconnects::a_revoked_device_is_ended_and_ended_again(store).await;
+    disconnects::a_key_ends_and_the_sweep_sees_to_what_was_missed(store).await;
+    disconnects::one_connection_is_ended_once(store).await;
+    disconnects::many_wishes_hide_no_challenge_and_wake_for_nothing_never(store).await;
+    devices::hostile_names_are_stored_as_they_are(store).await;
+    capabilities::backends_come_go_and_do_not_pile_up(store).await;
+    devices::gaps_are_listed(store).await;
 }
 
 /// What a later process finds.

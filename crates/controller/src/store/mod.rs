@@ -5,6 +5,8 @@
 //! the trait, and nothing in it needs more than read-committed rows locked by their key, so that
 //! another database can stand behind it. `contract` holds what every implementation must do.
 
+mod connections;
+mod devices;
 mod events;
 mod rows;
 pub mod sqlite;
@@ -29,10 +31,18 @@ use crate::rules::introduction::Introduced;
 use crate::rules::state::{Kept, KeyRole, OpenDirective, ServerStatus};
 use crate::rules::{Effect, Snapshot};
 
+pub use connections::{
+    CapabilityRow, ConnectionFilter, ConnectionRow, ConnectionStore, Counts, DisconnectionRow,
+    GapRow,
+};
+pub use devices::{
+    Asked, DeviceRow, DeviceStore, IdentityEnd, IdentityRow, NewDevice, NewIdentity,
+    NewPersonalKey, NotAsked, PersonalKeyRow, Revocation, RotatedKey, Swept,
+};
 pub use events::{EventFilter, HandleEnd, Handling};
 pub use rows::{
-    ConnectionRow, EventRow, HardwareLogRow, HeartbeatRow, RegistrationKeyRow, ServerRow,
-    SuspicionRow, VerificationRow,
+    EventRow, HardwareLogRow, HeartbeatRow, RegistrationKeyRow, ServerRow, SuspicionRow,
+    VerificationRow,
 };
 
 /// An answer of the store that is still to come.
@@ -173,8 +183,9 @@ pub enum StoreError {
     Closed,
 }
 
-/// The controller's memory.
-pub trait Store: Send + Sync {
+/// The controller's memory: what is said here of servers, tokens, requests and events, and what the
+/// two parts say of connections and of whose they are.
+pub trait Store: ConnectionStore + DeviceStore + Send + Sync {
     /// Adds a registration key.
     fn create_registration_key(&self, key: NewRegistrationKey) -> Answer<'_, ()>;
     /// Looks a registration key up by its public half in hex.
@@ -258,13 +269,20 @@ pub trait Store: Send + Sync {
     fn list_registration_keys(&self) -> Answer<'_, Vec<RegistrationKeyRow>>;
     /// All servers by name.
     fn list_servers(&self) -> Answer<'_, Vec<ServerRow>>;
-    /// Connections, newest first.
+    /// Connections of one server or all, newest first.
     fn list_connections<'a>(
         &'a self,
         server_id: Option<&'a str>,
         active: bool,
         limit: u32,
-    ) -> Answer<'a, Vec<ConnectionRow>>;
+    ) -> Answer<'a, Vec<ConnectionRow>> {
+        self.connections(ConnectionFilter {
+            server_id: server_id.map(str::to_owned),
+            active,
+            limit,
+            ..ConnectionFilter::default()
+        })
+    }
     /// Heartbeats, newest first.
     fn list_heartbeats<'a>(
         &'a self,

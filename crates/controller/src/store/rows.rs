@@ -53,34 +53,6 @@ pub struct ServerRow {
     pub clock_offset_ms: Option<i64>,
 }
 
-/// A row of `connections`.
-#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
-#[expect(missing_docs, reason = "the columns are described in the schema")]
-pub struct ConnectionRow {
-    pub connection_id: String,
-    pub server_id: String,
-    pub device_id: Option<String>,
-    pub key_id: Option<String>,
-    pub user_name: Option<String>,
-    pub connection_start: String,
-    pub connection_end: Option<String>,
-    pub status: String,
-    pub connection_type: String,
-    pub client_ip: String,
-    pub disconnection_reason: Option<String>,
-    pub backend_instance: String,
-    pub client_port: Option<i64>,
-    pub client_identity_kind: Option<String>,
-    pub client_identity: Option<String>,
-    pub needs_mapping: bool,
-    pub virtual_ips: String,
-    pub rx_bytes: i64,
-    pub tx_bytes: i64,
-    pub end_confidence: Option<String>,
-    pub end_uncertainty_ms: Option<i64>,
-    pub last_event_at: String,
-}
-
 /// A row of `heartbeats`.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 #[expect(missing_docs, reason = "the columns are described in the schema")]

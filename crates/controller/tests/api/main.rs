@@ -4,6 +4,8 @@ mod chain;
 mod clones;
 mod connections;
 mod corpus;
+mod devices;
+mod disconnects;
 mod enrolment;
 mod events;
 mod grace;

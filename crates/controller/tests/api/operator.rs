@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{Host, World};
 
-async fn run(world: &World, words: &[&str]) -> Output {
+pub(crate) async fn run(world: &World, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vpn-node-controller"));
     command.arg("--data-dir").arg(&world.config.data_dir);
     command.args(words);
@@ -15,19 +15,19 @@ async fn run(world: &World, words: &[&str]) -> Output {
         .unwrap()
 }
 
-async fn json(world: &World, words: &[&str]) -> Value {
+pub(crate) async fn json(world: &World, words: &[&str]) -> Value {
     let output = run(world, words).await;
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-async fn fails(world: &World, words: &[&str]) -> String {
+pub(crate) async fn fails(world: &World, words: &[&str]) -> String {
     let output = run(world, words).await;
     assert_eq!(output.status.code(), Some(1), "{words:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
-async fn shown(world: &World, words: &[&str]) -> String {
+pub(crate) async fn shown(world: &World, words: &[&str]) -> String {
     let output = run(world, words).await;
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -2,22 +2,94 @@
 
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::find;
+use crate::cli::connections::lost;
 use crate::cli::show;
-use crate::store::{ServerRow, Store};
+use crate::store::{CapabilityRow, GapRow, ServerRow, Store};
+
+/// Gaps that are shown with a host; 'connections gaps' has all.
+const GAPS: u32 = 10;
+
+/// A host with its VPN backends, and with what it lost.
+#[derive(Serialize)]
+struct Full {
+    #[serde(flatten)]
+    server: ServerRow,
+    capabilities: Vec<CapabilityRow>,
+    gaps: Vec<GapRow>,
+}
 
 pub(super) async fn one(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
     let server = find(store, name).await?;
+    let capabilities = store.capabilities(&server.server_id).await?;
+    let gaps = store.gaps(Some(&server.server_id), GAPS).await?;
     if as_json {
-        show::json("servers", &[server])?;
+        let full = Full {
+            server,
+            capabilities,
+            gaps,
+        };
+        show::json("servers", &[full])?;
         return Ok(ExitCode::SUCCESS);
     }
-    let lines: Vec<String> = fields(&server)
+    let mut fields = fields(&server);
+    fields.extend(capabilities.iter().map(|one| ("Backend", backend(one))));
+    fields.extend(gaps.iter().map(|one| ("Lost records", gap(one))));
+    let lines: Vec<String> = fields
         .iter()
         .map(|(name, value)| format!("{name:<20} {value}"))
         .collect();
     show::line(lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One VPN backend: what it is, how busy it is, and what it offers.
+fn backend(row: &CapabilityRow) -> String {
+    let mut parts = vec![format!(
+        "{} {}: {}",
+        show::escaped(&row.capability_type),
+        show::escaped(&row.instance),
+        if row.enabled { "up" } else { "down" },
+    )];
+    if let Some(counts) = row.counts.filter(|_| row.enabled) {
+        parts.push(format!(
+            "{} active, {} started, {} ended",
+            counts.active, counts.started, counts.ended
+        ));
+        parts.push(format!(
+            "in {} ({}/s), out {} ({}/s)",
+            show::bytes(counts.rx_bytes),
+            show::bytes(counts.rx_bytes_per_s),
+            show::bytes(counts.tx_bytes),
+            show::bytes(counts.tx_bytes_per_s),
+        ));
+    }
+    if !row.enabled {
+        parts.push(format!(
+            "last told of at {} UTC",
+            show::instant(row.seen_at.as_deref())
+        ));
+    }
+    let details = row.capability_details.as_object();
+    for (name, value) in details.into_iter().flatten() {
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        parts.push(format!("{} {}", show::escaped(name), show::escaped(&value)));
+    }
+    parts.join("; ")
+}
+
+fn gap(row: &GapRow) -> String {
+    format!(
+        "{} from number {} on ({}), reported at {} UTC",
+        lost(row),
+        row.first_seq,
+        show::escaped(&row.reason),
+        show::instant(Some(&row.reported_at))
+    )
 }
 
 fn fields(server: &ServerRow) -> Vec<(&'static str, String)> {

@@ -58,6 +58,7 @@ pub(super) async fn a_challenge_is_queued_taken_and_closed_once(store: &dyn Stor
     let answered = Effect::DirectiveStatus {
         id: queued,
         status: "answered",
+        detail: None,
     };
     write(store, &id, vec![close(), answered]).await.unwrap();
     let twice = write(store, &id, vec![close()]).await;

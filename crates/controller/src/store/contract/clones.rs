@@ -122,8 +122,12 @@ async fn the_second_is_kept(store: &dyn Store, id: &str) {
         rotation_ms: Some(NOW),
     };
     assert_eq!(snapshot.resolving, Some(resolving));
-    let open: Vec<_> = snapshot.directives.iter().map(|d| (d.id, d.want)).collect();
-    assert_eq!(open, [(Uuid::from_u128(900), Want::Rotate)]);
+    let open: Vec<_> = snapshot
+        .directives
+        .iter()
+        .map(|d| (d.id, &d.want))
+        .collect();
+    assert_eq!(open, [(Uuid::from_u128(900), &Want::Rotate)]);
     let again = store.queue_rotation(id, rotation(901));
     assert_eq!(again.await.unwrap(), Some(Uuid::from_u128(900)));
 }

@@ -75,6 +75,7 @@ pub(super) async fn a_permit_is_given_used_up_and_taken_back(store: &dyn Store) 
     assert_eq!(log[0].hardware_id, Hex([8; 32]).to_string(), "newest first");
 
     let heartbeat = HeartbeatWrite {
+        backends: vec![],
         received_ms: NOW,
         active_connections: 0,
         location: None,

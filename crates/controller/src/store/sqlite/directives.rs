@@ -7,8 +7,9 @@ use vpn_node_protocol::limits::MAX_DIRECTIVES;
 
 use super::map::{database, enum_of, instant, instant_optional, number, parse};
 use crate::clock::to_text;
-use crate::rules::effect::{NewChallenge, NewRotation, VerificationEnd};
-use crate::rules::state::{OpenDirective, Want};
+use crate::rules::devices::DISCONNECT_DEADLINE_S;
+use crate::rules::effect::{NewChallenge, NewDisconnect, NewRotation, VerificationEnd};
+use crate::rules::state::{OpenDirective, Want, word};
 use crate::store::{StoreError, VerificationRow};
 
 /// `server_verifications.verification_method` of the only method there is.
@@ -153,14 +154,46 @@ pub(super) async fn last_rotation(
     instant_optional("directives.issued_at", issued.as_deref())
 }
 
-/// What may still be handed out or answered, oldest first.
+/// A directive `disconnect`; none for a server that may not speak.
+pub(super) async fn insert_disconnect(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    new: &NewDisconnect,
+) -> Result<(), StoreError> {
+    let done = sqlx::query(
+        "INSERT INTO directives
+             (directive_id, server_id, key_epoch, kind, connection_ids, disconnect_reason,
+              issued_at, deadline_s, expires_at)
+         SELECT ?, server_id, c.key_epoch, 'disconnect', ?, ?, ?, ?, ? FROM server_chains c
+         JOIN servers s USING (server_id)
+         WHERE server_id = ? AND s.status IN ('active', 'pending')",
+    )
+    .bind(new.id.to_string())
+    .bind(serde_json::to_string(&new.connection_ids).expect("ids have a JSON form"))
+    .bind(word(&new.reason))
+    .bind(to_text(new.issued_ms))
+    .bind(i64::from(DISCONNECT_DEADLINE_S))
+    .bind(expires(new.issued_ms, DISCONNECT_DEADLINE_S))
+    .bind(server_id)
+    .execute(conn)
+    .await
+    .map_err(database)?;
+    match done.rows_affected() {
+        1 => Ok(()),
+        _ => Err(StoreError::Conflict),
+    }
+}
+
+/// What may still be handed out or answered, oldest first; connections that are to be ended come
+/// last, because there may be many, and a challenge must not be lost among them.
 pub(super) async fn open_of(
     conn: &mut SqliteConnection,
     server_id: &str,
 ) -> Result<Vec<OpenDirective>, StoreError> {
     sqlx::query(
-        "SELECT * FROM directives WHERE server_id = ? AND status IN ('pending', 'applied')
-         ORDER BY issued_at LIMIT ?",
+        "SELECT * FROM directives WHERE server_id = ?
+           AND (status = 'pending' OR (status = 'applied' AND kind <> 'disconnect'))
+         ORDER BY kind = 'disconnect', issued_at LIMIT ?",
     )
     .bind(server_id)
     .bind(MAX_OPEN)
@@ -199,11 +232,31 @@ pub(super) async fn take(
     server_id: String,
     now_ms: i64,
 ) -> Result<Vec<OpenDirective>, StoreError> {
-    let mut taken = open_of(conn, &server_id).await?;
-    taken.retain(|d| !d.delivered && !d.is_over(now_ms));
-    taken.truncate(MAX_DIRECTIVES);
+    let taken = undelivered(conn, &server_id, now_ms).await?;
     delivered(conn, taken.iter().map(|d| d.id), now_ms).await?;
     Ok(taken)
+}
+
+/// The first that were never handed out and still may be: what [`waiting`] wakes for.
+async fn undelivered(
+    conn: &mut SqliteConnection,
+    server_id: &str,
+    now_ms: i64,
+) -> Result<Vec<OpenDirective>, StoreError> {
+    sqlx::query(
+        "SELECT * FROM directives
+         WHERE server_id = ? AND status = 'pending' AND delivered_at IS NULL AND expires_at >= ?
+         ORDER BY kind = 'disconnect', issued_at LIMIT ?",
+    )
+    .bind(server_id)
+    .bind(to_text(now_ms))
+    .bind(MAX_DIRECTIVES as i64)
+    .fetch_all(conn)
+    .await
+    .map_err(database)?
+    .iter()
+    .map(directive)
+    .collect()
 }
 
 pub(super) async fn delivered(
@@ -230,13 +283,15 @@ pub(super) async fn set_status(
     server_id: &str,
     id: Uuid,
     status: &'static str,
+    detail: Option<String>,
     now_ms: i64,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE directives SET status = ?, closed_at = ?
+        "UPDATE directives SET status = ?, outcome_detail = ?, closed_at = ?
          WHERE directive_id = ? AND server_id = ? AND status IN ('pending', 'applied')",
     )
     .bind(status)
+    .bind(detail)
     .bind(to_text(now_ms))
     .bind(id.to_string())
     .bind(server_id)
@@ -341,6 +396,11 @@ fn want(row: &SqliteRow) -> Result<Want, StoreError> {
             purpose: enum_of("directives.purpose", row.get("purpose"))?,
         }),
         "rotate" => Ok(Want::Rotate),
+        "disconnect" => Ok(Want::Disconnect {
+            connection_ids: serde_json::from_str(row.get("connection_ids"))
+                .map_err(|_| StoreError::Impossible("directives.connection_ids"))?,
+            reason: enum_of("directives.disconnect_reason", row.get("disconnect_reason"))?,
+        }),
         _ => Err(StoreError::Impossible("directives.kind")),
     }
 }

@@ -1,9 +1,11 @@
 //! Carrying a rule's effects out, one after the other, inside the operation's savepoint.
 
+use std::collections::BTreeSet;
+
 use sqlx::sqlite::SqliteConnection;
 
 use super::map::{counter, database};
-use super::{clones, directives, events, hardware, keys};
+use super::{capabilities, clones, directives, events, hardware, holders, keys};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
@@ -22,6 +24,7 @@ pub(super) async fn apply(
 ) -> Result<(), StoreError> {
     let now_ms = crate::clock::now_ms();
     let mut foreign: Option<(u64, ConnectionWrite)> = None;
+    let mut touched = BTreeSet::new();
     for effect in effects {
         match effect {
             Effect::Advance(step) => advance(conn, server_id, &step).await?,
@@ -43,8 +46,8 @@ pub(super) async fn apply(
             Effect::Delivered(ids) => {
                 directives::delivered(conn, ids.into_iter(), now_ms).await?;
             }
-            Effect::DirectiveStatus { id, status } => {
-                directives::set_status(conn, server_id, id, status, now_ms).await?;
+            Effect::DirectiveStatus { id, status, detail } => {
+                directives::set_status(conn, server_id, id, status, detail, now_ms).await?;
             }
             Effect::CloseVerification(end) => directives::close(conn, server_id, &end).await?,
             Effect::StrayVerification {
@@ -63,10 +66,13 @@ pub(super) async fn apply(
                 hardware_id,
                 raw_components,
             } => hardware::rehost(conn, server_id, &hardware_id, &raw_components).await?,
-            Effect::Connection(row) => {
-                if !connection(conn, server_id, &row).await? {
-                    foreign.get_or_insert((0, *row)).0 += 1;
-                }
+            Effect::Connection(row) => match connection(conn, server_id, &row).await? {
+                Applied::New => _ = touched.insert(row.id()),
+                Applied::Before => {}
+                Applied::Foreign => foreign.get_or_insert((0, *row)).0 += 1,
+            },
+            Effect::Holders { at_ms } => {
+                holders::ingested(conn, server_id, &std::mem::take(&mut touched), at_ms).await?;
             }
             Effect::Lost {
                 ledger_epoch,
@@ -225,10 +231,10 @@ async fn heartbeat(
     .bind(row.grace_expires_ms.map(to_text))
     .bind(i64::from(row.grace_began))
     .bind(server_id)
-    .execute(conn)
+    .execute(&mut *conn)
     .await
-    .map(drop)
-    .map_err(database)
+    .map_err(database)?;
+    capabilities::told(conn, server_id, &row.backends, row.received_ms).await
 }
 
 async fn standing(
@@ -252,15 +258,24 @@ async fn standing(
     .map_err(database)
 }
 
+/// What became of a ledger record.
+enum Applied {
+    /// It changed its connection.
+    New,
+    /// It was applied before.
+    Before,
+    /// The connection is another server's.
+    Foreign,
+}
+
 /// Applies a ledger record: once by its place in the ledger (another record of that place comes
-/// from a ledger that was set back, and is new), and only to a connection of the same server: false
-/// says that it is another one's. An end or an update without its start makes
-/// the row.
+/// from a ledger that was set back, and is new), and only to a connection of the same server. An end
+/// or an update without its start makes the row.
 async fn connection(
     conn: &mut SqliteConnection,
     server_id: &str,
     row: &ConnectionWrite,
-) -> Result<bool, StoreError> {
+) -> Result<Applied, StoreError> {
     let id = row.id().to_string();
     let at = to_text(row.at_ms);
     let new = sqlx::query(
@@ -284,7 +299,7 @@ async fn connection(
     .await
     .map_err(database)?;
     if new.rows_affected() == 0 {
-        return Ok(true);
+        return Ok(Applied::Before);
     }
     let record = &row.record;
     let end = row.end();
@@ -346,7 +361,10 @@ async fn connection(
     .execute(&mut *conn)
     .await
     .map_err(database)?;
-    Ok(done.rows_affected() == 1)
+    Ok(match done.rows_affected() {
+        1 => Applied::New,
+        _ => Applied::Foreign,
+    })
 }
 
 pub(super) async fn bad_heartbeat(

@@ -260,7 +260,9 @@ pub(super) async fn put_capabilities(
     for capability in capabilities {
         sqlx::query(
             "INSERT INTO server_capabilities (server_id, capability_type, capability_details)
-             VALUES (?, ?, ?)",
+             VALUES (?, ?, ?)
+             ON CONFLICT (server_id, capability_type, instance) DO UPDATE SET
+                 capability_details = excluded.capability_details",
         )
         .bind(server_id)
         .bind(&capability.kind)

@@ -94,7 +94,8 @@ pub(super) async fn close_directives(
     .map_err(database)?;
     sqlx::query(
         "UPDATE directives SET status = 'expired', closed_at = ?
-         WHERE server_id = ? AND status IN ('pending', 'applied')",
+         WHERE server_id = ?
+           AND (status = 'pending' OR (status = 'applied' AND kind <> 'disconnect'))",
     )
     .bind(&now)
     .bind(server_id)

@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqlitePool;
 
 use super::map::database;
-use crate::store::{ConnectionRow, HeartbeatRow, RegistrationKeyRow, ServerRow, StoreError};
+use crate::store::{HeartbeatRow, RegistrationKeyRow, ServerRow, StoreError};
 
 pub(super) async fn registration_keys(
     pool: &SqlitePool,
@@ -33,25 +33,6 @@ pub(super) async fn servers(pool: &SqlitePool) -> Result<Vec<ServerRow>, StoreEr
          FROM servers s JOIN server_chains ch ON ch.server_id = s.server_id
          ORDER BY s.hostname, s.server_id",
     )
-    .fetch_all(pool)
-    .await
-    .map_err(database)
-}
-
-pub(super) async fn connections(
-    pool: &SqlitePool,
-    server_id: Option<&str>,
-    active: bool,
-    limit: u32,
-) -> Result<Vec<ConnectionRow>, StoreError> {
-    sqlx::query_as(
-        "SELECT * FROM connections
-         WHERE (?1 IS NULL OR server_id = ?1) AND (?2 = FALSE OR status = 'active')
-         ORDER BY connection_start DESC, connection_id LIMIT ?3",
-    )
-    .bind(server_id)
-    .bind(active)
-    .bind(limit)
     .fetch_all(pool)
     .await
     .map_err(database)

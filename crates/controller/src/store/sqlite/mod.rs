@@ -4,13 +4,18 @@
 //! (`writer`); the operator's commands are other processes on the same file, and wait for
 //! its lock for at most five seconds.
 
+mod capabilities;
 mod clones;
+mod connections;
+mod devices;
 mod directives;
+mod disconnects;
 mod effects;
 mod enrol;
 mod events;
 mod exchange;
 mod hardware;
+mod holders;
 mod keys;
 mod lifecycle;
 mod lists;
@@ -36,8 +41,8 @@ use crate::rules::enrolment::{EnrolEnd, Enrolment, StoredKey};
 use crate::rules::introduction::Introduced;
 use crate::rules::state::OpenDirective;
 use crate::store::{
-    Answer, CloneResolution, ConnectionRow, Decide, Decision, EventFilter, EventRow, HandleEnd,
-    Handling, HardwareLogRow, HeartbeatRow, KnownServer, NewRegistrationKey, RegistrationKeyRow,
+    Answer, CloneResolution, Decide, Decision, EventFilter, EventRow, HandleEnd, Handling,
+    HardwareLogRow, HeartbeatRow, KnownServer, NewRegistrationKey, RegistrationKeyRow,
     RehostPermit, ServerRow, Store, StoreError, SuspicionRow, VerificationRow, Wants,
 };
 
@@ -282,15 +287,6 @@ impl Store for SqliteStore {
 
     fn list_servers(&self) -> Answer<'_, Vec<ServerRow>> {
         Box::pin(lists::servers(&self.readers))
-    }
-
-    fn list_connections<'a>(
-        &'a self,
-        server_id: Option<&'a str>,
-        active: bool,
-        limit: u32,
-    ) -> Answer<'a, Vec<ConnectionRow>> {
-        Box::pin(lists::connections(&self.readers, server_id, active, limit))
     }
 
     fn list_heartbeats<'a>(
