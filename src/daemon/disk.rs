@@ -24,7 +24,7 @@ use crate::core::agent::{Event, LedgerFacts, Recording};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::host::hardware::SnapshotState;
-use crate::host::state::{Enrolment, KeptSessions, LaneFile, StateDir};
+use crate::host::state::{Enrolment, KeptSessions, LaneFile, SessionsFile, StateDir};
 use crate::ledger::{Options, WhenFull};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
@@ -109,8 +109,8 @@ pub(super) struct DiskThread {
     identity_key: PublicKey,
     /// What the disk did not take yet.
     waiting: Recording,
-    /// What is in `sessions.json`.
-    kept: BTreeMap<Uuid, KnownSession>,
+    /// The sessions on disk.
+    kept: SessionsFile,
     unrecorded: BTreeSet<Uuid>,
     /// Why the sessions could not be kept, the last time.
     error: Option<String>,
@@ -126,7 +126,7 @@ impl DiskThread {
         enrolment: &Enrolment,
         kept: KeptSessions,
     ) -> Self {
-        let sessions = kept.sessions.into_iter();
+        let unrecorded = kept.unrecorded.clone();
         Self {
             settings: settings.clone(),
             state: state.clone(),
@@ -144,8 +144,8 @@ impl DiskThread {
             ),
             identity_key: enrolment.identity_key,
             waiting: Recording::default(),
-            kept: sessions.map(|known| (known.connection_id, known)).collect(),
-            unrecorded: kept.unrecorded,
+            kept: state.sessions_file(kept),
+            unrecorded,
             error: None,
             snapshot: SnapshotState::Read,
         }
@@ -267,6 +267,8 @@ impl DiskThread {
     }
 
     fn record(&mut self, recording: Recording) {
+        // Without a record it is all about counters and signs of life.
+        let whole = recording.records.is_empty();
         let mut all = std::mem::take(&mut self.waiting);
         join(&mut all, recording);
         let live = all.sessions.iter();
@@ -278,7 +280,7 @@ impl DiskThread {
         let before: BTreeMap<Uuid, KnownSession> = ended.chain(live).collect();
         self.unrecorded.extend(all.starts.iter().copied());
         self.unrecorded.retain(|id| before.contains_key(id));
-        self.keep(before);
+        self.keep(before, whole);
         self.append(all);
     }
 
@@ -291,9 +293,8 @@ impl DiskThread {
                 for id in &all.starts {
                     self.unrecorded.remove(id);
                 }
-                // On disk with the next change: until then an end is known twice, never lost.
-                let sessions = all.sessions.into_iter();
-                self.kept = sessions.map(|known| (known.connection_id, known)).collect();
+                // That one has ended is on disk with the next change: until then an end is known
+                // twice, never lost.
             }
             Err(()) => {
                 let too_many = give_up_beyond(&mut all, MAX_WAITING);
@@ -326,17 +327,9 @@ impl DiskThread {
         }
     }
 
-    fn keep(&mut self, sessions: BTreeMap<Uuid, KnownSession>) {
-        let kept = KeptSessions {
-            version: 1,
-            sessions: sessions.values().cloned().collect(),
-            unrecorded: self.unrecorded.clone(),
-        };
-        match self.state.store_sessions(&kept) {
-            Ok(()) => {
-                self.kept = sessions;
-                self.error = None;
-            }
+    fn keep(&mut self, sessions: BTreeMap<Uuid, KnownSession>, whole: bool) {
+        match self.kept.keep(sessions, &self.unrecorded, whole) {
+            Ok(()) => self.error = None,
             Err(error) => {
                 tracing::error!(%error, "the live sessions cannot be kept for the next start");
                 self.error = Some(error.to_string());
@@ -384,5 +377,7 @@ fn give_up_beyond(recording: &mut Recording, most: usize) -> u64 {
     too_many as u64
 }
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod tests;

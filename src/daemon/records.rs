@@ -189,7 +189,11 @@ impl<D: Disk + Clone> Records<D> {
         }
         // A full ledger refuses a record and keeps those before it; a closed one says so here.
         match ledger.sync() {
-            Ok(()) => (appended, result),
+            Ok(()) => {
+                let through = ledger.next_seq() - 1;
+                tracing::debug!(through, "connection records are on disk");
+                (appended, result)
+            }
             Err(error) => (0, result.and(Err(error.to_string()))),
         }
     }
@@ -206,6 +210,7 @@ impl<D: Disk + Clone> Records<D> {
     }
 
     fn try_ack(&mut self, through: u64, proof: &[u8; 32]) -> Result<(), LedgerError> {
+        tracing::debug!(through, "the controller has the connection records");
         let ledger = self.opened()?;
         match ledger.ack(through, proof) {
             Err(LedgerError::AckBeyondHead { .. }) => {}

@@ -59,6 +59,8 @@ enum Command {
 enum Bench {
     /// The agent's memory, CPU, start and size beside prometheus-node-exporter, in one run
     Footprint(bench::Options),
+    /// How long an event takes to the disk and to the controller, beside the disk's own fdatasync
+    Events(bench::events::Options),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +70,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Footprint(options),
         } => bench::run(&options),
+        Command::Bench {
+            what: Bench::Events(options),
+        } => bench::events::run(&options),
         Command::E2e { what } => e2e::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),

@@ -5,7 +5,7 @@ use vpn_node_protocol::encoding::Base64;
 
 use super::*;
 
-fn thread(dir: &std::path::Path) -> DiskThread {
+pub(super) fn thread(dir: &std::path::Path) -> DiskThread {
     let settings = Settings {
         state_dir: dir.to_owned(),
         ..Settings::default()
@@ -14,7 +14,7 @@ fn thread(dir: &std::path::Path) -> DiskThread {
     DiskThread::new(&settings, &StateDir::new(dir), &enrolment(), kept)
 }
 
-fn enrolment() -> Enrolment {
+pub(super) fn enrolment() -> Enrolment {
     let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
     Enrolment {
         version: 1,
@@ -40,7 +40,7 @@ fn enrolment() -> Enrolment {
     }
 }
 
-fn start(id: u128) -> Recording {
+pub(super) fn start(id: u128) -> Recording {
     let at = Stamp {
         boot_id: Uuid::nil(),
         boottime_ms: 0,

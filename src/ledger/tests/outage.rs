@@ -17,7 +17,7 @@ const RATE: u64 = 100;
 const RECORD: usize = 620;
 
 /// How much more memory may be resident at any time than after the first minutes: what a few thousand
-/// segments cost to remember, and what an allocator keeps.
+/// segments cost to remember, the window of a reader, and what an allocator keeps.
 const MOST_GROWTH: u64 = 16 * 1024 * 1024;
 
 #[test]
@@ -77,7 +77,7 @@ fn torture_ledger_outage() {
         memory.growth() / 1024
     );
     println!(
-        "{all} records ({} h at {RATE} a second, {} MiB, {seconds} group commits) in {} s, opened in {} ms, \
+        "{all} records ({:.1} h at {RATE} a second, {} MiB, {seconds} group commits) in {} s, opened in {} ms, \
          read and acknowledged in order in {} s (longest batch {} ms); {} KiB resident at most, {} KiB of it grown",
         seconds as f64 / 3600.0,
         bytes >> 20,
@@ -93,6 +93,7 @@ fn torture_ledger_outage() {
 /// Resident memory over a run.
 #[derive(Default)]
 struct Memory {
+    percent: u64,
     first: u64,
     most: u64,
 }
@@ -100,17 +101,18 @@ struct Memory {
 impl Memory {
     /// Looks a hundred times a run, and says so ten times.
     fn look(&mut self, done: u64, of: u64, what: &str) {
-        let percent = |done: u64| done * 100 / of;
-        if done > 0 && percent(done) == percent(done - 1) {
+        let percent = done * 100 / of;
+        if percent == self.percent {
             return;
         }
+        self.percent = percent;
         let now = resident();
-        if self.first == 0 && percent(done) >= 1 {
+        if self.first == 0 {
             self.first = now;
         }
         self.most = self.most.max(now);
-        if percent(done) % 10 == 0 {
-            println!("  {} % {what}, {} KiB resident", percent(done), now / 1024);
+        if percent.is_multiple_of(10) {
+            println!("  {percent} % {what}, {} KiB resident", now / 1024);
         }
     }
 

@@ -7,7 +7,7 @@ pub(crate) mod enroll;
 mod ledger;
 mod power;
 mod random;
-mod suites;
+pub(crate) mod suites;
 mod trace;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::suites::{self, Suite};
+use super::suites::{self, OPTIMISED, Suite};
 use super::trace;
 
 /// Crash points of an ordinary run.
@@ -20,8 +20,6 @@ const KILLS: u64 = 10_000;
 /// Crash points of the run that is for CI.
 const SHORT_KILLS: u64 = 300;
 const FULL_KILLS: u64 = 100_000;
-/// Unoptimised, the longest runs would take hours; the rest of the dev profile stays as it is.
-const OPTIMISED: [&str; 2] = ["--config", "profile.dev.package.vpn-node.opt-level=3"];
 
 /// Arguments of `cargo xtask torture ledger`.
 #[derive(clap::Args)]
