@@ -19,12 +19,13 @@ use vpn_node_protocol::keys::PublicKey;
 
 use super::records::Records;
 use super::{DISK_COMMANDS_QUEUED, enrol};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::core::agent::{Event, LedgerFacts, Recording};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::host::hardware::SnapshotState;
-use crate::host::state::{Enrolment, KeptSessions, LaneFile, StateDir};
+use crate::host::state::{Enrolment, KeptSessions, LaneFile, SessionsFile, StateDir};
+use crate::ledger::{Options, WhenFull};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
@@ -108,8 +109,8 @@ pub(super) struct DiskThread {
     identity_key: PublicKey,
     /// What the disk did not take yet.
     waiting: Recording,
-    /// What is in `sessions.json`.
-    kept: BTreeMap<Uuid, KnownSession>,
+    /// The sessions on disk.
+    kept: SessionsFile,
     unrecorded: BTreeSet<Uuid>,
     /// Why the sessions could not be kept, the last time.
     error: Option<String>,
@@ -125,19 +126,26 @@ impl DiskThread {
         enrolment: &Enrolment,
         kept: KeptSessions,
     ) -> Self {
-        let sessions = kept.sessions.into_iter();
+        let unrecorded = kept.unrecorded.clone();
         Self {
             settings: settings.clone(),
             state: state.clone(),
             records: Records::new(
                 &enrolment.server_id,
                 state.ledger(),
-                settings.ledger.max_bytes,
+                Options {
+                    max_bytes: settings.ledger.max_bytes,
+                    when_full: match settings.ledger.when_full {
+                        config::WhenFull::DropOldest => WhenFull::DropOldest,
+                        config::WhenFull::Refuse => WhenFull::Refuse,
+                    },
+                    ..Options::default()
+                },
             ),
             identity_key: enrolment.identity_key,
             waiting: Recording::default(),
-            kept: sessions.map(|known| (known.connection_id, known)).collect(),
-            unrecorded: kept.unrecorded,
+            kept: state.sessions_file(kept),
+            unrecorded,
             error: None,
             snapshot: SnapshotState::Read,
         }
@@ -146,6 +154,7 @@ impl DiskThread {
     fn facts(&self) -> LedgerFacts {
         let facts = self.records.facts();
         LedgerFacts {
+            unstored: self.waiting.records.len() as u64,
             error: facts.error.or_else(|| self.error.clone()),
             ..facts
         }
@@ -177,6 +186,7 @@ impl DiskThread {
     ) {
         let mut next = commands.blocking_recv();
         while let Some(command) = next.take() {
+            let tries_anyway = matches!(command, DiskCommand::Record(_));
             match command {
                 DiskCommand::Record(mut recording) => {
                     // Group commit: what waits behind it shares its syncs.
@@ -221,6 +231,9 @@ impl DiskThread {
                 }
                 DiskCommand::Acked { through, proof } => self.records.acked(through, &proof),
             }
+            if !tries_anyway {
+                self.retry();
+            }
             // Only now: the first request of a starting agent does not wait for it.
             self.records.open_if_needed();
             facts.send_if_modified(|known| {
@@ -233,6 +246,7 @@ impl DiskThread {
                 next = commands.blocking_recv();
             }
         }
+        self.give_up_waiting();
     }
 
     /// The lane on disk names another key: that one is in force, and its file takes its place. What
@@ -253,50 +267,69 @@ impl DiskThread {
     }
 
     fn record(&mut self, recording: Recording) {
+        // Without a record it is all about counters and signs of life.
+        let whole = recording.records.is_empty();
         let mut all = std::mem::take(&mut self.waiting);
         join(&mut all, recording);
-        let after: BTreeMap<Uuid, KnownSession> = all
-            .sessions
-            .iter()
-            .map(|known| (known.connection_id, known.clone()))
-            .collect();
+        let live = all.sessions.iter();
+        let live = live.map(|known| (known.connection_id, known.clone()));
         let ended = all
             .ends
             .iter()
             .filter_map(|id| Some((*id, self.kept.get(id)?.clone())));
-        let before: BTreeMap<Uuid, KnownSession> = ended.chain(after.clone()).collect();
+        let before: BTreeMap<Uuid, KnownSession> = ended.chain(live).collect();
         self.unrecorded.extend(all.starts.iter().copied());
         self.unrecorded.retain(|id| before.contains_key(id));
-        self.keep(before);
+        self.keep(before, whole);
+        self.append(all);
+    }
+
+    fn append(&mut self, mut all: Recording) {
         if all.records.is_empty() {
             return;
         }
-        match self.records.append(&all) {
+        match self.records.append(&mut all) {
             Ok(()) => {
                 for id in &all.starts {
                     self.unrecorded.remove(id);
                 }
-                // On disk with the next change: until then an end is known twice, never lost.
-                self.kept = after;
+                // That one has ended is on disk with the next change: until then an end is known
+                // twice, never lost.
             }
             Err(()) => {
-                self.records.give_up(give_up_beyond(&mut all, MAX_WAITING));
+                let too_many = give_up_beyond(&mut all, MAX_WAITING);
+                if too_many > 0 {
+                    self.records.give_up(too_many);
+                }
                 self.waiting = all;
             }
         }
     }
 
-    fn keep(&mut self, sessions: BTreeMap<Uuid, KnownSession>) {
-        let kept = KeptSessions {
-            version: 1,
-            sessions: sessions.values().cloned().collect(),
-            unrecorded: self.unrecorded.clone(),
-        };
-        match self.state.store_sessions(&kept) {
-            Ok(()) => {
-                self.kept = sessions;
-                self.error = None;
-            }
+    /// What the disk did not take is tried again after whatever else it was asked to do: with each
+    /// heartbeat, and with each acknowledgement, which may have made room.
+    fn retry(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.append(waiting);
+    }
+
+    /// The agent ends, and what still waits for the disk ends with it: as a gap, never silently. The
+    /// next start knows these connections from `sessions.json`, and says what it still can.
+    fn give_up_waiting(&mut self) {
+        self.retry();
+        let left = std::mem::take(&mut self.waiting).records.len() as u64;
+        if left > 0 {
+            tracing::error!(
+                records = left,
+                "the agent ends before the disk took its last connection records; they are reported as lost"
+            );
+            self.records.give_up(left);
+        }
+    }
+
+    fn keep(&mut self, sessions: BTreeMap<Uuid, KnownSession>, whole: bool) {
+        match self.kept.keep(sessions, &self.unrecorded, whole) {
+            Ok(()) => self.error = None,
             Err(error) => {
                 tracing::error!(%error, "the live sessions cannot be kept for the next start");
                 self.error = Some(error.to_string());
@@ -344,5 +377,7 @@ fn give_up_beyond(recording: &mut Recording, most: usize) -> u64 {
     too_many as u64
 }
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use getrandom::SysRng;
 use getrandom::rand_core::{Rng as _, UnwrapErr};
+use vpn_node_protocol::certificate::SealingKeyEntry;
+use vpn_node_protocol::connection::ConnectionRecord;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::limits::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};
 use vpn_node_protocol::message::{self, ConnectionBatch, SealedRecord};
@@ -16,17 +18,23 @@ use zeroize::Zeroizing;
 
 use super::gaps::{limit_gaps, wire_gap};
 use crate::core::agent::{LedgerFacts, Recording};
-use crate::ledger::{Batch, Gap, Ledger, LedgerError, Options};
+use crate::ledger::{Batch, Disk, Gap, HostDisk, Ledger, LedgerError, Options};
+
+/// Most records that share one sync. Sealing so many takes some milliseconds (group commit promises
+/// 50); and what a failed sync leaves open, so that it must be sealed again, is no more than this.
+const MAX_GROUP: usize = 128;
 
 /// See the module.
-pub(super) struct Records {
+pub(super) struct Records<D: Disk = HostDisk> {
     server_id: String,
+    disk: D,
     dir: PathBuf,
-    max_bytes: u64,
-    ledger: Option<Ledger>,
+    options: Options,
+    ledger: Option<Ledger<D>>,
     /// Records that were given up because too many waited; the ledger does not know yet.
     given_up: u64,
     quarantined: u64,
+    /// Sequences that were lost since the start, but for what the open ledger has dropped.
     lost: u64,
     /// What failed last, until something works again.
     error: Option<String>,
@@ -35,11 +43,19 @@ pub(super) struct Records {
 
 impl Records {
     /// Opens nothing yet.
-    pub(super) fn new(server_id: &str, dir: PathBuf, max_bytes: u64) -> Self {
+    pub(super) fn new(server_id: &str, dir: PathBuf, options: Options) -> Self {
+        Self::on(HostDisk, server_id, dir, options)
+    }
+}
+
+impl<D: Disk + Clone> Records<D> {
+    /// On another disk than the host's.
+    pub(super) fn on(disk: D, server_id: &str, dir: PathBuf, options: Options) -> Self {
         Self {
             server_id: server_id.to_owned(),
+            disk,
             dir,
-            max_bytes,
+            options,
             ledger: None,
             given_up: 0,
             quarantined: 0,
@@ -60,8 +76,9 @@ impl Records {
             records: backlog.records,
             bytes: backlog.bytes,
             gaps: u64::from(backlog.lost > 0),
-            lost: self.lost,
+            lost: self.lost + self.ledger.as_ref().map_or(0, Ledger::dropped),
             quarantined: self.quarantined,
+            unstored: 0,
             error: self.error.clone(),
         }
     }
@@ -73,10 +90,12 @@ impl Records {
         }
     }
 
-    /// Seals each record for its place, appends all, and syncs once. An error of the disk closes
-    /// the ledger; opening it again tells which places are taken, and all are appended again (the
-    /// controller takes a record twice as once).
-    pub(super) fn append(&mut self, recording: &Recording) -> Result<(), ()> {
+    /// Seals each record for its place, appends and syncs them in groups, and takes those that are
+    /// durable off the recording: what is left after an error is to be given again.
+    ///
+    /// An error of the disk closes the ledger. It is opened again at once, which tells which places
+    /// are taken, and the group is appended again (the controller takes a record twice as once).
+    pub(super) fn append(&mut self, recording: &mut Recording) -> Result<(), ()> {
         let mut appended = self.try_append(recording);
         if appended.is_err() && self.ledger.as_ref().is_none_or(Ledger::is_closed) {
             appended = self.try_append(recording);
@@ -88,9 +107,12 @@ impl Records {
         appended.map_err(drop)
     }
 
-    /// So many records will never be appended: a gap says so as soon as the ledger takes it.
+    /// So many records will never be appended: a gap says so, now or as soon as the ledger takes it.
     pub(super) fn give_up(&mut self, count: u64) {
         self.given_up += count;
+        if let Err(error) = self.note_given_up() {
+            self.failed("told what was given up", &error.to_string());
+        }
     }
 
     /// The oldest records that the controller does not have; empty when there are none.
@@ -128,38 +150,67 @@ impl Records {
         }
     }
 
-    fn try_append(&mut self, recording: &Recording) -> Result<(), String> {
-        let seal_to = recording
-            .seal_to
+    fn try_append(&mut self, recording: &mut Recording) -> Result<(), String> {
+        self.note_given_up().map_err(|error| error.to_string())?;
+        let Recording {
+            records, seal_to, ..
+        } = recording;
+        let seal_to = seal_to
             .as_ref()
             .ok_or("the controller's certificate has no sealing key")?;
+        while !records.is_empty() {
+            let group = &records[..records.len().min(MAX_GROUP)];
+            let (taken, result) = self.append_group(group, seal_to);
+            records.drain(..taken);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// How many of the group are durable, and what kept the others away.
+    fn append_group(
+        &mut self,
+        group: &[ConnectionRecord],
+        seal_to: &SealingKeyEntry,
+    ) -> (usize, Result<(), String>) {
         let server_id = self.server_id.clone();
-        let given_up = self.given_up;
-        if given_up > 0 {
-            let gap = self.opened().and_then(|ledger| ledger.give_up(given_up));
-            gap.map_err(|error| error.to_string())?;
-            self.lost += given_up;
+        let ledger = match self.opened() {
+            Ok(ledger) => ledger,
+            Err(error) => return (0, Err(error.to_string())),
+        };
+        let mut appended = 0;
+        let mut result = Ok(());
+        for record in group {
+            result = append_sealed(ledger, &server_id, record, seal_to);
+            if result.is_err() {
+                break;
+            }
+            appended += 1;
+        }
+        // A full ledger refuses a record and keeps those before it; a closed one says so here.
+        match ledger.sync() {
+            Ok(()) => {
+                let through = ledger.next_seq() - 1;
+                tracing::debug!(through, "connection records are on disk");
+                (appended, result)
+            }
+            Err(error) => (0, result.and(Err(error.to_string()))),
+        }
+    }
+
+    /// Has the ledger say what was given up.
+    fn note_given_up(&mut self) -> Result<(), LedgerError> {
+        let count = self.given_up;
+        if count > 0 {
+            self.opened()?.give_up(count)?;
+            self.lost += count;
             self.given_up = 0;
         }
-        let ledger = self.opened().map_err(|error| error.to_string())?;
-        let ledger_epoch = Hex(ledger.epoch());
-        for record in &recording.records {
-            let sequence = ledger.next_seq();
-            let context = Context::Connection {
-                server_id: &server_id,
-                ledger_epoch: &ledger_epoch,
-                sequence,
-            };
-            let json = Zeroizing::new(serde_json::to_vec(record).expect("records serialise"));
-            let sealed = Sealed::seal(seal_to, context, &json, &mut UnwrapErr(SysRng));
-            let sealed = sealed.map_err(|error| error.to_string())?;
-            let appended = ledger.append(sequence, sealed.as_bytes());
-            appended.map_err(|error| error.to_string())?;
-        }
-        ledger.sync().map_err(|error| error.to_string())
+        Ok(())
     }
 
     fn try_ack(&mut self, through: u64, proof: &[u8; 32]) -> Result<(), LedgerError> {
+        tracing::debug!(through, "the controller has the connection records");
         let ledger = self.opened()?;
         match ledger.ack(through, proof) {
             Err(LedgerError::AckBeyondHead { .. }) => {}
@@ -178,22 +229,21 @@ impl Records {
     }
 
     /// The open ledger.
-    fn opened(&mut self) -> Result<&mut Ledger, LedgerError> {
+    fn opened(&mut self) -> Result<&mut Ledger<D>, LedgerError> {
         match self.ledger.take() {
-            Some(ledger) if !ledger.is_closed() => Ok(self.ledger.insert(ledger)),
-            // Dropped first: one process has a ledger at a time, this one too.
-            _ => self.open(),
+            Some(ledger) if !ledger.is_closed() => return Ok(self.ledger.insert(ledger)),
+            Some(closed) => self.lost += closed.dropped(),
+            None => {}
         }
+        // The closed one is gone by now: one process has a ledger at a time, this one too.
+        self.open()
     }
 
-    fn open(&mut self) -> Result<&mut Ledger, LedgerError> {
-        let options = Options {
-            max_bytes: self.max_bytes,
-            ..Options::default()
-        };
+    fn open(&mut self) -> Result<&mut Ledger<D>, LedgerError> {
         let mut epoch = [0; 16];
         self.rng.fill_bytes(&mut epoch);
-        let (ledger, recovery) = Ledger::open(&self.dir, options, epoch)?;
+        let disk = self.disk.clone();
+        let (ledger, recovery) = Ledger::open_on(disk, &self.dir, self.options, epoch)?;
         if recovery.torn_bytes > 0 {
             tracing::warn!(
                 bytes = recovery.torn_bytes,
@@ -221,6 +271,26 @@ impl Records {
     }
 }
 
+/// Seals a record for the next place, and appends it there.
+fn append_sealed<D: Disk>(
+    ledger: &mut Ledger<D>,
+    server_id: &str,
+    record: &ConnectionRecord,
+    seal_to: &SealingKeyEntry,
+) -> Result<(), String> {
+    let sequence = ledger.next_seq();
+    let context = Context::Connection {
+        server_id,
+        ledger_epoch: &Hex(ledger.epoch()),
+        sequence,
+    };
+    let json = Zeroizing::new(serde_json::to_vec(record).expect("records serialise"));
+    let sealed = Sealed::seal(seal_to, context, &json, &mut UnwrapErr(SysRng));
+    let sealed = sealed.map_err(|error| error.to_string())?;
+    let appended = ledger.append(sequence, sealed.as_bytes());
+    appended.map_err(|error| error.to_string())
+}
+
 fn wire_batch(epoch: [u8; 16], read: Batch) -> ConnectionBatch {
     let mut batch = ConnectionBatch {
         ledger_epoch: Hex(epoch),
@@ -241,3 +311,6 @@ fn wire_batch(epoch: [u8; 16], read: Batch) -> ConnectionBatch {
     limit_gaps(&mut batch);
     batch
 }
+
+#[cfg(test)]
+mod tests;

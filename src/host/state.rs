@@ -9,14 +9,16 @@
 //! | `enrollment.json` | who this host is and whom it believes; its presence says "enrolled" |
 //! | `enrollment.next.json` | what will follow it: the host was enrolled anew, as the same server |
 //! | `chain.slots` | the lane: sequence, chain, nonce, the request in flight |
-//! | `sessions.json` | live connections by keyed hash |
+//! | `sessions.json`, `sessions.log` | live connections by keyed hash (`state/sessions.rs`) |
 //!
-//! Each is written whole, by temporary file and rename, or as one of two copies (`chain.slots`);
+//! Each is written whole, by temporary file and rename, or as one of two copies (`chain.slots`),
+//! but for `sessions.log`, to which entries are added;
 //! one that cannot be read stops the agent.
 
 mod change;
 mod identity;
 mod leftovers;
+mod sessions;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -38,18 +40,16 @@ use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use identity::{IDENTITY, NEXT_IDENTITY};
 pub use identity::{Identity, IdentityStore, Kek, SEALED};
+pub use sessions::SessionsFile;
 
 const PENDING: &str = "enrollment.pending.json";
 const ENROLMENT: &str = "enrollment.json";
 const LANE: &str = "chain.slots";
-const SESSIONS: &str = "sessions.json";
 const LOCK: &str = "agent.lock";
 const ENROLMENT_LOCK: &str = "enrollment.lock";
 
 /// One file but `sessions.json`: a lane holds a request (512 KiB at most) and a reply in JSON.
 const MAX_FILE_BYTES: usize = 2 * 1024 * 1024;
-/// 100,000 sessions of about 400 bytes.
-const MAX_SESSIONS_BYTES: usize = 64 * 1024 * 1024;
 /// All of them are the daemon's alone.
 const MODE: u32 = 0o600;
 
@@ -183,6 +183,9 @@ impl LaneFile {
 pub struct KeptSessions {
     /// Format of this file; 1.
     pub version: u32,
+    /// Which snapshot: the entries of the log that belong to it have the same.
+    #[serde(default)]
+    pub generation: u64,
     /// By keyed hash.
     pub sessions: Vec<KnownSession>,
     /// Those whose start may not have reached the ledger.
@@ -335,22 +338,6 @@ impl StateDir {
     /// [`StateError`].
     pub fn create_lane(&self, lane: &LaneState) -> Result<(), StateError> {
         Ok(Slots::create(&self.path.join(LANE), &json(lane))?)
-    }
-
-    /// The live connections of a former process; none when there was none.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn sessions(&self) -> Result<KeptSessions, StateError> {
-        Ok(self.read(SESSIONS, MAX_SESSIONS_BYTES)?.unwrap_or_default())
-    }
-
-    /// Makes the live connections durable.
-    ///
-    /// # Errors
-    /// [`StateError::File`].
-    pub fn store_sessions(&self, sessions: &KeptSessions) -> Result<(), StateError> {
-        self.write(SESSIONS, sessions)
     }
 
     /// Keeps a newer certificate of the controller.

@@ -18,7 +18,7 @@ mod roll;
 mod scan;
 mod segment;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,8 @@ pub struct Ledger<D: Disk = HostDisk> {
     durable: u64,
     cursor: Place,
     last_read: Place,
+    /// Sequences that were given up for newer ones since the opening.
+    dropped: u64,
     closed: bool,
     _lock: D::Lock,
 }
@@ -131,6 +133,13 @@ impl<D: Disk> Ledger<D> {
     #[must_use]
     pub fn ack_proof(&self) -> &[u8] {
         &self.journal.notes.proof
+    }
+
+    /// How many unacknowledged sequences were given up for newer ones since the opening
+    /// ([`WhenFull::DropOldest`]).
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// True after an error that left it unknown what is on disk; then every call fails.

@@ -102,6 +102,7 @@ pub(super) fn open<D: Disk>(
         durable: next,
         cursor: Place::default(),
         last_read: Place::default(),
+        dropped: 0,
         closed: false,
         _lock: lock,
     };

@@ -148,6 +148,7 @@ impl<D: Disk> Ledger<D> {
             );
             // The gap is durable before the records go.
             self.note(Entry::Gap(gap))?;
+            self.dropped += gap.span();
         }
         self.segments.pop_front();
         let spare = segment::temp_path(&self.dir, SPARE);

@@ -1,6 +1,7 @@
 //! Files of the ledger: their names, how a new one appears in one step, how one is read as a whole.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::LedgerError;
@@ -93,7 +94,12 @@ pub(super) fn prepare<D: Disk>(
     image: &[u8],
     capacity: u64,
 ) -> Result<D::File, LedgerError> {
-    let file = disk.create(temp).map_err(LedgerError::io("create", temp))?;
+    let made = disk.create(temp).or_else(|error| match error.kind() {
+        // Left by an attempt whose cleaning up failed as well.
+        io::ErrorKind::AlreadyExists => disk.unlink(temp).and_then(|()| disk.create(temp)),
+        _ => Err(error),
+    });
+    let file = made.map_err(LedgerError::io("create", temp))?;
     let filled = disk
         .reserve(&file, capacity)
         .map_err(LedgerError::io("reserve the space of", temp))
@@ -101,7 +107,7 @@ pub(super) fn prepare<D: Disk>(
     match filled {
         Ok(()) => Ok(file),
         Err(error) => {
-            // Best effort: opening removes what is left.
+            // Best effort: the next attempt, or opening, removes what is left.
             let _ = disk.unlink(temp);
             Err(error)
         }

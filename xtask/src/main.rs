@@ -61,6 +61,8 @@ enum Bench {
     Footprint(bench::Options),
     /// Reading 10,000 to 100,000 WireGuard peers beside `wg show` and a Prometheus exporter
     Peers(bench::peers::Options),
+    /// How long an event takes to the disk and to the controller, beside the disk's own fdatasync
+    Events(bench::events::Options),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +75,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Peers(options),
         } => bench::peers::run(&options),
+        Command::Bench {
+            what: Bench::Events(options),
+        } => bench::events::run(&options),
         Command::E2e { what } => e2e::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),

@@ -171,6 +171,13 @@ pub struct BacklogReport {
     pub bytes: u64,
     /// Records that were lost since the ledger began (and are reported as gaps).
     pub lost: u64,
+    /// Records that the disk does not take at present: in memory, neither stored nor given up.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unstored: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The agent's own view of its standing (`docs/protocol.md`, "Authorisation").

@@ -85,6 +85,8 @@ pub struct LedgerFacts {
     pub lost: u64,
     /// Damaged segments that were set aside.
     pub quarantined: u64,
+    /// Records in memory that the disk does not take at present.
+    pub unstored: u64,
     /// Why records cannot be stored at present.
     pub error: Option<String>,
 }

@@ -89,6 +89,7 @@ impl Agent {
                 records: self.ledger.records,
                 bytes: self.ledger.bytes,
                 lost: self.ledger.lost,
+                unstored: self.ledger.unstored,
             },
             location: self.about.location.clone(),
             authorisation: state,

@@ -5,7 +5,7 @@ use vpn_node_protocol::encoding::Base64;
 
 use super::*;
 
-fn thread(dir: &std::path::Path) -> DiskThread {
+pub(super) fn thread(dir: &std::path::Path) -> DiskThread {
     let settings = Settings {
         state_dir: dir.to_owned(),
         ..Settings::default()
@@ -14,7 +14,7 @@ fn thread(dir: &std::path::Path) -> DiskThread {
     DiskThread::new(&settings, &StateDir::new(dir), &enrolment(), kept)
 }
 
-fn enrolment() -> Enrolment {
+pub(super) fn enrolment() -> Enrolment {
     let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
     Enrolment {
         version: 1,
@@ -40,7 +40,7 @@ fn enrolment() -> Enrolment {
     }
 }
 
-fn start(id: u128) -> Recording {
+pub(super) fn start(id: u128) -> Recording {
     let at = Stamp {
         boot_id: Uuid::nil(),
         boottime_ms: 0,
@@ -105,4 +105,60 @@ fn what_waits_for_a_disk_is_bounded_with_everything_about_it() {
     let left: Vec<Uuid> = (6..10).map(Uuid::from_u128).collect();
     assert_eq!((&waiting.starts, &waiting.ends), (&left, &left));
     assert_eq!(waiting.records.len(), 4);
+}
+
+/// A ledger of the smallest quota that refuses what it has no room for.
+fn refusing(dir: &std::path::Path) -> DiskThread {
+    let mut thread = thread(dir);
+    let options = Options {
+        max_bytes: 2 * 4096,
+        segment_bytes: 4096,
+        when_full: WhenFull::Refuse,
+    };
+    thread.records = Records::new("server", StateDir::new(dir).ledger(), options);
+    thread
+}
+
+#[test]
+fn refused_records_wait_are_said_to_wait_and_are_stored_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = refusing(dir.path());
+    for id in 0..40 {
+        thread.record(start(id));
+    }
+    let facts = thread.facts();
+    assert_eq!(facts.records + facts.unstored, 40);
+    assert!(facts.unstored > 10 && facts.lost == 0, "{facts:?}");
+    assert!(facts.error.unwrap().contains("is full"));
+    let mut delivered = 0;
+    while thread.facts().unstored > 0 {
+        let batch = thread.records.read_batch();
+        delivered += batch.records.len();
+        thread
+            .records
+            .acked(batch.records.last().unwrap().seq, &[1; 32]);
+        thread.retry();
+    }
+    delivered += thread.records.read_batch().records.len();
+    assert_eq!((delivered, thread.facts().error), (40, None));
+}
+
+#[test]
+fn what_still_waits_when_the_agent_ends_is_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = refusing(dir.path());
+    for id in 0..40 {
+        thread.record(start(id));
+    }
+    let unstored = thread.facts().unstored;
+    thread.give_up_waiting();
+    drop(thread);
+    let mut next = refusing(dir.path());
+    next.records.open_if_needed();
+    let batch = next.records.read_batch();
+    let gaps: u64 = batch.gaps.iter().map(|gap| gap.last - gap.first + 1).sum();
+    assert_eq!(
+        (batch.records.len() as u64, gaps),
+        (40 - unstored, unstored)
+    );
 }

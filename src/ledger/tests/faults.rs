@@ -7,40 +7,45 @@ use super::model::Model;
 use super::sim::{Fault, SimDisk};
 use super::{fill, open, payload};
 
-/// One error at every operation, then the ledger is opened again in the same boot (the page cache
-/// shows what a failed sync lost), then the power goes as well.
-fn one_error_at_every_operation(errno: Errno) {
-    let mut errors = 0;
-    for seed in 1..=4 {
-        for after in 1.. {
-            let (disk, mut model) = (SimDisk::default(), Model::default());
-            disk.strike(after, Fault::Error(errno));
-            if let Ok((mut ledger, _)) = open(&disk)
-                && let Err(error) = model.run(&mut ledger, 30, seed)
-            {
-                assert!(
-                    ledger.is_closed() || matches!(error, LedgerError::Full { .. }),
-                    "{error}"
-                );
-                if ledger.is_closed() {
-                    let closed = ledger.sync().unwrap_err();
-                    assert!(matches!(closed, LedgerError::Closed { .. }), "{closed}");
-                } else {
-                    model.run(&mut ledger, 5, seed + 1).unwrap();
-                }
+/// `long` operations in a row fail, from every operation of one day on. Then, in the same boot (the
+/// page cache shows what a failed sync lost), the ledger must go on: opened again if it is closed, by
+/// itself if it only refused. Then the power goes as well. Tells how many operations were struck first.
+pub(super) fn errors_of_a_day(errno: Errno, long: u64, seed: u64) -> u64 {
+    for after in 1.. {
+        let (disk, mut model) = (SimDisk::default(), Model::default());
+        disk.strike_long(after, long, Fault::Error(errno));
+        if let Ok((mut ledger, _)) = open(&disk)
+            && let Err(error) = model.run(&mut ledger, 30, seed)
+        {
+            assert!(
+                ledger.is_closed() || matches!(error, LedgerError::Full { .. }),
+                "{error}"
+            );
+            if ledger.is_closed() {
+                let closed = ledger.sync().unwrap_err();
+                assert!(matches!(closed, LedgerError::Closed { .. }), "{closed}");
+            } else {
+                disk.mend();
+                model.run(&mut ledger, 5, seed + 1).unwrap();
             }
-            let struck = disk.struck();
-            disk.new_process();
-            drop(model.recover(&disk));
-            disk.power_cycle(after + seed);
-            let mut ledger = model.recover(&disk);
-            model.run(&mut ledger, 6, seed + 100).unwrap();
-            if !struck {
-                break;
-            }
-            errors += 1;
+        }
+        let struck = disk.struck();
+        disk.new_process();
+        let mut ledger = model.recover(&disk);
+        model.run(&mut ledger, 5, seed + 2).unwrap();
+        drop(ledger);
+        disk.power_cycle(after + seed);
+        let mut ledger = model.recover(&disk);
+        model.run(&mut ledger, 6, seed + 100).unwrap();
+        if !struck {
+            return after - 1;
         }
     }
+    unreachable!("a day ends")
+}
+
+fn one_error_at_every_operation(errno: Errno) {
+    let errors: u64 = (1..=4).map(|seed| errors_of_a_day(errno, 1, seed)).sum();
     assert!(errors > 500, "only {errors} errors");
 }
 

@@ -3,10 +3,13 @@
 mod faults;
 mod flips;
 mod model;
+mod outage;
 mod power;
 mod quota;
-mod sim;
+pub(crate) mod sim;
+pub(crate) mod torture;
 mod usual;
+mod worker;
 
 use std::path::Path;
 

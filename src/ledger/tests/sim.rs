@@ -15,18 +15,28 @@ use super::super::Disk;
 
 const SECTOR: usize = 512;
 
-/// What happens at one numbered operation.
+/// What happens at numbered operations.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The power goes: this operation is done in part, and none after it.
     Cut,
-    /// This operation fails. A write is done in part; a sync throws away what it should have kept,
+    /// The operation fails. A write is done in part; a sync throws away what it should have kept,
     /// and the page cache goes on showing it (as Linux does).
     Error(Errno),
 }
 
+/// A fault, and at which operations it strikes.
+#[derive(Clone, Copy, Debug)]
+struct Strike {
+    from: u64,
+    /// First operation that works again.
+    until: u64,
+    fault: Fault,
+}
+
+/// See the module's page. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SimDisk(Arc<Mutex<State>>);
+pub(crate) struct SimDisk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -36,7 +46,7 @@ struct State {
     /// Changes of names since the sync of their directory; each is done wholly or not at all.
     pending_names: Vec<Vec<(PathBuf, Option<usize>)>>,
     operations: u64,
-    fault: Option<(u64, Fault)>,
+    fault: Option<Strike>,
     dead: bool,
     locked: bool,
     /// Bytes that may still be reserved.
@@ -51,10 +61,10 @@ struct Content {
 }
 
 /// Deterministic noise (splitmix64).
-pub(super) struct Noise(pub(super) u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -69,22 +79,37 @@ impl SimDisk {
     }
 
     /// The fault strikes at the operation of this number, counted from now on.
-    pub(super) fn strike(&self, after: u64, fault: Fault) {
-        let mut state = self.state();
-        state.fault = Some((state.operations + after, fault));
+    pub(crate) fn strike(&self, after: u64, fault: Fault) {
+        self.strike_long(after, 1, fault);
     }
 
-    pub(super) fn limit_space(&self, bytes: Option<u64>) {
+    /// The fault strikes at so many operations in a row.
+    pub(crate) fn strike_long(&self, after: u64, operations: u64, fault: Fault) {
+        let mut state = self.state();
+        let from = state.operations + after;
+        let until = from + operations;
+        state.fault = Some(Strike { from, until, fault });
+    }
+
+    pub(crate) fn limit_space(&self, bytes: Option<u64>) {
         self.state().space = bytes;
     }
 
     /// True when the fault has struck.
-    pub(super) fn struck(&self) -> bool {
-        self.state().fault.is_none()
+    pub(crate) fn struck(&self) -> bool {
+        let state = self.state();
+        state
+            .fault
+            .is_none_or(|fault| state.operations >= fault.from)
+    }
+
+    /// Whatever was wrong is mended; what it did stays.
+    pub(crate) fn mend(&self) {
+        self.state().fault = None;
     }
 
     /// The power comes back: what was not synced is there in part.
-    pub(super) fn power_cycle(&self, seed: u64) {
+    pub(crate) fn power_cycle(&self, seed: u64) {
         let mut noise = Noise(seed);
         let mut state = self.state();
         let state = &mut *state;
@@ -122,7 +147,7 @@ impl SimDisk {
     }
 
     /// The process ends without a power cut: the page cache stays.
-    pub(super) fn new_process(&self) {
+    pub(crate) fn new_process(&self) {
         let mut state = self.state();
         state.fault = None;
         state.locked = false;
@@ -177,9 +202,8 @@ impl State {
         }
         self.operations += 1;
         match self.fault {
-            Some((at, fault)) if at == self.operations => {
-                self.fault = None;
-                Ok(Some(match fault {
+            Some(strike) if (strike.from..strike.until).contains(&self.operations) => {
+                Ok(Some(match strike.fault {
                     Fault::Cut => {
                         self.dead = true;
                         Errno::EIO.into()
@@ -220,7 +244,7 @@ fn put(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 }
 
 #[derive(Debug)]
-pub(super) struct SimLock(SimDisk);
+pub(crate) struct SimLock(SimDisk);
 
 impl Drop for SimLock {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 //! mean little: the verdict is about ratios. For 60 s the agent sends 20 signed heartbeats and
 //! the exporter is scraped 20 times; then memory, CPU time, start and size are compared.
 
+pub(crate) mod events;
 mod exporter;
 pub(crate) mod peers;
 mod process;

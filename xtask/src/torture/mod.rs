@@ -1,12 +1,13 @@
 //! `cargo xtask torture …`: suites that break what a promise must survive, and look whether it holds.
 //!
-//! [`enroll`] kills the real programs between system calls. The other suites are tests of their
-//! packages that do more when they are asked to ([`suites`]).
+//! [`enroll`] and [`ledger`] kill real programs between system calls. The other suites are tests of
+//! their packages that do more when they are asked to ([`suites`]).
 
 pub(crate) mod enroll;
+mod ledger;
 mod power;
 mod random;
-mod suites;
+pub(crate) mod suites;
 mod trace;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ use crate::shell;
 pub(crate) enum What {
     /// Kill agent, command and controller at every system call from a token to the first heartbeat
     Enroll(enroll::Options),
+    /// Kill, cut off, damage, fill and starve the connection ledger: nothing acknowledged is lost
+    Ledger(ledger::Options),
     /// Copy hosts and restore them: both holders of an identity are found
     Clone,
     /// Set clocks years off: nobody is locked out, no lease is lengthened
@@ -56,6 +59,7 @@ pub(crate) fn run(what: &What) -> Result<ExitCode> {
     shell::catch_signals()?;
     match what {
         What::Enroll(options) => enroll::run(options),
+        What::Ledger(options) => ledger::run(options),
         What::Clone => suites::run(&CLONE),
         What::Clock => suites::run(&CLOCK),
         What::Hostile => suites::run(&HOSTILE),

@@ -1,9 +1,10 @@
 //! Suites that are tests of a package: run in their full length, with what they print.
 //!
-//! Such a test is short in an ordinary run and long with `VPN_NODE_TORTURE=full`. The last line
+//! Such a test is short in an ordinary run and long with `VPN_NODE_TORTURE=full` (some know `usual`,
+//! which is between). The last line
 //! that it prints has its figures; the verdict line here repeats them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,21 @@ const LIST_WITHIN: Duration = Duration::from_secs(60);
 /// Far above what any suite takes.
 const RUN_WITHIN: Duration = Duration::from_secs(3600);
 
+/// Words for cargo with which tests run nearly as quick as what is shipped: our code and what seals,
+/// optimised; the rest of the dev profile, and what was built with it, stays as it is.
+pub(crate) const OPTIMISED: [&str; 10] = [
+    "--config",
+    "profile.dev.package.vpn-node.opt-level=3",
+    "--config",
+    "profile.dev.package.vpn-node-protocol.opt-level=3",
+    "--config",
+    "profile.dev.package.hpke.opt-level=3",
+    "--config",
+    "profile.dev.package.chacha20.opt-level=3",
+    "--config",
+    "profile.dev.package.poly1305.opt-level=3",
+];
+
 /// Where the tests of a suite are.
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
@@ -30,10 +46,35 @@ pub(crate) struct Suite {
     pub(crate) test: &'static str,
 }
 
-/// Builds the suite's test binary, runs its tests, gives the verdict.
+/// How a suite ended.
+pub(crate) struct Ran {
+    pub(crate) passed: bool,
+    /// What its last line says.
+    pub(crate) figures: String,
+    pub(crate) took: Duration,
+}
+
+/// Builds the suite's test binary, runs its tests in full length, gives the verdict.
 pub(crate) fn run(suite: &Suite) -> Result<ExitCode> {
-    let binary = build(suite)?;
-    if !has_tests(&binary, suite)? {
+    let binary = build(suite, &[])?;
+    let ran = run_built(&binary, suite, "full")?;
+    anstream::println!(
+        "torture {}: {}: {}, {} s",
+        suite.name,
+        if ran.passed { "ok" } else { "FAILED" },
+        ran.figures,
+        ran.took.as_secs()
+    );
+    Ok(if ran.passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the suite's tests from a binary that is built, in the length `scale`; nothing is the short one.
+pub(crate) fn run_built(binary: &Path, suite: &Suite, scale: &str) -> Result<Ran> {
+    if !has_tests(binary, suite)? {
         bail!(
             "there is no test whose name contains `{}` in package {} ({}): this suite is not here yet",
             suite.test,
@@ -42,33 +83,27 @@ pub(crate) fn run(suite: &Suite) -> Result<ExitCode> {
         );
     }
     let started = Instant::now();
-    let mut command = of_suite(&binary, suite);
+    let mut command = of_suite(binary, suite);
     command
         .args(["--include-ignored", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, "full");
+        .env(VARIABLE, scale);
     let output = shell::tee(command, RUN_WITHIN)?;
-    let passed = output.status.success();
-    anstream::println!(
-        "torture {}: {}: {}, {} s",
-        suite.name,
-        if passed { "ok" } else { "FAILED" },
-        figures(&output.stdout).unwrap_or("no figures"),
-        started.elapsed().as_secs()
-    );
-    Ok(if passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(Ran {
+        passed: output.status.success(),
+        figures: figures(&output.stdout).unwrap_or("no figures").to_owned(),
+        took: started.elapsed(),
     })
 }
 
-fn build(suite: &Suite) -> Result<PathBuf> {
+/// Builds the suite's test binary; `more` are further words for cargo.
+pub(crate) fn build(suite: &Suite, more: &[&str]) -> Result<PathBuf> {
     anstream::println!("building the tests of {}", suite.package);
     let mut command = shell::cargo();
     command
         // The workspace, for the same features as in `cargo xtask test`: nothing is built twice.
         .args(["test", "--locked", "--no-run", "--workspace"])
         .args(suite.target)
+        .args(more)
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
     let output = command.output().context("cannot start cargo")?;
@@ -92,14 +127,14 @@ fn test_binary(messages: &str, name: &str) -> Option<PathBuf> {
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
-fn has_tests(binary: &PathBuf, suite: &Suite) -> Result<bool> {
+fn has_tests(binary: &Path, suite: &Suite) -> Result<bool> {
     let mut command = of_suite(binary, suite);
     command.args(["--include-ignored", "--list", "--format=terse"]);
     let listed = shell::succeed(command, None, LIST_WITHIN)?;
     Ok(listed.stdout.lines().any(|line| line.ends_with(": test")))
 }
 
-fn of_suite(binary: &PathBuf, suite: &Suite) -> Command {
+fn of_suite(binary: &Path, suite: &Suite) -> Command {
     let mut command = Command::new(binary);
     // Where `cargo test` would run it.
     let folder = match suite.package {

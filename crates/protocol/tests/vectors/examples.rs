@@ -225,6 +225,7 @@ pub(crate) fn heartbeat() -> Message<Heartbeat> {
                 records: 2,
                 bytes: 1200,
                 lost: 0,
+                unstored: 0,
             },
             location: None,
             authorisation: Authorisation::Unverified,

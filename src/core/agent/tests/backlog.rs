@@ -108,3 +108,55 @@ fn a_refused_batch_puts_no_heartbeat_off() {
         }
     }
 }
+
+/// What days without a controller left goes out batch by batch over a slow line, while clients come and
+/// go, and each heartbeat is in time. `VPN_NODE_TORTURE=usual` and `full` are longer.
+#[test]
+fn torture_ledger_heartbeat() {
+    let records = match std::env::var("VPN_NODE_TORTURE").as_deref() {
+        Ok("usual") => 200_000,
+        Ok("full") => 1_000_000,
+        _ => 20_000,
+    };
+    let mut world = World::verified(24);
+    world.controller.interval_s = 10;
+    world.net.latency = 2_000;
+    world.run_for(s(60));
+    world.net.up = false;
+    let client = world.connect();
+    world.run_for(s(3 * 3600));
+    world.disk.fill(records);
+    world.disconnect(client);
+    world.net.up = true;
+    let back = world.t;
+    let mut heartbeats = world.controller.db.heartbeats;
+    while world.controller.db.heartbeats == heartbeats {
+        world.run_for(s(1));
+    }
+    let (mut last, mut longest, mut beats) = (world.t, s(0), 0);
+    while world.disk.ledger.len() > 100 {
+        world.run_for(std::time::Duration::from_millis(500));
+        if world.dice.chance(50) {
+            let client = world.connect();
+            world.disconnect(client);
+        }
+        if world.controller.db.heartbeats > heartbeats {
+            heartbeats = world.controller.db.heartbeats;
+            longest = longest.max(world.t - last);
+            last = world.t;
+            beats += 1;
+        }
+    }
+    // As above: a reply, the interval with jitter, one batch and its reply, the way.
+    assert!(longest <= s(3 + 11 + 6 + 3 + 1), "{longest:?}");
+    let (took, batches) = (world.t - back, world.controller.db.batches);
+    world.run_for(s(120));
+    world.everything_arrived();
+    assert_eq!(world.controller.db.lost, 0);
+    assert!(world.controller.db.records.len() >= records);
+    println!(
+        "{records} records drained in {} s of simulated time ({batches} batches, 4 s round trips), {beats} heartbeats of 10 s never more than {} s apart",
+        took.as_secs(),
+        longest.as_secs()
+    );
+}
