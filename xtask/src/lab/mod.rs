@@ -143,6 +143,20 @@ impl Lab {
         of_name.map(|running| running.child.id())
     }
 
+    /// Whether the program called `name` was started and has not ended, by itself or from here.
+    pub(crate) fn runs(&mut self, name: &str) -> Result<bool> {
+        let ended = |running: &mut Running| running.child.try_wait();
+        let of_name = self.running.iter_mut().find(|running| running.name == name);
+        let Some(running) = of_name else {
+            return Ok(false);
+        };
+        if ended(running).context("cannot watch a child")?.is_none() {
+            return Ok(true);
+        }
+        self.forget(name)?;
+        Ok(false)
+    }
+
     /// Ends a program in order (SIGTERM), and at once if it does not.
     pub(crate) fn stop(&mut self, name: &str) -> Result<()> {
         for running in self.running.iter_mut().filter(|one| one.name == name) {
@@ -209,7 +223,7 @@ impl Lab {
     }
 
     /// The last log lines of `name` as a paragraph, or nothing if it said nothing.
-    fn words_of(&self, name: &str) -> String {
+    pub(crate) fn words_of(&self, name: &str) -> String {
         let log = fs::read(self.log(name)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         if log.trim().is_empty() {

@@ -1,0 +1,359 @@
+//! WireGuard: sessions are handshakes that go on; there is no goodbye.
+//!
+//! Clients connect, roam, are restarted, fall silent; an administrator takes peers off; interfaces
+//! and daemons end; the agent is killed in between. What shows only after 180 s of silence is
+//! begun early and judged last.
+
+mod operator;
+mod peers;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use self::peers::{Peer, Server};
+use super::part::{Daemon, Length, Scenario, scenario};
+use super::scene::{Scene, SessionNo};
+use super::session::{End, Session, Window};
+use crate::apt::{self, need};
+use crate::lab::Lab;
+use crate::lab::tunnel;
+use crate::shell;
+
+/// Looks every second here (5 s by default).
+const SETTINGS: &str = "[wireguard]\npoll_s = 1\n";
+/// A start or an act of an administrator is dated by the look that found it, on a busy machine.
+const LOOK_MS: i64 = 3_000;
+/// REJECT_AFTER_TIME of WireGuard: so long a client may be silent and be the same session.
+const SILENCE: Duration = Duration::from_secs(180);
+/// Silence, one look more, the way to the controller, and a busy machine.
+const SILENCE_SHOWS: Duration = Duration::from_secs(215);
+/// REKEY_AFTER_TIME is 120 s; a lost handshake is tried again after 5 s.
+const REKEY_SHOWS: Duration = Duration::from_secs(140);
+/// What makes a client's traffic visible to some looks.
+const SOME_LOOKS: Duration = Duration::from_secs(3);
+/// An agent that comes back knows when it was last written down that a client was there.
+const WRITTEN_DOWN_MS: i64 = 60_000;
+
+/// See the module's page.
+pub(super) struct WireGuard {
+    server: Server,
+    /// Clients that stay, with the session they are in.
+    roamer: Option<(Peer, SessionNo)>,
+    silent: Option<(Peer, SessionNo)>,
+    others: Vec<(Peer, SessionNo)>,
+    /// For what is repeated: clients, and how long each repetition took.
+    many: Vec<Peer>,
+    took: Vec<Duration>,
+}
+
+impl Daemon for WireGuard {
+    const NAME: &'static str = "wireguard";
+    const NEEDS: &'static [apt::Need] = &[
+        need("wg", "wireguard-tools"),
+        need("wireguard-go", "wireguard-go"),
+    ];
+    const LOGS: &'static [&'static str] = &["wireguard-wg0"];
+
+    fn obstacle() -> Result<Option<String>> {
+        Ok(tunnel::no_tun())
+    }
+
+    fn settings(_: &Lab) -> String {
+        SETTINGS.to_owned()
+    }
+
+    fn start(scene: &mut Scene) -> Result<Self> {
+        Ok(Self {
+            server: Server::start(scene, "wg0", "wireguard-wg0", 51_820)?,
+            roamer: None,
+            silent: None,
+            others: Vec::new(),
+            many: Vec::new(),
+            took: Vec::new(),
+        })
+    }
+
+    fn scenarios() -> Vec<Scenario<Self>> {
+        use Length::{Full, Short, Usual};
+        vec![
+            scenario(Short, "connect", Self::connect),
+            scenario(Usual, "silent client (kill -9)", Self::silent_client),
+            scenario(Short, "roam to another port and address", Self::roam),
+            scenario(Short, "client killed and back at once", Self::back_at_once),
+            scenario(Short, "network away for 15 s", Self::network_away),
+            scenario(Short, "peer removed, and let in again", Self::peer_removed),
+            scenario(Short, "connections disconnect", Self::disconnect),
+            scenario(Short, "device revoke", Self::device_revoke),
+            scenario(Short, "interface removed", Self::interface_removed),
+            scenario(
+                Short,
+                "daemon killed and started again",
+                Self::daemon_killed,
+            ),
+            scenario(Short, "agent killed in between", Self::agent_killed),
+            scenario(Short, "disconnect in time (10)", |me, scene| {
+                me.disconnect_in_time(scene, 10)
+            }),
+            scenario(Usual, "disconnect in time (40 more)", |me, scene| {
+                me.disconnect_in_time(scene, 40)
+            }),
+            scenario(Full, "disconnect in time (150 more)", |me, scene| {
+                me.disconnect_in_time(scene, 150)
+            }),
+            scenario(Usual, "rekey under traffic (120 s)", Self::rekey),
+            scenario(
+                Usual,
+                "client back after its timeout",
+                Self::back_after_timeout,
+            ),
+            scenario(Full, "a quiet client with keepalives", Self::keepalive_only),
+            scenario(Short, "all that are left are removed", Self::remove_all),
+        ]
+    }
+}
+
+impl WireGuard {
+    fn connect(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "roamer")?;
+        peer.talk(scene)?;
+        let row = scene.row(session)?;
+        ensure!(
+            row.client_ip == peer.at.address(),
+            "the row says that the client is at {}, it is at {}",
+            row.client_ip,
+            peer.at.address()
+        );
+        self.roamer = Some((peer, session));
+        Ok(())
+    }
+
+    /// Its end is judged when the silence is over.
+    fn silent_client(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "silent")?;
+        peer.talk(scene)?;
+        scene.row(session)?;
+        shell::pause(SOME_LOOKS)?;
+        let (at, ()) = scene.timed(|scene| peer.kill(scene))?;
+        let end = End {
+            // Of silence one knows when it began, and that it was over when the keys were.
+            uncertainty_ms: milliseconds(SILENCE) + LOOK_MS,
+            reasons: &["timeout"],
+            confidence: "inferred",
+            ..seen(at, &[])
+        };
+        scene.ends_within(session, end, SILENCE_SHOWS);
+        self.silent = Some((peer, session));
+        Ok(())
+    }
+
+    fn roam(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = played(&mut self.roamer, "connect")?;
+        peer.set_port(40_404)?;
+        peer.connect(scene)?;
+        scene.row_that(*session, "with the new port", super::scene::SOON, |row| {
+            row.client_port == "40404"
+        })?;
+        peer.at.roam()?;
+        peer.connect(scene)?;
+        let address = peer.at.address();
+        scene.row_that(
+            *session,
+            "with the new address",
+            super::scene::SOON,
+            |row| row.client_ip == address,
+        )?;
+        Ok(())
+    }
+
+    /// WireGuard has no goodbye: a client that is back within the silence never left.
+    fn back_at_once(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "restarted")?;
+        scene.row(session)?;
+        let before = self.server.handshake(&peer)?;
+        // Handshake times are told in seconds.
+        shell::pause(Duration::from_secs(1))?;
+        peer.kill(scene)?;
+        peer.start(scene)?;
+        peer.connect(scene)?;
+        ensure!(
+            self.server.handshake(&peer)? > before,
+            "the client came back without a new handshake"
+        );
+        shell::pause(SOME_LOOKS)?;
+        self.others.push((peer, session));
+        Ok(())
+    }
+
+    fn network_away(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "unplugged")?;
+        scene.row(session)?;
+        peer.at.unplug()?;
+        shell::pause(Duration::from_secs(15))?;
+        peer.at.plug()?;
+        peer.connect(scene)?;
+        shell::pause(SOME_LOOKS)?;
+        self.others.push((peer, session));
+        Ok(())
+    }
+
+    fn peer_removed(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "removed")?;
+        scene.row(session)?;
+        let (at, ()) = scene.timed(|_| self.server.remove(&peer))?;
+        scene.ends(session, seen(at, &["peer_removed"]));
+        // Long enough that a look sees it gone: what nobody saw gone was not gone.
+        shell::pause(SOME_LOOKS)?;
+        self.server.add(&peer)?;
+        let again = again(scene, &peer)?;
+        self.others.push((peer, again));
+        Ok(())
+    }
+
+    fn interface_removed(&mut self, scene: &mut Scene) -> Result<()> {
+        let server = Server::start(scene, "wg1", "wireguard-wg1", 51_821)?;
+        let (peer, session) = join(scene, &server, "of-wg1")?;
+        ensure!(
+            scene.row(session)?.all["backend_instance"] == "wg1",
+            "the row does not say that the interface is wg1"
+        );
+        // wireguard-go that is asked to end takes its interface and its socket with it.
+        let (at, ()) = scene.timed(|scene| scene.lab.stop(server.program))?;
+        scene.ends(session, seen(at, &["interface_down"]));
+        peer.kill(scene)
+    }
+
+    fn daemon_killed(&mut self, scene: &mut Scene) -> Result<()> {
+        let server = Server::start(scene, "wg2", "wireguard-wg2", 51_822)?;
+        let (peer, session) = join(scene, &server, "of-wg2")?;
+        scene.row(session)?;
+        let (at, ()) = scene.timed(|scene| scene.lab.crash(server.program))?;
+        scene.ends(session, seen(at, &["interface_down"]));
+        shell::pause(SOME_LOOKS)?;
+        server.start_daemon(scene)?;
+        server.add(&peer)?;
+        let session = again(scene, &peer)?;
+        scene.row(session)?;
+        let (at, ()) = scene.timed(|_| server.remove(&peer))?;
+        scene.ends(session, seen(at, &["peer_removed"]));
+        Ok(())
+    }
+
+    /// While the agent is dead one client stays, one is removed, and one comes.
+    fn agent_killed(&mut self, scene: &mut Scene) -> Result<()> {
+        let (stays, first) = self.join(scene, "stays")?;
+        let (goes, second) = self.join(scene, "goes")?;
+        scene.row(first)?;
+        scene.row(second)?;
+        scene.kill_agent()?;
+        let (at, ()) = scene.timed(|_| self.server.remove(&goes))?;
+        let (comes, third) = self.join(scene, "comes")?;
+        shell::pause(SOME_LOOKS)?;
+        scene.start_agent()?;
+        let end = End {
+            // Nobody saw it: it was there when it was last written down, and is not there now.
+            within_ms: WRITTEN_DOWN_MS,
+            uncertainty_ms: WRITTEN_DOWN_MS,
+            reasons: &["agent_restart", "peer_removed"],
+            confidence: "inferred",
+            ..seen(at, &[])
+        };
+        scene.ends(second, end);
+        scene.row(third)?;
+        self.others.push((stays, first));
+        self.others.push((comes, third));
+        Ok(())
+    }
+
+    fn rekey(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, _) = played(&mut self.roamer, "connect")?;
+        let before = self.server.handshake(peer)?;
+        let server = &self.server;
+        scene.wait_for("another handshake under traffic", REKEY_SHOWS, |_| {
+            shell::pause(Duration::from_secs(1))?;
+            Ok((server.handshake(peer)? > before).then_some(()))
+        })?;
+        shell::pause(SOME_LOOKS)
+    }
+
+    fn back_after_timeout(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = played(&mut self.silent, "silent client")?;
+        scene.row_that(*session, "with its end", SILENCE_SHOWS, |row| {
+            row.ended_ms.is_some()
+        })?;
+        peer.start(scene)?;
+        *session = again(scene, peer)?;
+        Ok(())
+    }
+
+    /// A handshake every 125 s is all that is seen of it: less patience than 180 s would flap.
+    fn keepalive_only(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "quiet")?;
+        peer.keep_alive(25)?;
+        shell::pause(2 * SILENCE)?;
+        self.others.push((peer, session));
+        Ok(())
+    }
+
+    fn remove_all(&mut self, scene: &mut Scene) -> Result<()> {
+        let left = self.roamer.take().into_iter().chain(self.silent.take());
+        self.others.extend(left);
+        for (peer, session) in &self.others {
+            // A client that has fallen silent and is not back is over already.
+            if scene.is_up(*session) {
+                let (at, ()) = scene.timed(|_| self.server.remove(peer))?;
+                scene.ends(*session, seen(at, &["peer_removed"]));
+            }
+        }
+        Ok(())
+    }
+
+    fn join(&self, scene: &mut Scene, name: &str) -> Result<(Peer, SessionNo)> {
+        join(scene, &self.server, name)
+    }
+}
+
+/// A new client connects, and that is stated.
+fn join(scene: &mut Scene, server: &Server, name: &str) -> Result<(Peer, SessionNo)> {
+    let peer = server.new_peer(scene, name)?;
+    let started = peer.connect(scene)?;
+    let session = state(scene, &peer, started);
+    Ok((peer, session))
+}
+
+/// A client that the server knows shakes hands anew, and that is stated as a new session.
+fn again(scene: &mut Scene, peer: &Peer) -> Result<SessionNo> {
+    peer.forget()?;
+    let started = peer.connect(scene)?;
+    Ok(state(scene, peer, started))
+}
+
+fn state(scene: &mut Scene, peer: &Peer, started: Window) -> SessionNo {
+    scene.began(Session {
+        identity: peer.public.clone(),
+        started,
+        start_within_ms: LOOK_MS,
+        end: None,
+    })
+}
+
+/// An end that the next look sees.
+fn seen(at: Window, reasons: &'static [&'static str]) -> End {
+    End {
+        at,
+        within_ms: LOOK_MS,
+        uncertainty_ms: LOOK_MS,
+        reasons,
+        confidence: "observed",
+    }
+}
+
+/// What an earlier scenario left, if it was played to its end.
+fn played<'a, T>(left: &'a mut Option<T>, scenario: &str) -> Result<&'a mut T> {
+    let left = left.as_mut();
+    left.ok_or_else(|| anyhow::anyhow!("`{scenario}` broke before, which this goes on with"))
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
