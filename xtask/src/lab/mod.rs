@@ -223,9 +223,14 @@ impl Lab {
     }
 
     /// The last log lines of `name` as a paragraph, or nothing if it said nothing.
-    pub(crate) fn words_of(&self, name: &str) -> String {
+    fn words_of(&self, name: &str) -> String {
+        self.words_since(name, 0)
+    }
+
+    /// The same of what it said after the first `bytes` of its log.
+    pub(crate) fn words_since(&self, name: &str, bytes: usize) -> String {
         let log = fs::read(self.log(name)).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = String::from_utf8_lossy(log.get(bytes..).unwrap_or_default());
         if log.trim().is_empty() {
             return String::new();
         }

@@ -6,9 +6,11 @@
 //! happened: nothing lost, nothing counted twice, every end with its reason.
 //!
 //! Reading order: [`part`] (what a daemon's file implements, and how scenarios are played),
-//! [`scene`] (what scenarios do and state), [`session`] (the comparison), then a daemon's file.
+//! [`scene`] (what scenarios do and state), [`operator`] (what the controller's commands do to them),
+//! [`session`] (the comparison), then a daemon's file.
 
 mod lan;
+mod operator;
 mod part;
 mod scene;
 mod session;

@@ -12,7 +12,13 @@ use crate::shell;
 
 /// A VPN daemon, with whatever of it lives from scenario to scenario.
 ///
-/// To add one: implement this in a file of its own, and add a line to `PARTS` in `mod.rs`.
+/// To add one: implement this in a file of its own, and add a line to `PARTS` in `mod.rs`. Daemons
+/// run on [`Scene::host`], each client on a machine from [`Scene::new_client`]; both are started by
+/// `scene.lab.start(NAME, machine.command(PROGRAM))`, ended by `scene.lab.stop` (SIGTERM) and
+/// `scene.lab.crash` (SIGKILL). A program that ends by itself must be told to `scene.lab.forget`,
+/// or the next wait fails. The lab's folder is seen by all machines: it is the place for
+/// configurations and sockets. A machine's mounts are its own, so two daemons that insist on one
+/// path get a tmpfs each: `machine.run(&["mount", "-t", "tmpfs", "tmpfs", PATH])`.
 pub(super) trait Daemon: Sized {
     /// The `connection_type` of its rows, and its name on the command line.
     const NAME: &'static str;

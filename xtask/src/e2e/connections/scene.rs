@@ -5,6 +5,7 @@
 //! Owns what was stated, and which scenario stated it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +39,8 @@ pub(super) struct Scene {
     zero_ms: i64,
     /// What is being played, for whom mistakes are blamed.
     scenario: &'static str,
+    /// How long each program's log was when that began.
+    said: BTreeMap<String, usize>,
     stated: Vec<Stated>,
     figures: BTreeMap<&'static str, String>,
     broken_aims: Vec<String>,
@@ -100,6 +103,7 @@ impl Scene {
             story: Story::begin(),
             zero_ms: now_ms(),
             scenario: "",
+            said: BTreeMap::new(),
             stated: Vec::new(),
             figures: BTreeMap::new(),
             broken_aims: Vec::new(),
@@ -268,9 +272,10 @@ impl Scene {
 
 /// What runs the scenarios: not for them.
 impl Scene {
-    /// From here on statements are this scenario's.
+    /// From here on statements are this scenario's, and so is what programs say.
     pub(super) fn open(&mut self, scenario: &'static str) {
         self.scenario = scenario;
+        self.said = self.sizes_of_logs();
         self.broken_aims.clear();
     }
 
@@ -380,11 +385,25 @@ impl Scene {
         self.figures.values().cloned().collect()
     }
 
-    /// The last words of these programs, and of the agent and the controller.
+    /// The last words of these programs since the scenario began, and of agent and controller.
     pub(super) fn words(&self, others: &[&str]) -> String {
         let names = [AGENT, CONTROLLER];
         let names = names.iter().chain(others);
-        names.map(|name| self.lab.words_of(name)).collect()
+        let said = |name: &&str| {
+            let before = self.said.get(*name).copied().unwrap_or_default();
+            self.lab.words_since(name, before)
+        };
+        names.map(said).collect()
+    }
+
+    fn sizes_of_logs(&self) -> BTreeMap<String, usize> {
+        let logs = fs::read_dir(self.lab.path("logs")).into_iter().flatten();
+        let size = |log: fs::DirEntry| {
+            let bytes = usize::try_from(log.metadata().ok()?.len()).ok()?;
+            let name = log.path().file_stem()?.to_str()?.to_owned();
+            Some((name, bytes))
+        };
+        logs.flatten().filter_map(size).collect()
     }
 }
 

@@ -12,8 +12,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use self::peers::{Peer, Server};
+use super::operator::Times;
 use super::part::{Daemon, Length, Scenario, scenario};
-use super::scene::{Scene, SessionNo};
+use super::scene::{SOON, Scene, SessionNo};
 use super::session::{End, Session, Window};
 use crate::apt::{self, need};
 use crate::lab::Lab;
@@ -42,9 +43,9 @@ pub(super) struct WireGuard {
     roamer: Option<(Peer, SessionNo)>,
     silent: Option<(Peer, SessionNo)>,
     others: Vec<(Peer, SessionNo)>,
-    /// For what is repeated: clients, and how long each repetition took.
+    /// For orders that are measured: clients, and how long each order took.
     many: Vec<Peer>,
-    took: Vec<Duration>,
+    times: Times,
 }
 
 impl Daemon for WireGuard {
@@ -70,7 +71,7 @@ impl Daemon for WireGuard {
             silent: None,
             others: Vec::new(),
             many: Vec::new(),
-            took: Vec::new(),
+            times: Times::default(),
         })
     }
 
@@ -151,7 +152,7 @@ impl WireGuard {
         let (peer, session) = played(&mut self.roamer, "connect")?;
         peer.set_port(40_404)?;
         peer.connect(scene)?;
-        scene.row_that(*session, "with the new port", super::scene::SOON, |row| {
+        scene.row_that(*session, "with the new port", SOON, |row| {
             row.client_port == "40404"
         })?;
         peer.at.roam()?;
