@@ -14,6 +14,7 @@ mod operator;
 mod part;
 mod scene;
 mod session;
+mod settle;
 mod wireguard;
 
 use std::path::PathBuf;

@@ -1,19 +1,19 @@
 //! Where the scenarios of one daemon play: a lab with a controller, an agent and the daemon.
 //!
 //! A scenario does things by its methods and states what is true now: [`Scene::began`] a session,
-//! [`Scene::ends`] it. [`Scene::settle`] then waits until the controller's rows tell exactly that.
+//! [`Scene::ends`] it. the part that plays it then waits until the
+//! controller's rows tell exactly that (`settle.rs`).
 //! Owns what was stated, and which scenario stated it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::lan::{Client, Lan};
-use super::session::{self, End, Row, Session, Window};
+use super::session::{End, Row, Session, Window};
 use crate::build::Programs;
-use crate::lab::fleet::{AGENT, CONTROLLER, Fleet};
+use crate::lab::fleet::{AGENT, Fleet};
 use crate::lab::host::COMMAND_WITHIN;
 use crate::lab::machine::Machine;
 use crate::lab::{Lab, story::Story};
@@ -25,7 +25,7 @@ const HEARTBEAT_S: u32 = 2;
 /// busy with four such scenes.
 pub(super) const SOON: Duration = Duration::from_secs(30);
 /// How often the controller's rows are read: reading starts a program, in four scenes at once.
-const ROWS_EVERY: Duration = Duration::from_millis(250);
+pub(super) const ROWS_EVERY: Duration = Duration::from_millis(250);
 /// More than a run makes.
 const ALL_ROWS: &str = "100000";
 
@@ -34,37 +34,31 @@ pub(super) struct Scene {
     pub(super) lab: Lab,
     pub(super) fleet: Fleet,
     pub(super) lan: Lan,
-    backend: &'static str,
+    pub(super) backend: &'static str,
     story: Story,
-    zero_ms: i64,
+    pub(super) zero_ms: i64,
     /// What is being played, for whom mistakes are blamed.
-    scenario: &'static str,
+    pub(super) scenario: &'static str,
     /// How long each program's log was when that began.
-    said: BTreeMap<String, usize>,
-    stated: Vec<Stated>,
-    figures: BTreeMap<&'static str, String>,
-    broken_aims: Vec<String>,
+    pub(super) said: BTreeMap<String, usize>,
+    pub(super) stated: Vec<Stated>,
+    pub(super) figures: BTreeMap<&'static str, String>,
+    pub(super) broken_aims: Vec<String>,
 }
 
 /// A session and what became of its row.
-struct Stated {
-    session: Session,
+pub(super) struct Stated {
+    pub(super) session: Session,
     /// The scenario that said something about it last.
-    scenario: &'static str,
+    pub(super) scenario: &'static str,
     /// When the row must tell it at the latest; not before then if `later`.
-    by: Instant,
-    later: bool,
+    pub(super) by: Instant,
+    pub(super) later: bool,
 }
 
 /// Names a stated session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionNo(usize);
-
-/// What is wrong, and which scenario it breaks; without one it is nobody's.
-pub(super) struct Mistake {
-    pub(super) scenario: Option<&'static str>,
-    pub(super) told: String,
-}
 
 /// How a command of the controller's went.
 pub(super) struct Told {
@@ -270,151 +264,8 @@ impl Scene {
     }
 }
 
-/// What runs the scenarios: not for them.
-impl Scene {
-    /// From here on statements are this scenario's, and so is what programs say.
-    pub(super) fn open(&mut self, scenario: &'static str) {
-        self.scenario = scenario;
-        self.said = self.sizes_of_logs();
-        self.broken_aims.clear();
-    }
-
-    /// Waits until the rows tell what the open scenario stated, but for what shows later.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        let scenario = self.scenario;
-        if let Some(aim) = self.broken_aims.pop() {
-            bail!(aim);
-        }
-        self.settle_those(|stated| stated.scenario == scenario && !stated.later)
-            .map_err(|mistakes| told(&mistakes))
-    }
-
-    /// Waits for all that shows later, then looks once more at everything, and at what nobody
-    /// stated.
-    pub(super) fn settle_all(&mut self) -> Result<Vec<Mistake>> {
-        if let Err(mistakes) = self.settle_those(|stated| stated.later) {
-            self.say(&format!("{} in vain", mistakes.len()));
-        }
-        shell::check_interrupted()?;
-        self.mistakes(|_| true, true)
-    }
-
-    /// When the last thing that shows later must show.
-    pub(super) fn last_due(&self) -> Option<Duration> {
-        let later = self.stated.iter().filter(|stated| stated.later);
-        let last = later.map(|stated| stated.by).max()?;
-        Some(last.saturating_duration_since(Instant::now()))
-    }
-
-    fn settle_those(&mut self, which: impl Fn(&Stated) -> bool) -> Result<(), Vec<Mistake>> {
-        loop {
-            let mistakes = match self.mistakes(&which, false) {
-                Ok(mistakes) => mistakes,
-                Err(error) => vec![Mistake {
-                    scenario: None,
-                    told: format!("{error:#}"),
-                }],
-            };
-            let due = self.stated.iter().filter(|stated| which(stated));
-            let over = due.map(|stated| stated.by).max() <= Some(Instant::now());
-            if mistakes.is_empty() {
-                return Ok(());
-            }
-            if over || shell::pause(ROWS_EVERY).is_err() {
-                return Err(mistakes);
-            }
-        }
-    }
-
-    fn mistakes(&self, which: impl Fn(&Stated) -> bool, strangers: bool) -> Result<Vec<Mistake>> {
-        let rows = rows(&self.fleet, self.backend)?;
-        let sessions: Vec<&Session> = self.stated.iter().map(|stated| &stated.session).collect();
-        let judged = session::judge(&sessions, &rows);
-        let mut mistakes = Vec::new();
-        for (stated, wrong) in self.stated.iter().zip(judged.sessions) {
-            if wrong.is_empty() || !which(stated) {
-                continue;
-            }
-            let found = rows
-                .iter()
-                .filter(|row| row.identity == stated.session.identity)
-                .map(|row| format!("\n  found:    {}", row.told(self.zero_ms)));
-            let found: String = found.collect();
-            mistakes.push(Mistake {
-                scenario: Some(stated.scenario),
-                told: format!(
-                    "{}\n  expected: {}{}",
-                    wrong.join("; "),
-                    stated.session.told(self.backend, self.zero_ms),
-                    if found.is_empty() {
-                        "\n  found:    no row"
-                    } else {
-                        &found
-                    }
-                ),
-            });
-        }
-        if strangers {
-            let told = |at: usize| format!("nobody made this: {}", rows[at].told(self.zero_ms));
-            mistakes.extend(judged.strangers.into_iter().map(|at| Mistake {
-                scenario: None,
-                told: told(at),
-            }));
-        }
-        Ok(mistakes)
-    }
-
-    /// After a scenario that went wrong: the next one finds an agent and a controller.
-    pub(super) fn mend(&mut self) -> Result<()> {
-        if !self.lab.runs(CONTROLLER)? {
-            self.fleet.start_controller(&mut self.lab)?;
-        }
-        if !self.lab.runs(AGENT)? {
-            self.start_agent()?;
-        }
-        Ok(())
-    }
-
-    /// How many sessions were stated.
-    pub(super) fn sessions(&self) -> usize {
-        self.stated.len()
-    }
-
-    /// The figures for the line of verdict.
-    pub(super) fn figures(&self) -> Vec<String> {
-        self.figures.values().cloned().collect()
-    }
-
-    /// The last words of these programs since the scenario began, and of agent and controller.
-    pub(super) fn words(&self, others: &[&str]) -> String {
-        let names = [AGENT, CONTROLLER];
-        let names = names.iter().chain(others);
-        let said = |name: &&str| {
-            let before = self.said.get(*name).copied().unwrap_or_default();
-            self.lab.words_since(name, before)
-        };
-        names.map(said).collect()
-    }
-
-    fn sizes_of_logs(&self) -> BTreeMap<String, usize> {
-        let logs = fs::read_dir(self.lab.path("logs")).into_iter().flatten();
-        let size = |log: fs::DirEntry| {
-            let bytes = usize::try_from(log.metadata().ok()?.len()).ok()?;
-            let name = log.path().file_stem()?.to_str()?.to_owned();
-            Some((name, bytes))
-        };
-        logs.flatten().filter_map(size).collect()
-    }
-}
-
-/// Mistakes as one error.
-fn told(mistakes: &[Mistake]) -> anyhow::Error {
-    let told: Vec<&str> = mistakes.iter().map(|one| one.told.as_str()).collect();
-    anyhow::anyhow!("{}", told.join("\n"))
-}
-
 /// All rows of one kind of daemon.
-fn rows(fleet: &Fleet, backend: &str) -> Result<Vec<Row>> {
+pub(super) fn rows(fleet: &Fleet, backend: &str) -> Result<Vec<Row>> {
     let rows = fleet.rows(&["connections", "list", "--limit", ALL_ROWS], "connections")?;
     let rows = rows.iter().map(|row| {
         Row::read(row).with_context(|| format!("a connection without id or start: {row}"))

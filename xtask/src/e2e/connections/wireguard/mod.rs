@@ -4,8 +4,10 @@
 //! and daemons end; the agent is killed in between. What shows only after 180 s of silence is
 //! begun early and judged last.
 
+mod crashes;
 mod operator;
 mod peers;
+mod silence;
 
 use std::time::Duration;
 
@@ -25,16 +27,8 @@ use crate::shell;
 const SETTINGS: &str = "[wireguard]\npoll_s = 1\n";
 /// A start or an act of an administrator is dated by the look that found it, on a busy machine.
 const LOOK_MS: i64 = 3_000;
-/// REJECT_AFTER_TIME of WireGuard: so long a client may be silent and be the same session.
-const SILENCE: Duration = Duration::from_secs(180);
-/// Silence, one look more, the way to the controller, and a busy machine.
-const SILENCE_SHOWS: Duration = Duration::from_secs(215);
-/// REKEY_AFTER_TIME is 120 s; a lost handshake is tried again after 5 s.
-const REKEY_SHOWS: Duration = Duration::from_secs(140);
 /// What makes a client's traffic visible to some looks.
 const SOME_LOOKS: Duration = Duration::from_secs(3);
-/// An agent that comes back knows when it was last written down that a client was there.
-const WRITTEN_DOWN_MS: i64 = 60_000;
 
 /// See the module's page.
 pub(super) struct WireGuard {
@@ -79,6 +73,12 @@ impl Daemon for WireGuard {
         use Length::{Full, Short, Usual};
         vec![
             scenario(Short, "connect", Self::connect),
+            scenario(
+                Usual,
+                "silent while the agent is killed",
+                Self::silent_unseen,
+            ),
+            scenario(Short, "agent killed in between", Self::agent_killed),
             scenario(Usual, "silent client (kill -9)", Self::silent_client),
             scenario(Short, "roam to another port and address", Self::roam),
             scenario(Short, "client killed and back at once", Self::back_at_once),
@@ -92,7 +92,6 @@ impl Daemon for WireGuard {
                 "daemon killed and started again",
                 Self::daemon_killed,
             ),
-            scenario(Short, "agent killed in between", Self::agent_killed),
             scenario(Short, "disconnect in time (10)", |me, scene| {
                 me.disconnect_in_time(scene, 10)
             }),
@@ -108,6 +107,13 @@ impl Daemon for WireGuard {
                 "client back after its timeout",
                 Self::back_after_timeout,
             ),
+            // Nobody may be silent here whose end is judged to the second.
+            scenario(Usual, "agent killed 10 times", |me, scene| {
+                me.agent_killed_often(scene, 10)
+            }),
+            scenario(Full, "agent killed 50 times", |me, scene| {
+                me.agent_killed_often(scene, 50)
+            }),
             scenario(Full, "a quiet client with keepalives", Self::keepalive_only),
             scenario(Short, "all that are left are removed", Self::remove_all),
         ]
@@ -126,25 +132,6 @@ impl WireGuard {
             peer.at.address()
         );
         self.roamer = Some((peer, session));
-        Ok(())
-    }
-
-    /// Its end is judged when the silence is over.
-    fn silent_client(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, session) = self.join(scene, "silent")?;
-        peer.talk(scene)?;
-        scene.row(session)?;
-        shell::pause(SOME_LOOKS)?;
-        let (at, ()) = scene.timed(|scene| peer.kill(scene))?;
-        let end = End {
-            // Of silence one knows when it began, and that it was over when the keys were.
-            uncertainty_ms: milliseconds(SILENCE) + LOOK_MS,
-            reasons: &["timeout"],
-            confidence: "inferred",
-            ..seen(at, &[])
-        };
-        scene.ends_within(session, end, SILENCE_SHOWS);
-        self.silent = Some((peer, session));
         Ok(())
     }
 
@@ -211,91 +198,6 @@ impl WireGuard {
         Ok(())
     }
 
-    fn interface_removed(&mut self, scene: &mut Scene) -> Result<()> {
-        let server = Server::start(scene, "wg1", "wireguard-wg1", 51_821)?;
-        let (peer, session) = join(scene, &server, "of-wg1")?;
-        ensure!(
-            scene.row(session)?.all["backend_instance"] == "wg1",
-            "the row does not say that the interface is wg1"
-        );
-        // wireguard-go that is asked to end takes its interface and its socket with it.
-        let (at, ()) = scene.timed(|scene| scene.lab.stop(server.program))?;
-        scene.ends(session, seen(at, &["interface_down"]));
-        peer.kill(scene)
-    }
-
-    fn daemon_killed(&mut self, scene: &mut Scene) -> Result<()> {
-        let server = Server::start(scene, "wg2", "wireguard-wg2", 51_822)?;
-        let (peer, session) = join(scene, &server, "of-wg2")?;
-        scene.row(session)?;
-        let (at, ()) = scene.timed(|scene| scene.lab.crash(server.program))?;
-        scene.ends(session, seen(at, &["interface_down"]));
-        shell::pause(SOME_LOOKS)?;
-        server.start_daemon(scene)?;
-        server.add(&peer)?;
-        let session = again(scene, &peer)?;
-        scene.row(session)?;
-        let (at, ()) = scene.timed(|_| server.remove(&peer))?;
-        scene.ends(session, seen(at, &["peer_removed"]));
-        Ok(())
-    }
-
-    /// While the agent is dead one client stays, one is removed, and one comes.
-    fn agent_killed(&mut self, scene: &mut Scene) -> Result<()> {
-        let (stays, first) = self.join(scene, "stays")?;
-        let (goes, second) = self.join(scene, "goes")?;
-        scene.row(first)?;
-        scene.row(second)?;
-        scene.kill_agent()?;
-        let (at, ()) = scene.timed(|_| self.server.remove(&goes))?;
-        let (comes, third) = self.join(scene, "comes")?;
-        shell::pause(SOME_LOOKS)?;
-        scene.start_agent()?;
-        let end = End {
-            // Nobody saw it: it was there when it was last written down, and is not there now.
-            within_ms: WRITTEN_DOWN_MS,
-            uncertainty_ms: WRITTEN_DOWN_MS,
-            reasons: &["agent_restart", "peer_removed"],
-            confidence: "inferred",
-            ..seen(at, &[])
-        };
-        scene.ends(second, end);
-        scene.row(third)?;
-        self.others.push((stays, first));
-        self.others.push((comes, third));
-        Ok(())
-    }
-
-    fn rekey(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, _) = played(&mut self.roamer, "connect")?;
-        let before = self.server.handshake(peer)?;
-        let server = &self.server;
-        scene.wait_for("another handshake under traffic", REKEY_SHOWS, |_| {
-            shell::pause(Duration::from_secs(1))?;
-            Ok((server.handshake(peer)? > before).then_some(()))
-        })?;
-        shell::pause(SOME_LOOKS)
-    }
-
-    fn back_after_timeout(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, session) = played(&mut self.silent, "silent client")?;
-        scene.row_that(*session, "with its end", SILENCE_SHOWS, |row| {
-            row.ended_ms.is_some()
-        })?;
-        peer.start(scene)?;
-        *session = again(scene, peer)?;
-        Ok(())
-    }
-
-    /// A handshake every 125 s is all that is seen of it: less patience than 180 s would flap.
-    fn keepalive_only(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, session) = self.join(scene, "quiet")?;
-        peer.keep_alive(25)?;
-        shell::pause(2 * SILENCE)?;
-        self.others.push((peer, session));
-        Ok(())
-    }
-
     fn remove_all(&mut self, scene: &mut Scene) -> Result<()> {
         let left = self.roamer.take().into_iter().chain(self.silent.take());
         self.others.extend(left);
@@ -353,8 +255,4 @@ fn seen(at: Window, reasons: &'static [&'static str]) -> End {
 fn played<'a, T>(left: &'a mut Option<T>, scenario: &str) -> Result<&'a mut T> {
     let left = left.as_mut();
     left.ok_or_else(|| anyhow::anyhow!("`{scenario}` broke before, which this goes on with"))
-}
-
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
