@@ -14,7 +14,6 @@ mod operator;
 mod part;
 mod scene;
 mod session;
-mod settle;
 mod wireguard;
 
 use std::path::PathBuf;

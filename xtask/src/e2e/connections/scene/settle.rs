@@ -9,27 +9,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::scene::{ROWS_EVERY, Scene, Stated, rows};
-use super::session::{self, Session};
+use super::super::session::{self, Session};
+use super::{ROWS_EVERY, Scene, Stated, rows};
 use crate::lab::fleet::{AGENT, CONTROLLER};
 use crate::shell;
 
 /// What is wrong, and which scenario it breaks; without one it is nobody's.
-pub(super) struct Mistake {
-    pub(super) scenario: Option<&'static str>,
-    pub(super) told: String,
+pub(in crate::e2e::connections) struct Mistake {
+    pub(in crate::e2e::connections) scenario: Option<&'static str>,
+    pub(in crate::e2e::connections) told: String,
 }
 
 impl Scene {
     /// From here on statements are this scenario's, and so is what programs say.
-    pub(super) fn open(&mut self, scenario: &'static str) {
+    pub(in crate::e2e::connections) fn open(&mut self, scenario: &'static str) {
         self.scenario = scenario;
         self.said = self.sizes_of_logs();
         self.broken_aims.clear();
     }
 
     /// Waits until the rows tell what the open scenario stated, but for what shows later.
-    pub(super) fn settle(&mut self) -> Result<()> {
+    pub(in crate::e2e::connections) fn settle(&mut self) -> Result<()> {
         let scenario = self.scenario;
         if let Some(aim) = self.broken_aims.pop() {
             bail!(aim);
@@ -40,7 +40,7 @@ impl Scene {
 
     /// Waits for all that shows later, then looks once more at everything, and at what nobody
     /// stated.
-    pub(super) fn settle_all(&mut self) -> Result<Vec<Mistake>> {
+    pub(in crate::e2e::connections) fn settle_all(&mut self) -> Result<Vec<Mistake>> {
         if let Err(mistakes) = self.settle_those(|stated| stated.later) {
             self.say(&format!("{} in vain", mistakes.len()));
         }
@@ -49,7 +49,7 @@ impl Scene {
     }
 
     /// When the last thing that shows later must show.
-    pub(super) fn last_due(&self) -> Option<Duration> {
+    pub(in crate::e2e::connections) fn last_due(&self) -> Option<Duration> {
         let later = self.stated.iter().filter(|stated| stated.later);
         let last = later.map(|stated| stated.by).max()?;
         Some(last.saturating_duration_since(Instant::now()))
@@ -114,7 +114,7 @@ impl Scene {
     }
 
     /// After a scenario that went wrong: the next one finds an agent and a controller.
-    pub(super) fn mend(&mut self) -> Result<()> {
+    pub(in crate::e2e::connections) fn mend(&mut self) -> Result<()> {
         if !self.lab.runs(CONTROLLER)? {
             self.fleet.start_controller(&mut self.lab)?;
         }
@@ -125,17 +125,17 @@ impl Scene {
     }
 
     /// How many sessions were stated.
-    pub(super) fn sessions(&self) -> usize {
+    pub(in crate::e2e::connections) fn sessions(&self) -> usize {
         self.stated.len()
     }
 
     /// The figures for the line of verdict.
-    pub(super) fn figures(&self) -> Vec<String> {
+    pub(in crate::e2e::connections) fn figures(&self) -> Vec<String> {
         self.figures.values().cloned().collect()
     }
 
     /// The last words of these programs since the scenario began, and of agent and controller.
-    pub(super) fn words(&self, others: &[&str]) -> String {
+    pub(in crate::e2e::connections) fn words(&self, others: &[&str]) -> String {
         let names = [AGENT, CONTROLLER];
         let names = names.iter().chain(others);
         let said = |name: &&str| {

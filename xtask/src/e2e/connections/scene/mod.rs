@@ -1,9 +1,10 @@
 //! Where the scenarios of one daemon play: a lab with a controller, an agent and the daemon.
 //!
 //! A scenario does things by its methods and states what is true now: [`Scene::began`] a session,
-//! [`Scene::ends`] it. the part that plays it then waits until the
-//! controller's rows tell exactly that (`settle.rs`).
+//! [`Scene::ends`] it. Then the controller's rows are awaited that tell exactly that ([`settle`]).
 //! Owns what was stated, and which scenario stated it.
+
+mod settle;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ const HEARTBEAT_S: u32 = 2;
 /// busy with four such scenes.
 pub(super) const SOON: Duration = Duration::from_secs(30);
 /// How often the controller's rows are read: reading starts a program, in four scenes at once.
-pub(super) const ROWS_EVERY: Duration = Duration::from_millis(250);
+const ROWS_EVERY: Duration = Duration::from_millis(250);
 /// More than a run makes.
 const ALL_ROWS: &str = "100000";
 
@@ -34,26 +35,26 @@ pub(super) struct Scene {
     pub(super) lab: Lab,
     pub(super) fleet: Fleet,
     pub(super) lan: Lan,
-    pub(super) backend: &'static str,
+    backend: &'static str,
     story: Story,
-    pub(super) zero_ms: i64,
+    zero_ms: i64,
     /// What is being played, for whom mistakes are blamed.
-    pub(super) scenario: &'static str,
+    scenario: &'static str,
     /// How long each program's log was when that began.
-    pub(super) said: BTreeMap<String, usize>,
-    pub(super) stated: Vec<Stated>,
-    pub(super) figures: BTreeMap<&'static str, String>,
-    pub(super) broken_aims: Vec<String>,
+    said: BTreeMap<String, usize>,
+    stated: Vec<Stated>,
+    figures: BTreeMap<&'static str, String>,
+    broken_aims: Vec<String>,
 }
 
 /// A session and what became of its row.
-pub(super) struct Stated {
-    pub(super) session: Session,
+struct Stated {
+    session: Session,
     /// The scenario that said something about it last.
-    pub(super) scenario: &'static str,
+    scenario: &'static str,
     /// When the row must tell it at the latest; not before then if `later`.
-    pub(super) by: Instant,
-    pub(super) later: bool,
+    by: Instant,
+    later: bool,
 }
 
 /// Names a stated session.
@@ -265,7 +266,7 @@ impl Scene {
 }
 
 /// All rows of one kind of daemon.
-pub(super) fn rows(fleet: &Fleet, backend: &str) -> Result<Vec<Row>> {
+fn rows(fleet: &Fleet, backend: &str) -> Result<Vec<Row>> {
     let rows = fleet.rows(&["connections", "list", "--limit", ALL_ROWS], "connections")?;
     let rows = rows.iter().map(|row| {
         Row::read(row).with_context(|| format!("a connection without id or start: {row}"))
