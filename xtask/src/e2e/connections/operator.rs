@@ -59,17 +59,39 @@ pub(super) fn add_device(
     Ok(device)
 }
 
+/// The personal key that a device belongs to.
+pub(super) fn key_of(scene: &Scene, device: &str) -> Result<String> {
+    id(&scene.fleet.ask(&["device", "show", device])?, "key_id")
+}
+
 /// Revokes a device and waits until `is_gone`, asked of the daemon itself, says that its client is
 /// out. Returns when that was.
 pub(super) fn revoke_device(
     scene: &mut Scene,
     device: &str,
+    is_gone: impl FnMut() -> Result<bool>,
+) -> Result<Window> {
+    revoke(scene, &["device", "revoke", device], is_gone)
+}
+
+/// The same with a personal key and the client of one of its devices.
+pub(super) fn revoke_key(
+    scene: &mut Scene,
+    key: &str,
+    is_gone: impl FnMut() -> Result<bool>,
+) -> Result<Window> {
+    revoke(scene, &["personal-key", "revoke", key], is_gone)
+}
+
+fn revoke(
+    scene: &mut Scene,
+    words: &[&str],
     mut is_gone: impl FnMut() -> Result<bool>,
 ) -> Result<Window> {
-    let words = ["device", "revoke", device, "--reason", "stolen"];
+    let words = [words, &["--reason", "stolen"]].concat();
     let (at, ()) = scene.timed(|scene| {
         scene.order(&words)?;
-        let gone = "the daemon without the client of the revoked device";
+        let gone = "the daemon without the client that was revoked";
         scene.wait_for(gone, SOON, |_| Ok(is_gone()?.then_some(())))
     })?;
     Ok(at)

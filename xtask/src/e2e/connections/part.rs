@@ -152,6 +152,7 @@ fn play<D: Daemon>(programs: Programs, others: &str, length: Length) -> Result<R
                 report.broken.push(scenario.name);
                 let told = format!("{error:#}{}", scene.words(D::LOGS));
                 tell_broken(&scene, scenario.name, &told);
+                scene.give_up();
                 scene.mend()?;
             }
         }

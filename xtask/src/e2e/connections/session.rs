@@ -139,6 +139,11 @@ impl Session {
         )
     }
 
+    /// Whether the row is one of this client's.
+    pub(super) fn is_of(&self, backend: &str, row: &Row) -> bool {
+        row.backend == backend && row.identity == self.identity
+    }
+
     /// What is wrong with `row`, as a sentence for each mistake.
     fn mistakes(&self, row: &Row) -> Vec<String> {
         let mut mistakes = Vec::new();
@@ -189,9 +194,9 @@ pub(super) struct Judgement {
     pub(super) strangers: Vec<usize>,
 }
 
-/// Pairs sessions with rows: the same identity, and of those the nearest start. A row that is left
-/// over is blamed on the newest session of its identity that began before it, or on nobody.
-pub(super) fn judge(sessions: &[&Session], rows: &[Row]) -> Judgement {
+/// Pairs sessions of `backend` with rows: the same identity, and of those the nearest start. A row
+/// that is left over is blamed on the session of its identity that is nearest, or on nobody.
+pub(super) fn judge(backend: &str, sessions: &[&Session], rows: &[Row]) -> Judgement {
     let mut taken = vec![false; rows.len()];
     let mut judged: Vec<Vec<String>> = Vec::with_capacity(sessions.len());
     for session in sessions {
@@ -199,7 +204,7 @@ pub(super) fn judge(sessions: &[&Session], rows: &[Row]) -> Judgement {
         let nearest = rows
             .iter()
             .enumerate()
-            .filter(|(at, row)| !taken[*at] && row.identity == session.identity)
+            .filter(|(at, row)| !taken[*at] && session.is_of(backend, row))
             .filter(|(_, row)| off(row) <= session.start_within_ms)
             .min_by_key(|(_, row)| off(row));
         judged.push(match nearest {
@@ -213,11 +218,10 @@ pub(super) fn judge(sessions: &[&Session], rows: &[Row]) -> Judgement {
     let mut strangers = Vec::new();
     let left = rows.iter().enumerate().filter(|(at, _)| !taken[*at]);
     for (at, row) in left {
-        let same = |session: &&Session| session.identity == row.identity;
         let owner = sessions
             .iter()
             .enumerate()
-            .filter(|(_, session)| same(session))
+            .filter(|(_, session)| session.is_of(backend, row))
             .min_by_key(|(_, session)| session.started.distance_ms(row.started_ms));
         match owner {
             Some((owner, _)) => judged[owner].push(format!(
@@ -294,7 +298,11 @@ mod tests {
             Some("1970-01-01T00:01:00Z"),
             "peer_removed",
         );
-        let judged = judge(&[&session(10_000, Some(end(60_000)))], &[ended]);
+        let judged = judge(
+            "wireguard",
+            &[&session(10_000, Some(end(60_000)))],
+            &[ended],
+        );
         assert!(judged.sessions[0].is_empty(), "{:?}", judged.sessions);
         assert!(judged.strangers.is_empty());
     }
@@ -307,13 +315,17 @@ mod tests {
             Some("1970-01-01T00:01:10Z"),
             "timeout",
         );
-        let judged = judge(&[&session(10_000, Some(end(60_000)))], &[ended]);
+        let judged = judge(
+            "wireguard",
+            &[&session(10_000, Some(end(60_000)))],
+            &[ended],
+        );
         let told = judged.sessions[0].join("; ");
         for mistake in ["off by 9900 ms", "1000 ms it admits", "\"timeout\""] {
             assert!(told.contains(mistake), "{told}");
         }
         let up = row("alice", "1970-01-01T00:00:10Z", None, "");
-        let judged = judge(&[&session(10_000, Some(end(60_000)))], &[up]);
+        let judged = judge("wireguard", &[&session(10_000, Some(end(60_000)))], &[up]);
         assert_eq!(judged.sessions[0], ["it has not ended"]);
     }
 
@@ -322,10 +334,13 @@ mod tests {
         let up = || row("alice", "1970-01-01T00:00:10Z", None, "");
         let stranger = row("mallory", "1970-01-01T00:00:10Z", None, "");
         let late = session(500_000, None);
-        let judged = judge(&[&session(10_000, None), &late], &[up(), up(), stranger]);
+        let (sessions, rows) = ([&session(10_000, None), &late], [up(), up(), stranger]);
+        let judged = judge("wireguard", &sessions, &rows);
         assert!(judged.sessions[0][0].contains("one more row"));
         assert!(judged.sessions[1][0].contains("no row"));
         assert_eq!(judged.strangers, [2]);
+        // What another daemon counts is nobody's, too.
+        assert_eq!(judge("openvpn", &sessions, &rows).strangers, [0, 1, 2]);
     }
 
     #[test]
@@ -335,7 +350,7 @@ mod tests {
             row("alice", "1970-01-01T00:00:10Z", None, ""),
         ];
         let sessions = [session(10_000, None), session(12_000, None)];
-        let judged = judge(&[&sessions[0], &sessions[1]], &rows);
+        let judged = judge("wireguard", &[&sessions[0], &sessions[1]], &rows);
         assert!(judged.sessions.iter().all(Vec::is_empty));
     }
 }

@@ -55,6 +55,8 @@ struct Stated {
     /// When the row must tell it at the latest; not before then if `later`.
     by: Instant,
     later: bool,
+    /// It has been told, or cannot be judged.
+    broken: bool,
 }
 
 /// Names a stated session.
@@ -144,6 +146,7 @@ impl Scene {
             scenario: self.scenario,
             by: Instant::now() + SOON,
             later: false,
+            broken: false,
         });
         SessionNo(self.stated.len() - 1)
     }
@@ -184,27 +187,27 @@ impl Scene {
         wanted: impl Fn(&Row) -> bool,
     ) -> Result<Row> {
         let session = self.stated[session.0].session.clone();
+        let backend = self.backend;
         let what = format!("the row of {}'s session {what}", session.identity);
         let is_it = |row: &Row| {
             let earliest = session.started.from_ms - session.start_within_ms;
             let latest = session.started.to_ms + session.start_within_ms;
-            row.identity == session.identity && (earliest..=latest).contains(&row.started_ms)
+            session.is_of(backend, row) && (earliest..=latest).contains(&row.started_ms)
         };
         self.wait_for_rows(&what, within, |rows| {
             rows.into_iter().find(|row| is_it(row) && wanted(row))
         })
     }
 
-    /// All rows of this daemon, once `wanted` finds in them what it looks for.
+    /// All rows, once `wanted` finds in them what it looks for.
     pub(super) fn wait_for_rows<T>(
         &mut self,
         what: &str,
         within: Duration,
         wanted: impl Fn(Vec<Row>) -> Option<T>,
     ) -> Result<T> {
-        let backend = self.backend;
         self.wait_for(what, within, |fleet| {
-            let found = wanted(rows(fleet, backend)?);
+            let found = wanted(rows(fleet)?);
             if found.is_none() {
                 shell::pause(ROWS_EVERY)?;
             }
@@ -265,17 +268,13 @@ impl Scene {
     }
 }
 
-/// All rows of one kind of daemon.
-fn rows(fleet: &Fleet, backend: &str) -> Result<Vec<Row>> {
+/// All rows of connections.
+fn rows(fleet: &Fleet) -> Result<Vec<Row>> {
     let rows = fleet.rows(&["connections", "list", "--limit", ALL_ROWS], "connections")?;
     let rows = rows.iter().map(|row| {
         Row::read(row).with_context(|| format!("a connection without id or start: {row}"))
     });
-    let rows = rows.collect::<Result<Vec<Row>>>()?;
-    Ok(rows
-        .into_iter()
-        .filter(|row| row.backend == backend)
-        .collect())
+    rows.collect()
 }
 
 /// The clock of all instants here, which is the agent's and the controller's too.

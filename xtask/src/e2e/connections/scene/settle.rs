@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::super::session::{self, Session};
 use super::{ROWS_EVERY, Scene, Stated, rows};
 use crate::lab::fleet::{AGENT, CONTROLLER};
 use crate::shell;
 
-/// What is wrong, and which scenario it breaks; without one it is nobody's.
+/// What is wrong with one session or row.
 pub(in crate::e2e::connections) struct Mistake {
+    /// The place of the stated session; nothing for a row that nobody made.
+    session: Option<usize>,
+    /// The scenario that stated it.
     pub(in crate::e2e::connections) scenario: Option<&'static str>,
     pub(in crate::e2e::connections) told: String,
 }
@@ -28,89 +31,118 @@ impl Scene {
         self.broken_aims.clear();
     }
 
-    /// Waits until the rows tell what the open scenario stated, but for what shows later.
+    /// Waits until the rows tell what was stated so far, but for what shows later. Sessions of
+    /// earlier scenarios are among it: whoever makes them flap breaks.
     pub(in crate::e2e::connections) fn settle(&mut self) -> Result<()> {
-        let scenario = self.scenario;
-        if let Some(aim) = self.broken_aims.pop() {
-            bail!(aim);
+        self.settle_those(|stated| !stated.later)?;
+        match self.broken_aims.pop() {
+            Some(aim) => bail!(aim),
+            None => Ok(()),
         }
-        self.settle_those(|stated| stated.scenario == scenario && !stated.later)
-            .map_err(|mistakes| told(&mistakes))
     }
 
-    /// Waits for all that shows later, then looks once more at everything, and at what nobody
-    /// stated.
+    /// Waits for all that shows later, then looks once more at everything: also at what nobody
+    /// stated, and at what the controller knows to be lost.
     pub(in crate::e2e::connections) fn settle_all(&mut self) -> Result<Vec<Mistake>> {
-        if let Err(mistakes) = self.settle_those(|stated| stated.later) {
-            self.say(&format!("{} in vain", mistakes.len()));
+        while let Some(due) = self.last_due() {
+            let wrong = self.mistakes(|stated| stated.later)?;
+            if due.is_zero() || wrong.iter().all(|mistake| mistake.session.is_none()) {
+                break;
+            }
+            shell::pause(ROWS_EVERY)?;
         }
-        shell::check_interrupted()?;
-        self.mistakes(|_| true, true)
+        let mut mistakes = self.mistakes(|_| true)?;
+        if let Err(error) = self.nothing_lost() {
+            shell::check_interrupted()?;
+            mistakes.push(Mistake {
+                session: None,
+                scenario: None,
+                told: format!("{error:#}"),
+            });
+        }
+        Ok(mistakes)
     }
 
-    /// When the last thing that shows later must show.
+    fn nothing_lost(&self) -> Result<()> {
+        let gaps = self.fleet.rows(&["connections", "gaps"], "gaps")?;
+        ensure!(
+            gaps.is_empty(),
+            "the controller knows of lost records: {gaps:?}"
+        );
+        Ok(())
+    }
+
+    /// How long until the last thing that shows later must show.
     pub(in crate::e2e::connections) fn last_due(&self) -> Option<Duration> {
         let later = self.stated.iter().filter(|stated| stated.later);
         let last = later.map(|stated| stated.by).max()?;
         Some(last.saturating_duration_since(Instant::now()))
     }
 
-    fn settle_those(&mut self, which: impl Fn(&Stated) -> bool) -> Result<(), Vec<Mistake>> {
+    /// The error is the mistakes; the sessions that have them are not judged again.
+    fn settle_those(&mut self, which: impl Fn(&Stated) -> bool) -> Result<()> {
         loop {
-            let mistakes = match self.mistakes(&which, false) {
-                Ok(mistakes) => mistakes,
-                Err(error) => vec![Mistake {
-                    scenario: None,
-                    told: format!("{error:#}"),
-                }],
-            };
-            let due = self.stated.iter().filter(|stated| which(stated));
-            let over = due.map(|stated| stated.by).max() <= Some(Instant::now());
-            if mistakes.is_empty() {
+            let mut wrong = self.mistakes(&which)?;
+            wrong.retain(|mistake| mistake.session.is_some());
+            if wrong.is_empty() {
                 return Ok(());
             }
-            if over || shell::pause(ROWS_EVERY).is_err() {
-                return Err(mistakes);
+            let due = self.stated.iter().filter(|stated| which(stated));
+            if due.map(|stated| stated.by).max() > Some(Instant::now()) {
+                shell::pause(ROWS_EVERY)?;
+                continue;
             }
+            let told: Vec<&str> = wrong.iter().map(|mistake| mistake.told.as_str()).collect();
+            let told = told.join("\n");
+            for session in wrong.iter().filter_map(|mistake| mistake.session) {
+                self.stated[session].broken = true;
+            }
+            bail!(told);
         }
     }
 
-    fn mistakes(&self, which: impl Fn(&Stated) -> bool, strangers: bool) -> Result<Vec<Mistake>> {
-        let rows = rows(&self.fleet, self.backend)?;
+    /// What is wrong with those sessions, and which rows are nobody's.
+    fn mistakes(&self, which: impl Fn(&Stated) -> bool) -> Result<Vec<Mistake>> {
+        let rows = rows(&self.fleet)?;
         let sessions: Vec<&Session> = self.stated.iter().map(|stated| &stated.session).collect();
-        let judged = session::judge(&sessions, &rows);
+        let judged = session::judge(self.backend, &sessions, &rows);
         let mut mistakes = Vec::new();
-        for (stated, wrong) in self.stated.iter().zip(judged.sessions) {
-            if wrong.is_empty() || !which(stated) {
+        for (at, wrong) in judged.sessions.into_iter().enumerate() {
+            let stated = &self.stated[at];
+            if wrong.is_empty() || stated.broken || !which(stated) {
                 continue;
             }
-            let found = rows
+            let of_identity = rows
                 .iter()
-                .filter(|row| row.identity == stated.session.identity)
-                .map(|row| format!("\n  found:    {}", row.told(self.zero_ms)));
-            let found: String = found.collect();
+                .filter(|row| stated.session.is_of(self.backend, row));
+            let mut found: String = of_identity
+                .map(|row| format!("\n  found:    {}", row.told(self.zero_ms)))
+                .collect();
+            if found.is_empty() {
+                found = "\n  found:    no row".to_owned();
+            }
+            let expected = stated.session.told(self.backend, self.zero_ms);
             mistakes.push(Mistake {
+                session: Some(at),
                 scenario: Some(stated.scenario),
-                told: format!(
-                    "{}\n  expected: {}{}",
-                    wrong.join("; "),
-                    stated.session.told(self.backend, self.zero_ms),
-                    if found.is_empty() {
-                        "\n  found:    no row"
-                    } else {
-                        &found
-                    }
-                ),
+                told: format!("{}\n  expected: {expected}{found}", wrong.join("; ")),
             });
         }
-        if strangers {
-            let told = |at: usize| format!("nobody made this: {}", rows[at].told(self.zero_ms));
-            mistakes.extend(judged.strangers.into_iter().map(|at| Mistake {
-                scenario: None,
-                told: told(at),
-            }));
-        }
+        mistakes.extend(judged.strangers.into_iter().map(|at| Mistake {
+            session: None,
+            scenario: None,
+            told: format!("nobody made this: {}", rows[at].told(self.zero_ms)),
+        }));
         Ok(mistakes)
+    }
+
+    /// What a scenario stated that broke half-way may be wrong: it is not judged again.
+    pub(in crate::e2e::connections) fn give_up(&mut self) {
+        let scenario = self.scenario;
+        let of_it = self.stated.iter_mut();
+        of_it
+            .filter(|stated| stated.scenario == scenario)
+            .for_each(|stated| stated.broken = true);
     }
 
     /// After a scenario that went wrong: the next one finds an agent and a controller.
@@ -154,10 +186,4 @@ impl Scene {
         };
         logs.flatten().filter_map(size).collect()
     }
-}
-
-/// Mistakes as one error.
-fn told(mistakes: &[Mistake]) -> anyhow::Error {
-    let told: Vec<&str> = mistakes.iter().map(|one| one.told.as_str()).collect();
-    anyhow::anyhow!("{}", told.join("\n"))
 }

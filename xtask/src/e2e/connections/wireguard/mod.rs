@@ -86,6 +86,7 @@ impl Daemon for WireGuard {
             scenario(Short, "peer removed, and let in again", Self::peer_removed),
             scenario(Short, "connections disconnect", Self::disconnect),
             scenario(Short, "device revoke", Self::device_revoke),
+            scenario(Usual, "personal-key revoke", Self::key_revoke),
             scenario(Short, "interface removed", Self::interface_removed),
             scenario(
                 Short,

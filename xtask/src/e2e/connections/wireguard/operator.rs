@@ -44,6 +44,17 @@ impl WireGuard {
         Ok(())
     }
 
+    /// A key takes the sessions of its devices with it.
+    pub(super) fn key_revoke(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "key-revoked")?;
+        let device = operator::add_device(scene, session, "--wireguard", &peer.public)?;
+        let key = operator::key_of(scene, &device)?;
+        let is_gone = || Ok(!self.server.knows(&peer)?);
+        let at = operator::revoke_key(scene, &key, is_gone)?;
+        scene.ends(session, seen(at, &["revoked"]));
+        Ok(())
+    }
+
     /// Clients connect and are disconnected `times` times.
     pub(super) fn disconnect_in_time(&mut self, scene: &mut Scene, times: usize) -> Result<()> {
         while self.many.len() < AT_A_TIME {
