@@ -56,9 +56,8 @@ impl WireGuard {
         scene.start_agent()?;
         scene.ends(second, unseen(at));
         scene.row(third)?;
-        self.others.push((stays, first));
-        self.others.push((comes, third));
-        Ok(())
+        self.stays(scene, stays, first)?;
+        self.stays(scene, comes, third)
     }
 
     /// Now before the agent can have seen the client, now while its start is written down or on its

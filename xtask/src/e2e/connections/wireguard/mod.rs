@@ -170,8 +170,7 @@ impl WireGuard {
             "the client came back without a new handshake"
         );
         shell::pause(SOME_LOOKS)?;
-        self.others.push((peer, session));
-        Ok(())
+        self.stays(scene, peer, session)
     }
 
     fn network_away(&mut self, scene: &mut Scene) -> Result<()> {
@@ -182,8 +181,7 @@ impl WireGuard {
         peer.at.plug()?;
         peer.connect(scene)?;
         shell::pause(SOME_LOOKS)?;
-        self.others.push((peer, session));
-        Ok(())
+        self.stays(scene, peer, session)
     }
 
     fn peer_removed(&mut self, scene: &mut Scene) -> Result<()> {
@@ -195,8 +193,7 @@ impl WireGuard {
         shell::pause(SOME_LOOKS)?;
         self.server.add(&peer)?;
         let again = again(scene, &peer)?;
-        self.others.push((peer, again));
-        Ok(())
+        self.stays(scene, peer, again)
     }
 
     fn remove_all(&mut self, scene: &mut Scene) -> Result<()> {
@@ -209,6 +206,13 @@ impl WireGuard {
                 scene.ends(*session, seen(at, &["peer_removed"]));
             }
         }
+        Ok(())
+    }
+
+    /// A client that nobody is done with must talk: WireGuard has no other sign of life.
+    fn stays(&mut self, scene: &mut Scene, peer: Peer, session: SessionNo) -> Result<()> {
+        peer.talk(scene)?;
+        self.others.push((peer, session));
         Ok(())
     }
 

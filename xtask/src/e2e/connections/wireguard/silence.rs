@@ -62,7 +62,7 @@ impl WireGuard {
         })?;
         peer.start(scene)?;
         *session = again(scene, peer)?;
-        Ok(())
+        peer.talk(scene)
     }
 
     pub(super) fn rekey(&mut self, scene: &mut Scene) -> Result<()> {
