@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use self::part::{Length, Part, Report};
+use self::part::{Choice, Length, Part, Report};
 use crate::apt::{self, need};
 use crate::build::{self, Programs};
 use crate::lab::machine;
@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// These daemons only
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
+    /// Only the scenarios whose names contain this; some go on with what others left
+    #[arg(long, value_name = "TEXT")]
+    scenario: Option<String>,
     /// What takes three minutes: without the ends that show only after WireGuard's 180 s of silence
     #[arg(long, conflicts_with = "full")]
     short: bool,
@@ -83,7 +86,11 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         (_, true) => Length::Full,
         _ => Length::Usual,
     };
-    let reports = play(&parts, &programs, length)?;
+    let choice = Choice {
+        length,
+        name: options.scenario.clone().unwrap_or_default(),
+    };
+    let reports = play(&parts, &programs, &choice)?;
     Ok(verdict(&reports, &skipped, begun))
 }
 
@@ -117,13 +124,13 @@ fn obstacle(part: &Part, may_install: bool) -> Result<Option<String>> {
 }
 
 /// Side by side, a thread each. A signal ends them all, and each removes what it made.
-fn play(parts: &[&'static Part], programs: &Programs, length: Length) -> Result<Vec<Report>> {
+fn play(parts: &[&'static Part], programs: &Programs, choice: &Choice) -> Result<Vec<Report>> {
     thread::scope(|scope| {
         let threads: Vec<_> = parts
             .iter()
             .map(|part| {
                 let (programs, others) = (programs.clone(), all_off_but(part.name));
-                scope.spawn(move || (part.play)(programs, &others, length))
+                scope.spawn(move || (part.play)(programs, &others, choice))
             })
             .collect();
         let ended: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();

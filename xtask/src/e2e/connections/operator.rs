@@ -118,7 +118,10 @@ impl Times {
             AIM.as_millis()
         );
         if p99 > AIM {
-            scene.aim_missed(format!("the aim is missed: {figure}"));
+            let late = self.0.iter().rev().take_while(|took| **took > AIM);
+            let late: Vec<_> = late.map(|took| took.as_millis().to_string()).collect();
+            let late = late.join(", ");
+            scene.aim_missed(format!("the aim is missed: {figure}; late: {late} ms"));
         }
         scene.figure("disconnect", figure);
     }

@@ -51,6 +51,13 @@ pub(super) enum Length {
     Full,
 }
 
+/// Which scenarios are played.
+pub(super) struct Choice {
+    pub(super) length: Length,
+    /// Those whose names contain this.
+    pub(super) name: String,
+}
+
 /// One scenario.
 pub(super) struct Scenario<D> {
     pub(super) name: &'static str,
@@ -75,7 +82,7 @@ pub(super) struct Part {
     pub(super) name: &'static str,
     pub(super) needs: &'static [apt::Need],
     pub(super) obstacle: fn() -> Result<Option<String>>,
-    pub(super) play: fn(Programs, &str, Length) -> Result<Report>,
+    pub(super) play: fn(Programs, &str, &Choice) -> Result<Report>,
 }
 
 /// How a part went.
@@ -123,7 +130,7 @@ impl Part {
 }
 
 /// Plays the scenarios of one daemon. `others` is the rest of agent.toml.
-fn play<D: Daemon>(programs: Programs, others: &str, length: Length) -> Result<Report> {
+fn play<D: Daemon>(programs: Programs, others: &str, choice: &Choice) -> Result<Report> {
     let mut scene = Scene::set(D::NAME, programs, |lab| {
         format!("{others}{}", D::settings(lab))
     })?;
@@ -132,7 +139,7 @@ fn play<D: Daemon>(programs: Programs, others: &str, length: Length) -> Result<R
         .inspect_err(|_| anstream::eprintln!("{}", scene.words(D::LOGS)))?;
     let scenarios: Vec<Scenario<D>> = D::scenarios()
         .into_iter()
-        .filter(|scenario| scenario.from <= length)
+        .filter(|scenario| scenario.from <= choice.length && scenario.name.contains(&choice.name))
         .collect();
     let mut report = Report {
         name: D::NAME,
