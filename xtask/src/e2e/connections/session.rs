@@ -194,30 +194,36 @@ pub(super) struct Judgement {
     pub(super) strangers: Vec<usize>,
 }
 
-/// Pairs sessions of `backend` with rows: the same identity, and of those the nearest start. A row
-/// that is left over is blamed on the session of its identity that is nearest, or on nobody.
-pub(super) fn judge(backend: &str, sessions: &[&Session], rows: &[Row]) -> Judgement {
+/// The row of each session of `backend`, by its place: of those of its identity that no session
+/// before it has, the one with the nearest start.
+pub(super) fn pair(backend: &str, sessions: &[&Session], rows: &[Row]) -> Vec<Option<usize>> {
     let mut taken = vec![false; rows.len()];
-    let mut judged: Vec<Vec<String>> = Vec::with_capacity(sessions.len());
-    for session in sessions {
+    let of = |session: &&Session| {
         let off = |row: &Row| session.started.distance_ms(row.started_ms);
-        let nearest = rows
+        let (at, _) = rows
             .iter()
             .enumerate()
             .filter(|(at, row)| !taken[*at] && session.is_of(backend, row))
             .filter(|(_, row)| off(row) <= session.start_within_ms)
-            .min_by_key(|(_, row)| off(row));
-        judged.push(match nearest {
-            None => vec!["there is no row with this identity and start".to_owned()],
-            Some((at, row)) => {
-                taken[at] = true;
-                session.mistakes(row)
-            }
-        });
-    }
+            .min_by_key(|(_, row)| off(row))?;
+        taken[at] = true;
+        Some(at)
+    };
+    sessions.iter().map(of).collect()
+}
+
+/// Compares each session with its row ([`pair`]). A row that is left over is blamed on the session
+/// of its identity that is nearest, or on nobody.
+pub(super) fn judge(backend: &str, sessions: &[&Session], rows: &[Row]) -> Judgement {
+    let paired = pair(backend, sessions, rows);
+    let compare = |(session, row): (&&Session, &Option<usize>)| match row {
+        None => vec!["there is no row with this identity and start".to_owned()],
+        Some(at) => session.mistakes(&rows[*at]),
+    };
+    let mut judged: Vec<_> = sessions.iter().zip(&paired).map(compare).collect();
     let mut strangers = Vec::new();
-    let left = rows.iter().enumerate().filter(|(at, _)| !taken[*at]);
-    for (at, row) in left {
+    let rows = rows.iter().enumerate();
+    for (at, row) in rows.filter(|(at, _)| !paired.contains(&Some(*at))) {
         let owner = sessions
             .iter()
             .enumerate()

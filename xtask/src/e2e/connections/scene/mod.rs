@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::lan::{Client, Lan};
-use super::session::{End, Row, Session, Window};
+use super::session::{self, End, Row, Session, Window};
 use crate::build::Programs;
 use crate::lab::fleet::{AGENT, Fleet};
 use crate::lab::host::COMMAND_WITHIN;
@@ -186,28 +186,21 @@ impl Scene {
         within: Duration,
         wanted: impl Fn(&Row) -> bool,
     ) -> Result<Row> {
-        let session = self.stated[session.0].session.clone();
-        let backend = self.backend;
-        let what = format!("the row of {}'s session {what}", session.identity);
-        let is_it = |row: &Row| {
-            let earliest = session.started.from_ms - session.start_within_ms;
-            let latest = session.started.to_ms + session.start_within_ms;
-            session.is_of(backend, row) && (earliest..=latest).contains(&row.started_ms)
-        };
-        self.wait_for_rows(&what, within, |rows| {
-            rows.into_iter().find(|row| is_it(row) && wanted(row))
-        })
-    }
-
-    /// All rows, once `wanted` finds in them what it looks for.
-    pub(super) fn wait_for_rows<T>(
-        &mut self,
-        what: &str,
-        within: Duration,
-        wanted: impl Fn(Vec<Row>) -> Option<T>,
-    ) -> Result<T> {
-        self.wait_for(what, within, |fleet| {
-            let found = wanted(rows(fleet)?);
+        let identity = &self.stated[session.0].session.identity;
+        let what = format!("the row of {identity}'s session {what}");
+        let Self {
+            lab,
+            fleet,
+            stated,
+            backend,
+            ..
+        } = self;
+        let sessions: Vec<&Session> = stated.iter().map(|stated| &stated.session).collect();
+        lab.wait_for(&what, within, || {
+            let mut rows = rows(fleet)?;
+            let place = session::pair(backend, &sessions, &rows)[session.0];
+            let row = place.map(|at| rows.swap_remove(at));
+            let found = row.filter(&wanted);
             if found.is_none() {
                 shell::pause(ROWS_EVERY)?;
             }
