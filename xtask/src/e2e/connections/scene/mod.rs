@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
 use super::lan::{Client, Lan};
 use super::session::{self, End, Row, Session, Window};
 use crate::build::Programs;
-use crate::lab::fleet::{AGENT, Fleet};
+use crate::lab::fleet::{AGENT, CONTROLLER, Fleet};
 use crate::lab::host::COMMAND_WITHIN;
 use crate::lab::machine::Machine;
 use crate::lab::{Lab, story::Story};
@@ -253,6 +254,26 @@ impl Scene {
     /// Starts the agent again, with the state it left.
     pub(super) fn start_agent(&mut self) -> Result<()> {
         self.fleet.start_agent(&mut self.lab).map(drop)
+    }
+
+    /// Ends the controller as a crash would (kill -9). Its commands go on working.
+    pub(super) fn kill_controller(&mut self) -> Result<()> {
+        self.lab.crash(CONTROLLER)
+    }
+
+    /// Starts the controller again, with the state it left.
+    pub(super) fn start_controller(&mut self) -> Result<()> {
+        self.fleet.start_controller(&mut self.lab).map(drop)
+    }
+
+    /// Stops a program of the lab for `pause` (SIGSTOP), as a machine that swaps does.
+    pub(super) fn stall(&mut self, program: &str, pause: Duration) -> Result<()> {
+        let pid = self.lab.pid(program);
+        let pid = pid.with_context(|| format!("{program} does not run"))?;
+        shell::end_group(pid, Signal::SIGSTOP);
+        let paused = shell::pause(pause);
+        shell::end_group(pid, Signal::SIGCONT);
+        paused
     }
 
     /// An aim that was measured and missed breaks the scenario without ending it.

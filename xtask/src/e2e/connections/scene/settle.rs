@@ -148,7 +148,7 @@ impl Scene {
     /// After a scenario that went wrong: the next one finds an agent and a controller.
     pub(in crate::e2e::connections) fn mend(&mut self) -> Result<()> {
         if !self.lab.runs(CONTROLLER)? {
-            self.fleet.start_controller(&mut self.lab)?;
+            self.start_controller()?;
         }
         if !self.lab.runs(AGENT)? {
             self.start_agent()?;

@@ -10,6 +10,10 @@ use super::peers::Server;
 use super::{SOME_LOOKS, WireGuard, again, join, seen};
 use crate::shell;
 
+/// Longer than the agent waits for an answer.
+const STALL: Duration = Duration::from_secs(6);
+/// A daemon that let the agent wait is left alone for 30 s: so long nobody looked.
+const LEFT_ALONE_MS: i64 = 30_000 + 6_000;
 /// An agent that comes back knows when it was last written down that a client was there.
 const WRITTEN_DOWN_MS: i64 = 60_000;
 
@@ -41,6 +45,42 @@ impl WireGuard {
         let (at, ()) = scene.timed(|_| server.remove(&peer))?;
         scene.ends(session, seen(at, &["peer_removed"]));
         Ok(())
+    }
+
+    /// A daemon that does not answer says nothing about its sessions.
+    pub(super) fn daemon_stalls(&mut self, scene: &mut Scene) -> Result<()> {
+        let server = Server::start(scene, "wg3", "wireguard-wg3", 51_823)?;
+        let (peer, session) = join(scene, &server, "of-wg3")?;
+        scene.row(session)?;
+        scene.stall(server.program, STALL)?;
+        peer.connect(scene)?;
+        shell::pause(SOME_LOOKS)?;
+        scene.settle()?;
+        let (at, ()) = scene.timed(|scene| scene.lab.stop(server.program))?;
+        let end = End {
+            uncertainty_ms: LEFT_ALONE_MS,
+            ..seen(at, &["interface_down"])
+        };
+        scene.ends(session, end);
+        peer.kill(scene)
+    }
+
+    /// What happens while the controller is dead is told when it is back.
+    pub(super) fn controller_killed(&mut self, scene: &mut Scene) -> Result<()> {
+        let (goes, first) = self.join(scene, "goes-untold")?;
+        scene.row(first)?;
+        scene.kill_controller()?;
+        let (at, ()) = scene.timed(|_| self.server.remove(&goes))?;
+        scene.ends(first, seen(at, &["peer_removed"]));
+        let (short, second) = self.join(scene, "all-untold")?;
+        shell::pause(SOME_LOOKS)?;
+        let (at, ()) = scene.timed(|_| self.server.remove(&short))?;
+        scene.ends(second, seen(at, &["peer_removed"]));
+        let (comes, third) = self.join(scene, "comes-untold")?;
+        shell::pause(SOME_LOOKS)?;
+        scene.start_controller()?;
+        scene.row(third)?;
+        self.stays(scene, comes, third)
     }
 
     /// While the agent is dead one client stays, one is removed, and one comes.

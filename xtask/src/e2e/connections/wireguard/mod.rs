@@ -93,6 +93,12 @@ impl Daemon for WireGuard {
                 "daemon killed and started again",
                 Self::daemon_killed,
             ),
+            scenario(Usual, "daemon stalls for 6 s", Self::daemon_stalls),
+            scenario(
+                Short,
+                "controller killed in between",
+                Self::controller_killed,
+            ),
             scenario(Short, "disconnect in time (10)", |me, scene| {
                 me.disconnect_in_time(scene, 10)
             }),
