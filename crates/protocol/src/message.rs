@@ -123,22 +123,16 @@ pub struct BackendReport {
     /// Live sessions.
     pub active: u32,
     /// Connections that began since the agent started.
-    #[serde(default)]
     pub started: u64,
     /// Connections that ended since the agent started.
-    #[serde(default)]
     pub ended: u64,
     /// Bytes from all its clients since the agent started.
-    #[serde(default)]
     pub rx_bytes: u64,
     /// Bytes to all its clients since the agent started.
-    #[serde(default)]
     pub tx_bytes: u64,
     /// Bytes a second from all its clients since the heartbeat before.
-    #[serde(default)]
     pub rx_bytes_per_s: u64,
     /// Bytes a second to all its clients since the heartbeat before.
-    #[serde(default)]
     pub tx_bytes_per_s: u64,
     /// What the host offers there; absent when the daemon tells nothing of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
