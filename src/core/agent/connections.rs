@@ -56,11 +56,19 @@ impl Agent {
     /// Keeps the sessions for the next start.
     fn keep_sessions(&mut self, now: Now) {
         self.keep_sessions_at = now.boot + KEEP_SESSIONS_EVERY;
-        let sessions = self.reducer.persistable();
-        self.commands.push_back(Command::Record(Box::new(Recording {
-            sessions,
-            ..Recording::default()
-        })));
+        self.commands.push_back(Command::Record(Box::default()));
+    }
+
+    /// A command as it is given out: the sessions are those of now. All events until now are in the
+    /// first recording that waits, so no session is kept, or gone, before its record is there.
+    pub(super) fn with_sessions(&self, command: Command) -> Command {
+        match command {
+            Command::Record(mut recording) => {
+                recording.sessions = self.reducer.persistable();
+                Command::Record(recording)
+            }
+            other => other,
+        }
     }
 
     /// The starts that a crash may have kept from the ledger, for connections that are up again
@@ -92,21 +100,35 @@ impl Agent {
                 .map(|e| e.connection_id)
                 .collect()
         };
-        let recording = Recording {
-            sessions: self.reducer.persistable(),
-            starts: of(|what| matches!(what, What::Start)),
-            ends: of(|what| matches!(what, What::End(_))),
-            seal_to: self.sealing_key(now),
-            records: events
-                .into_iter()
-                .map(|event| self.record_of(event))
-                .collect(),
-        };
-        for id in &recording.ends {
+        let starts = of(|what| matches!(what, What::Start));
+        let ends = of(|what| matches!(what, What::End(_)));
+        for id in &ends {
             self.unrecorded.remove(id);
         }
-        self.commands
-            .push_back(Command::Record(Box::new(recording)));
+        let seal_to = self.sealing_key(now);
+        let records = events.into_iter().map(|event| self.record_of(event));
+        let records: Vec<ConnectionRecord> = records.collect();
+        // What one answer of a daemon tells of many clients is one recording: its sessions are
+        // copied once, and it shares its syncs.
+        let waiting = self.commands.iter_mut().find_map(|command| match command {
+            Command::Record(recording) => Some(recording),
+            _ => None,
+        });
+        match waiting {
+            Some(recording) => {
+                recording.starts.extend(starts);
+                recording.ends.extend(ends);
+                recording.records.extend(records);
+                recording.seal_to = seal_to.or_else(|| recording.seal_to.take());
+            }
+            None => self.commands.push_back(Command::Record(Box::new(Recording {
+                starts,
+                ends,
+                records,
+                seal_to,
+                ..Recording::default()
+            }))),
+        }
     }
 
     /// The sealing key in force; the newest one of the certificate when none is valid any more

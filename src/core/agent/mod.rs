@@ -279,7 +279,8 @@ impl Agent {
 
     /// The next thing to do, in order.
     pub fn next_command(&mut self) -> Option<Command> {
-        self.commands.pop_front()
+        let command = self.commands.pop_front()?;
+        Some(self.with_sessions(command))
     }
 
     /// The lane's state: to be kept when the daemon stops.
