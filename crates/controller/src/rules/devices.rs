@@ -17,9 +17,12 @@ use crate::rules::events::EventType;
 /// How long a host may take to follow a directive `disconnect`, in seconds: a host that is off the
 /// net for longer is asked again when it is heard.
 pub const DISCONNECT_DEADLINE_S: u32 = 120;
-/// A connection that a host could not end, or says to have ended while its row is still up, is
-/// tried again after this time, in milliseconds. So often an operator hears of it, too.
+/// A connection that a host could not end is tried again after this time, in milliseconds. So often
+/// an operator hears of it, too.
 pub const DISCONNECT_AGAIN_MS: i64 = 600_000;
+/// The same for one that is over by the host's word, while no record of its end has come: that may be
+/// lost. Any other news of the connection has it ended at once.
+pub const DISCONNECT_APPLIED_AGAIN_MS: i64 = 24 * 3600 * 1000;
 /// One event tells of a refused device that is connected again and again for so long, in
 /// milliseconds: a client that redials makes it a dozen times a minute.
 pub const CAME_BACK_QUIET_MS: i64 = 600_000;

@@ -241,6 +241,60 @@ async fn a_host_that_cannot_end_a_connection_says_why_and_the_command_fails() {
 }
 
 #[tokio::test]
+async fn an_operator_ends_a_connection_and_hears_how_it_went() {
+    let world = World::new().await;
+    world.pass(vpn_node_controller::clock::now_ms() - world.now());
+    let mut host = connected(&world, 2).await;
+    let hers = || identity("wireguard", WIREGUARD);
+    for (n, reported) in [(1, true), (2, false)] {
+        let id = Uuid::from_u128(n).to_string();
+        let disconnect = ["connections", "disconnect", &id, "--wait", "3s", "--json"];
+        let host_side = async {
+            let directives = loop {
+                let directives =
+                    beat(&world, &mut host, &[], DirectiveOutcome::Applied, None).await;
+                if !directives.is_empty() {
+                    break directives;
+                }
+            };
+            beat(
+                &world,
+                &mut host,
+                &directives,
+                DirectiveOutcome::Applied,
+                None,
+            )
+            .await;
+            if reported {
+                let event = ConnectionEvent::End {
+                    reason: "admin_kick".into(),
+                    confidence: Confidence::Observed,
+                    uncertainty_ms: 0,
+                };
+                report(&world, &mut host, 3, vec![(n, event, hers())]).await;
+            }
+        };
+        let (done, ()) = tokio::join!(json(&world, &disconnect), host_side);
+        let row = &done["disconnections"][0];
+        assert_eq!(row["directive_status"], "applied");
+        assert_eq!(row["status"], if reported { "ended" } else { "active" });
+        // Without the record it waits for that.
+        assert_eq!(row["took_ms"].as_u64().unwrap() < 3000, reported, "{row}");
+        let text = shown(&world, &["connections", "show", &id]).await;
+        if reported {
+            assert!(text.contains("admin_kick (observed)"), "{text}");
+            let error = fails(&world, &disconnect).await;
+            assert!(
+                error.contains("is over since") && error.contains("admin_kick"),
+                "{error}"
+            );
+        } else {
+            assert!(text.contains("over, says the host"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_silent_host_is_named_as_such() {
     let world = World::new().await;
     world.pass(vpn_node_controller::clock::now_ms() - world.now());

@@ -12,7 +12,9 @@ use super::devices::{batch, called, device, host, key, of};
 use super::{NOW, end, read, write};
 use crate::clock::to_text;
 use crate::rules::Effect;
-use crate::rules::devices::{DISCONNECT_AGAIN_MS, DISCONNECT_DEADLINE_S, Revoked};
+use crate::rules::devices::{
+    DISCONNECT_AGAIN_MS, DISCONNECT_APPLIED_AGAIN_MS, DISCONNECT_DEADLINE_S, Revoked,
+};
 use crate::rules::effect::NewChallenge;
 use crate::rules::events::EventType;
 use crate::rules::state::Want;
@@ -243,6 +245,17 @@ pub(super) async fn a_key_ends_and_the_sweep_sees_to_what_was_missed(store: &dyn
     assert_eq!(row.last_rotation_date, Some(to_text(late)));
     settle(store, &id, "applied", None).await;
     assert_eq!(store.refuse_holders(late, NOW).await.unwrap(), none);
+    // Over again, and so is the connection by the host's word: its record may be lost, and it is not
+    // asked for every ten minutes until the end of days.
+    let over = Swept {
+        expired: 1,
+        asked: 0,
+    };
+    assert_eq!(swept(late + 2 * DISCONNECT_AGAIN_MS).await, over);
+    assert_eq!(swept(late + 2 * DISCONNECT_APPLIED_AGAIN_MS).await.asked, 1);
+    settle(store, &id, "applied", None).await;
+    let revived = store.rotate_personal_key(rotated(Some(late + 1)));
+    assert!(revived.await.unwrap());
     // Its time is over again, and no sweep was there yet: a start is refused all the same.
     batch(
         store,

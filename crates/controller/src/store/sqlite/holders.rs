@@ -12,7 +12,8 @@ use super::events;
 use super::map::{database, enum_of, instant_optional, parse};
 use crate::clock::to_text;
 use crate::rules::devices::{
-    self, CAME_BACK_QUIET_MS, DISCONNECT_AGAIN_MS, Holder, HolderStatus, Revoked,
+    self, CAME_BACK_QUIET_MS, DISCONNECT_AGAIN_MS, DISCONNECT_APPLIED_AGAIN_MS, Holder,
+    HolderStatus, Revoked,
 };
 use crate::rules::events::EventType;
 use crate::rules::state::word;
@@ -310,8 +311,9 @@ async fn up_though_refused(
         "WITH asked AS MATERIALIZED (
              SELECT j.value AS connection_id FROM directives x, json_each(x.connection_ids) j
              WHERE x.kind = 'disconnect' AND x.issued_at > ?2
-               AND (x.status IN ('applied', 'failed', 'unsupported')
-                    OR (x.status = 'pending' AND x.expires_at >= ?3))),
+               AND (x.status = 'applied'
+                    OR (x.status IN ('failed', 'unsupported') AND x.issued_at > ?3)
+                    OR (x.status = 'pending' AND x.expires_at >= ?4))),
          refused AS (
              SELECT c.connection_id, c.server_id FROM devices d
              CROSS JOIN connections c ON c.device_id = d.device_id AND c.status = 'active'
@@ -323,9 +325,10 @@ async fn up_though_refused(
          SELECT r.connection_id FROM refused r JOIN servers s ON s.server_id = r.server_id
          WHERE s.status IN ('active', 'pending') AND s.last_heartbeat >= ?1
            AND r.connection_id NOT IN (SELECT connection_id FROM asked)
-         ORDER BY ROW_NUMBER() OVER (PARTITION BY r.server_id) LIMIT ?4",
+         ORDER BY ROW_NUMBER() OVER (PARTITION BY r.server_id) LIMIT ?5",
     )
     .bind(to_text(heard_since_ms))
+    .bind(to_text(now_ms.saturating_sub(DISCONNECT_APPLIED_AGAIN_MS)))
     .bind(to_text(now_ms.saturating_sub(DISCONNECT_AGAIN_MS)))
     .bind(to_text(now_ms))
     .bind(SWEEP)
