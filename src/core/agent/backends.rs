@@ -15,8 +15,8 @@ use crate::core::{Now, shown};
 const STATUS_WINDOW: Duration = Duration::from_secs(30);
 /// Two heartbeats can follow each other at once; what is measured in between tells no rate.
 const HEARTBEAT_WINDOW: Duration = Duration::from_secs(1);
-/// Backends whose details are kept: more than a heartbeat can name.
-const MAX_DETAILS: usize = 4 * MAX_BACKENDS;
+/// Backends of which something is kept here: more than a host has.
+const MAX_DETAILS: usize = 32 * MAX_BACKENDS;
 
 /// What is known of the backends beside their sessions.
 #[derive(Debug, Default)]
@@ -52,6 +52,9 @@ impl Meters {
     ) -> (u64, u64) {
         let Counts { rx, tx, .. } = backend.counts;
         if !self.0.contains_key(backend.id) {
+            if self.0.len() >= MAX_DETAILS {
+                self.0.clear(); // Interfaces came and went: they are measured anew.
+            }
             let meter = Meter {
                 since: began,
                 rx: 0,

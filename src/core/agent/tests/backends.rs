@@ -75,7 +75,7 @@ fn details_are_reported_bounded_and_on_one_line() {
         public_key: None,
     };
     world.tell(Event::Details(backend(), details));
-    for n in 0..2000 {
+    for n in 0..5000 {
         let id = BackendId {
             instance: format!("other-{n}"),
             ..backend()

@@ -2,5 +2,6 @@
 //! clients, whose truth an oracle knows.
 
 mod claims;
+mod history;
 mod oracle;
 mod truth;

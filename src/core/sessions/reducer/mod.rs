@@ -34,6 +34,10 @@ use crate::core::Now;
 /// completely. After that the backend is taken for unconfigured, and they end as inferred.
 pub const RESTORED_PATIENCE: Duration = Duration::from_secs(600);
 
+/// Backends that are remembered: readers bound how many there are at a time, but over months
+/// interfaces with new names may come and go without end.
+const MAX_BACKENDS_KEPT: usize = 1024;
+
 /// Pure: feed it with [`Self::observe`] and [`Self::tick`], and do what the events say.
 pub struct Reducer {
     boot_id: Uuid,
@@ -118,7 +122,9 @@ impl Reducer {
             // Without an epoch its keys mean nothing; its first snapshot tells the same again.
             return turn.out;
         }
-        let at = self.backend_index(backend);
+        let Some(at) = self.backend_index(backend) else {
+            return turn.out;
+        };
         match obs {
             Obs::Reset { epoch } => self.enter_epoch(at, epoch, &mut turn),
             Obs::Snapshot {
@@ -174,21 +180,33 @@ impl Reducer {
         [self.held.next(), restored].into_iter().flatten().min()
     }
 
-    fn backend_index(&mut self, id: &BackendId) -> u16 {
-        let index = match self.backends.iter().position(|backend| backend.id == *id) {
-            Some(index) => index,
-            None => {
-                self.backends.push(Backend {
-                    id: id.clone(),
-                    epoch: None,
-                    unavailable: None,
-                    live: 0,
-                    counts: Counts::default(),
-                });
-                self.backends.len() - 1
-            }
+    /// The place of a backend; a new one takes that of one that is gone when there are many. None:
+    /// there is no room.
+    fn backend_index(&mut self, id: &BackendId) -> Option<u16> {
+        let known = self.backends.iter().position(|backend| backend.id == *id);
+        if let Some(index) = known {
+            return u16::try_from(index).ok();
+        }
+        let new = Backend {
+            id: id.clone(),
+            epoch: None,
+            unavailable: None,
+            live: 0,
+            counts: Counts::default(),
         };
-        u16::try_from(index).expect("backends are few: their number is bounded by their readers")
+        if self.backends.len() < MAX_BACKENDS_KEPT {
+            self.backends.push(new);
+            return u16::try_from(self.backends.len() - 1).ok();
+        }
+        let gone = |backend: &Backend| backend.live == 0 && backend.unavailable.is_some();
+        let index = (0..self.backends.len()).find(|index| {
+            let of_it = |slot: &Slot| usize::from(slot.0) == *index;
+            gone(&self.backends[*index]) && !self.held.iter().any(|(slot, _)| of_it(slot))
+        })?;
+        self.backends[index] = new;
+        let index = u16::try_from(index).ok()?;
+        self.departed.forget_all_of(index);
+        Some(index)
     }
 
     /// Another life of the daemon: nothing of the former one is up any more.
@@ -301,16 +319,21 @@ impl Reducer {
             turn.out.push(self.ended(slot.0, held.live, held.end));
             return self.start(slot, session, since, turn);
         }
+        // A rekey that was missed takes the counters along; nothing is counted twice.
+        let missed = held.end.confidence == Confidence::Inferred && kind.renames_sessions();
         let mut live = held.live;
+        let not_lower = session.rx >= live.session.rx && session.tx >= live.session.tx;
         live.hash = self.hash(&slot);
         live.since = since;
         let renamed = live.session.key != session.key;
-        live.earlier_rx = live.earlier_rx.saturating_add(live.session.received());
-        live.earlier_tx = live.earlier_tx.saturating_add(live.session.sent());
         live.session.key = session.key.clone();
-        (live.session.rx, live.session.tx) = (session.rx_at_start, session.tx_at_start);
-        (live.session.rx_at_start, live.session.tx_at_start) =
-            (session.rx_at_start, session.tx_at_start);
+        if !(missed && not_lower) {
+            live.earlier_rx = live.earlier_rx.saturating_add(live.session.received());
+            live.earlier_tx = live.earlier_tx.saturating_add(live.session.sent());
+            (live.session.rx, live.session.tx) = (session.rx_at_start, session.tx_at_start);
+            (live.session.rx_at_start, live.session.tx_at_start) =
+                (session.rx_at_start, session.tx_at_start);
+        }
         if renamed {
             // Told, so that what is kept for the next start knows the new key.
             let backend = self.backends[usize::from(slot.0)].id.clone();

@@ -55,19 +55,26 @@ impl Reducer {
             return self.start(slot, session, since, turn);
         }
         let started = known.started(self.boot_id);
+        // A lower counter was started over: what was counted so far stays, and goes on from there.
+        let carry = |now: u64, then: u64, at_start: u64, earlier: u64| match now < then {
+            false => (at_start, earlier),
+            true => (now, earlier.saturating_add(then.saturating_sub(at_start))),
+        };
+        let (rx_at_start, earlier_rx) =
+            carry(session.rx, known.rx, known.rx_at_start, known.earlier_rx);
+        let (tx_at_start, earlier_tx) =
+            carry(session.tx, known.tx, known.tx_at_start, known.earlier_tx);
         let live = Live {
             connection_id: known.connection_id,
             hash: known.key_hash,
             session: Session {
                 started,
-                rx: session.rx.max(known.rx),
-                tx: session.tx.max(known.tx),
-                rx_at_start: known.rx_at_start,
-                tx_at_start: known.tx_at_start,
+                rx_at_start,
+                tx_at_start,
                 ..session
             },
-            earlier_rx: known.earlier_rx,
-            earlier_tx: known.earlier_tx,
+            earlier_rx,
+            earlier_tx,
             round: self.round,
             since,
         };

@@ -89,10 +89,42 @@ fn a_rekey_that_nobody_heard_of_is_the_same_connection() {
     assert_eq!(rig.reducer.tick(now(90_000)), []);
     let live: Vec<_> = rig.reducer.live().collect();
     assert_eq!(live[0].connection_id, first[0].connection_id);
+    assert_eq!(
+        (live[0].rx, live[0].tx),
+        (10, 20),
+        "its bytes are counted once"
+    );
     // What is kept knows the new key: an agent that crashes now finds it again.
     let mut rig = rig.restarted();
     let again = snapshot(99_000, true, vec![session(2, "ann", 30_000)]);
     assert_eq!(rig.see(99_000, again), []);
+}
+
+#[test]
+fn interfaces_that_come_and_go_for_ever_cost_bounded_memory() {
+    let mut rig = Rig::new();
+    rig.see(0, up(1, "ann", 0));
+    let mut random = || [0; 10];
+    for n in 0..3_000 {
+        let id = BackendId {
+            kind: BackendKind::WireGuard,
+            instance: format!("wg{n}"),
+        };
+        let gone = Obs::Unavailable {
+            error: "it does not exist".to_owned(),
+            since: now(n),
+        };
+        for obs in [Obs::Reset { epoch: n }, gone] {
+            rig.reducer.observe(&id, obs, now(n), &mut random);
+        }
+    }
+    assert!(rig.reducer.backends().count() <= 1024);
+    assert!(
+        rig.reducer
+            .backends()
+            .any(|backend| backend.id.instance == "wg2999")
+    );
+    assert_eq!(rig.reducer.live().count(), 1, "who is connected stays");
 }
 
 #[test]

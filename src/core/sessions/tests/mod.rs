@@ -281,6 +281,13 @@ fn lower_counters_after_a_restart_are_another_session_where_keys_do_not_tell() {
     assert_eq!(events.len(), 2, "the IKE SA is the one it was");
     let rx: Vec<u64> = rig.reducer.live().map(|live| live.rx).collect();
     assert!(rx.contains(&10), "bytes are never taken back");
+    let more = Session {
+        rx: 109,
+        ..session(2, "bob", 0)
+    };
+    rig.see(9_100, snapshot(9_100, false, vec![more]));
+    let rx: Vec<u64> = rig.reducer.live().map(|live| live.rx).collect();
+    assert!(rx.contains(&110), "and what comes is counted: {rx:?}");
 }
 
 #[test]
