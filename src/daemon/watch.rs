@@ -1,15 +1,17 @@
 //! The threads that read the VPN daemons, and how they and the loop reach each other.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::thread;
 
 use tokio::sync::mpsc;
 
 use super::OBSERVATIONS_QUEUED;
-use crate::config::Settings;
+use crate::config::{ManagementAddress, Settings};
 use crate::core::sessions::{BackendId, BackendKind};
+use crate::vpn::openvpn::{self, OpenVpn};
 use crate::vpn::wireguard::{self, WireGuard};
-use crate::vpn::{Backend, Closed, Order, Orders, Word, line};
+use crate::vpn::{Address, Backend, Closed, Order, Orders, Word, line};
 
 /// All readers. They end when this is dropped.
 pub(super) struct Readers {
@@ -20,11 +22,14 @@ pub(super) struct Readers {
 impl Readers {
     /// Starts a thread for each kind of VPN software that is to be read.
     ///
-    /// `expected` are the backends of connections that a former process left.
+    /// `expected` are the backends of connections that a former process left, and their epochs.
     ///
     /// # Errors
     /// The kernel gives no thread or no eventfd(2).
-    pub(super) fn spawn(settings: &Settings, expected: &[BackendId]) -> io::Result<Self> {
+    pub(super) fn spawn(
+        settings: &Settings,
+        expected: &BTreeMap<BackendId, u64>,
+    ) -> io::Result<Self> {
         let (to_loop, words) = mpsc::channel(OBSERVATIONS_QUEUED);
         let mut readers = Self {
             words,
@@ -57,7 +62,10 @@ impl Readers {
 }
 
 /// One reader for each kind that the configuration does not switch off.
-fn backends(settings: &Settings, expected: &[BackendId]) -> Vec<(BackendKind, Box<dyn Backend>)> {
+fn backends(
+    settings: &Settings,
+    expected: &BTreeMap<BackendId, u64>,
+) -> Vec<(BackendKind, Box<dyn Backend>)> {
     let mut all: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
     if settings.wireguard.enabled {
         let wireguard = wireguard::Settings {
@@ -65,8 +73,28 @@ fn backends(settings: &Settings, expected: &[BackendId]) -> Vec<(BackendKind, Bo
             kernel: settings.wireguard.kernel,
             poll: settings.wireguard.poll,
         };
-        let reader = WireGuard::new(wireguard, expected.iter().cloned());
+        let reader = WireGuard::new(wireguard, expected.keys().cloned());
         all.push((BackendKind::WireGuard, Box::new(reader)));
     }
+    if settings.openvpn.enabled {
+        let expected = expected.iter().map(|(id, epoch)| (id.clone(), *epoch));
+        let reader = OpenVpn::new(openvpn_settings(settings), expected);
+        all.push((BackendKind::OpenVpn, Box::new(reader)));
+    }
     all
+}
+
+fn openvpn_settings(settings: &Settings) -> openvpn::Settings {
+    let settings = &settings.openvpn;
+    let address = |address: &ManagementAddress| match address {
+        ManagementAddress::Unix(path) => Address::Unix(path.clone()),
+        ManagementAddress::Tcp(address) => Address::Tcp(*address),
+    };
+    let management = settings.management.as_ref();
+    openvpn::Settings {
+        management: management.map(|all| all.iter().map(address).collect()),
+        password_file: settings.password_file.clone(),
+        status_files: settings.status_files.clone(),
+        places: openvpn::Places::default(),
+    }
 }

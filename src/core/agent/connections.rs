@@ -1,5 +1,7 @@
 //! From observations of VPN daemons to connection records.
 
+use std::collections::BTreeMap;
+
 use rand_core::CryptoRng;
 use uuid::Uuid;
 use vpn_node_protocol::certificate::SealingKeyEntry;
@@ -39,11 +41,13 @@ impl Agent {
         }
     }
 
-    /// The backends of connections that a former process left: their readers must know, so that
-    /// an interface that is gone is not taken for one that is not looked at.
+    /// The backends of connections that a former process left, with the epochs in which it knew
+    /// them: their readers must know, so that an interface that is gone is not taken for one that
+    /// is not looked at, and what tells no epochs goes on in the last one.
     #[must_use]
-    pub fn expected_backends(&self) -> Vec<BackendId> {
-        self.reducer.unconfirmed_backends().cloned().collect()
+    pub fn expected_backends(&self) -> BTreeMap<BackendId, u64> {
+        let epochs = self.reducer.unconfirmed_epochs();
+        epochs.map(|(id, epoch)| (id.clone(), epoch)).collect()
     }
 
     /// The last word of this process: what it knows of ends and sessions goes to disk.

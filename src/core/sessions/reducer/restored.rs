@@ -22,6 +22,12 @@ impl Reducer {
         self.restored.keys().map(|(backend, ..)| backend)
     }
 
+    /// Their epochs: a reader that cannot tell its daemon's lives apart goes on in the last one.
+    pub fn unconfirmed_epochs(&self) -> impl Iterator<Item = (&BackendId, u64)> {
+        let known = self.restored.values();
+        known.map(|known| (&known.backend, known.epoch))
+    }
+
     /// What the next process of the agent needs to go on without a duplicate or a false end.
     #[must_use]
     pub fn persistable(&self) -> Vec<KnownSession> {
