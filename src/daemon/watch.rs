@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::OBSERVATIONS_QUEUED;
 use crate::config::Settings;
 use crate::core::sessions::{BackendId, BackendKind};
+use crate::vpn::strongswan::{self, StrongSwan};
 use crate::vpn::wireguard::{self, WireGuard};
 use crate::vpn::{Backend, Closed, Order, Orders, Word, line};
 
@@ -67,6 +68,14 @@ fn backends(settings: &Settings, expected: &[BackendId]) -> Vec<(BackendKind, Bo
         };
         let reader = WireGuard::new(wireguard, expected.iter().cloned());
         all.push((BackendKind::WireGuard, Box::new(reader)));
+    }
+    if settings.strongswan.enabled {
+        let strongswan = strongswan::Settings {
+            vici: settings.strongswan.vici.clone(),
+            expected: settings.strongswan.expected,
+        };
+        let reader = StrongSwan::new(strongswan, expected.iter().cloned());
+        all.push((BackendKind::StrongSwan, Box::new(reader)));
     }
     all
 }

@@ -6,6 +6,7 @@
 
 mod line;
 mod stream;
+pub mod strongswan;
 pub mod wireguard;
 
 pub use line::{Closed, Line, Order, Orders, Tell, Word, line};
