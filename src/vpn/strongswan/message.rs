@@ -213,10 +213,7 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(Fault::Malformed)?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Fault::Malformed)?;
         self.rest = rest;
         Ok(taken)
     }

@@ -162,13 +162,7 @@ impl StrongSwan {
     }
 
     /// The link is over. Whether charon is too, the next attempt tells.
-    fn broken(
-        &mut self,
-        error: LinkError,
-        now: Now,
-        seen: &mut Report,
-        answers: &mut Vec<Answer>,
-    ) {
+    fn broken(&mut self, error: LinkError, now: Now, seen: &mut Report, answers: &mut Vec<Answer>) {
         let Some(link) = self.link.take() else {
             return;
         };

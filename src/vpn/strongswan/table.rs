@@ -218,7 +218,11 @@ impl Table {
     pub fn listed(&mut self, sa: IkeSa, now: Now) -> Result<(), Fault> {
         let id = sa.unique_id;
         let round = self.round;
-        if self.list.as_ref().is_some_and(|list| list.gone.contains(&id)) {
+        if self
+            .list
+            .as_ref()
+            .is_some_and(|list| list.gone.contains(&id))
+        {
             return Ok(()); // It was read before it went down.
         }
         // One that is being deleted is up until charon says why not, but begins nothing.
@@ -241,10 +245,15 @@ impl Table {
         let round = self.round;
         self.sessions
             .retain(|id, entry| entry.round == round || list.fresh.contains(id));
+        // Whose end is not told yet is not ended by the list either.
+        let leaving = self.leaving.iter();
+        let leaving = leaving.filter_map(|leaving| Some((leaving.id, leaving.entry.as_ref()?)));
         let mut sessions: Vec<(u64, Session)> = self
             .sessions
             .iter()
-            .map(|(id, entry)| (*id, entry.session.clone()))
+            .map(|(id, entry)| (*id, entry))
+            .chain(leaving)
+            .map(|(id, entry)| (id, entry.session.clone()))
             .collect();
         sessions.sort_by_key(|(id, _)| *id);
         obs.push(Obs::Snapshot {
@@ -386,7 +395,9 @@ impl Entry {
     fn retire(&mut self, listed: &[Child]) {
         let before = &mut self.before;
         self.children.retain(|known| {
-            let kept = listed.iter().any(|child| child.unique_id == known.unique_id);
+            let kept = listed
+                .iter()
+                .any(|child| child.unique_id == known.unique_id);
             if !kept {
                 before.0 = before.0.saturating_add(known.rx);
                 before.1 = before.1.saturating_add(known.tx);
