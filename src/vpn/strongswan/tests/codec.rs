@@ -46,8 +46,10 @@ fn node(tree: &Tree) -> Node<'_> {
     }
 }
 
+type Owned = (Kind, Vec<u8>, Vec<u8>);
+
 /// All packets of a stream in pieces of these sizes, again and again.
-fn packets(stream: &[u8], sizes: &[usize]) -> (Vec<(Kind, Vec<u8>, Vec<u8>)>, Option<Fault>) {
+fn packets(stream: &[u8], sizes: &[usize]) -> (Vec<Owned>, Option<Fault>) {
     let (mut framer, mut found) = (Framer::default(), Vec::new());
     let (mut rest, mut sizes) = (stream, sizes.iter().cycle());
     while !rest.is_empty() {

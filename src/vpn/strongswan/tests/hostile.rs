@@ -163,7 +163,7 @@ proptest! {
                     next += 1;
                     charon.rekeys(id, next);
                 }
-                (6, Some(id)) => agent.talk.order(u64::from(which), id, at(now)),
+                (6, Some(id)) => agent.talk.order(which, id, at(now)),
                 (7, _) => now += 60_000,
                 _ => {}
             }
