@@ -2,6 +2,7 @@
 //!
 //! Each ends with one line of verdict, and with a failure if the promise is broken.
 
+mod connections;
 mod gate;
 mod supervisor;
 
@@ -13,6 +14,8 @@ use anyhow::Result;
 /// What can be shown.
 #[derive(clap::Subcommand)]
 pub(crate) enum What {
+    /// Connections: one row each, with its true end and reason, whatever the VPN daemons do
+    Connections(connections::Options),
     /// The gate: a gated VPN runs only while its host is authorised, whatever happens to the agent
     Gate(gate::Options),
     /// What plays systemd in there.
@@ -26,6 +29,7 @@ pub(crate) enum What {
 /// Shows it.
 pub(crate) fn run(what: &What) -> Result<ExitCode> {
     match what {
+        What::Connections(options) => connections::run(options),
         What::Gate(options) => gate::run(options),
         What::Supervisor { plan } => supervisor::run(plan),
     }

@@ -143,6 +143,20 @@ impl Lab {
         of_name.map(|running| running.child.id())
     }
 
+    /// Whether the program called `name` was started and has not ended, by itself or from here.
+    pub(crate) fn runs(&mut self, name: &str) -> Result<bool> {
+        let ended = |running: &mut Running| running.child.try_wait();
+        let of_name = self.running.iter_mut().find(|running| running.name == name);
+        let Some(running) = of_name else {
+            return Ok(false);
+        };
+        if ended(running).context("cannot watch a child")?.is_none() {
+            return Ok(true);
+        }
+        self.forget(name)?;
+        Ok(false)
+    }
+
     /// Ends a program in order (SIGTERM), and at once if it does not.
     pub(crate) fn stop(&mut self, name: &str) -> Result<()> {
         for running in self.running.iter_mut().filter(|one| one.name == name) {
@@ -210,8 +224,13 @@ impl Lab {
 
     /// The last log lines of `name` as a paragraph, or nothing if it said nothing.
     fn words_of(&self, name: &str) -> String {
+        self.words_since(name, 0)
+    }
+
+    /// The same of what it said after the first `bytes` of its log.
+    pub(crate) fn words_since(&self, name: &str, bytes: usize) -> String {
         let log = fs::read(self.log(name)).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = String::from_utf8_lossy(log.get(bytes..).unwrap_or_default());
         if log.trim().is_empty() {
             return String::new();
         }

@@ -183,10 +183,14 @@ pub(crate) fn obstacle(may_install: bool) -> Result<Option<String>> {
     if let Some(missing) = apt::provide(&in_user_space, may_install)? {
         return Ok(Some(format!("the kernel has no WireGuard; {missing}")));
     }
+    Ok(no_tun().map(|why| format!("the kernel has no WireGuard, and {why}")))
+}
+
+/// Why no VPN in user space can run here; nothing if one can.
+pub(crate) fn no_tun() -> Option<String> {
     let tun = File::options().read(true).write(true).open("/dev/net/tun");
-    Ok(tun.err().map(|error| {
-        format!("the kernel has no WireGuard, and wireguard-go cannot open /dev/net/tun ({error})")
-    }))
+    let error = tun.err()?;
+    Some(format!("/dev/net/tun cannot be opened ({error})"))
 }
 
 fn join(server: Machine, client: Machine) -> Result<()> {
