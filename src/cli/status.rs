@@ -7,7 +7,7 @@ use super::console::{Console, bold, green, red, yellow};
 use super::text::{bytes, columns, count, instant};
 use super::{Exit, reach};
 use crate::core::report::{
-    BackendState, IdentityStatus, PublicSummary, StatusReport, VerificationState,
+    BackendState, BackendStatus, IdentityStatus, PublicSummary, StatusReport, VerificationState,
 };
 use crate::core::{shown, shown_seconds};
 use crate::host::clock;
@@ -237,26 +237,33 @@ fn backends(report: &StatusReport) -> String {
     if report.backends.is_empty() {
         return "  none found\n".to_owned();
     }
-    let rows: Vec<Vec<String>> = report
-        .backends
-        .iter()
-        .map(|backend| {
-            let last = match backend.state {
-                BackendState::Up => "up".to_owned(),
-                BackendState::Unavailable => {
-                    let why = backend.error.as_deref().unwrap_or("no reason known");
-                    format!("unavailable: {}", shown(why))
-                }
-            };
-            vec![
-                shown(&backend.kind).to_string(),
-                shown(&backend.instance).to_string(),
-                count(backend.sessions, "session"),
-                last,
-            ]
-        })
-        .collect();
-    columns(&rows, &[2], "  ")
+    let rows = report.backends.iter().map(|backend| {
+        let last = match backend.state {
+            BackendState::Up => "up".to_owned(),
+            BackendState::Unavailable => {
+                let why = backend.error.as_deref().unwrap_or("no reason known");
+                format!("unavailable: {}", shown(why))
+            }
+        };
+        let mut row = backend_row(backend);
+        row.push(last);
+        row
+    });
+    columns(&rows.collect::<Vec<_>>(), &[2, 3, 4, 5], "  ")
+}
+
+/// Which one, how many sessions, how many began and ended, how fast.
+pub(super) fn backend_row(backend: &BackendStatus) -> Vec<String> {
+    let activity = &backend.activity;
+    let rate = |per_s| format!("{}/s", bytes(per_s));
+    vec![
+        shown(&backend.kind).to_string(),
+        shown(&backend.instance).to_string(),
+        count(backend.sessions, "session"),
+        format!("{} began, {} ended", activity.started, activity.ended),
+        format!("received {}", rate(activity.rx_per_s)),
+        format!("sent {}", rate(activity.tx_per_s)),
+    ]
 }
 
 /// What is wrong or will be, each with what to do.

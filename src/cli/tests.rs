@@ -67,6 +67,14 @@ fn backend(instance: &str, sessions: u64) -> BackendStatus {
         was_up: true,
         error: None,
         sessions,
+        activity: Activity {
+            started: sessions + 3,
+            ended: 3,
+            rx: 12_345_678,
+            tx: 3_456_789_012,
+            rx_per_s: 2048,
+            tx_per_s: 1_500_000,
+        },
     }
 }
 
@@ -243,8 +251,8 @@ fn an_agent_that_waits_for_its_enrolment_has_no_connections_to_tell_of() {
     let quiet = Host::new().enrolled().running(healthy(), own_user());
     let ran = quiet.run(&["connections"]);
     assert_eq!(
-        (ran.exit, ran.out.as_str()),
-        (Exit::Ok, "No connections.\n")
+        (ran.exit, ran.out.lines().next()),
+        (Exit::Ok, Some("No connections."))
     );
 }
 
@@ -270,8 +278,10 @@ fn a_running_agent_is_shown_in_text_and_json() {
     let json = host.run(&["connections", "--json"]);
     let value: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(value["connections"][0]["rx"], 1);
+    assert_eq!(value["backends"][0]["rx_per_s"], 2048);
     let table = host.run(&["connections"]);
-    assert!(table.out.ends_with("1 connection\n"), "{}", table.out);
+    assert!(table.out.contains("\n1 connection\n"), "{}", table.out);
+    assert!(table.out.contains("15 began, 3 ended"), "{}", table.out);
     let health = host.run(&["healthcheck"]);
     assert_eq!((health.exit, health.out.as_str()), (Exit::Ok, "healthy\n"));
 }

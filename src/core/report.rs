@@ -155,6 +155,27 @@ pub struct BackendStatus {
     pub error: Option<String>,
     /// Live sessions seen there.
     pub sessions: u64,
+    /// What went on there.
+    #[serde(flatten)]
+    pub activity: Activity,
+}
+
+/// What went on at a backend since the agent started; zero where an older agent does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Activity {
+    /// Connections that began.
+    pub started: u64,
+    /// Connections that ended.
+    pub ended: u64,
+    /// Bytes from all clients.
+    pub rx: u64,
+    /// Bytes to all clients.
+    pub tx: u64,
+    /// Bytes a second from all clients, over half a minute.
+    pub rx_per_s: u64,
+    /// Bytes a second to all clients, likewise.
+    pub tx_per_s: u64,
 }
 
 /// Whether a backend answers.
@@ -397,6 +418,7 @@ mod tests {
             was_up: true,
             error: None,
             sessions: 0,
+            activity: Activity::default(),
         }];
         report.note_error(0, "");
         let mut values = vec![serde_json::to_value(&report).unwrap()];

@@ -106,8 +106,10 @@ fn the_table_of_connections() {
         rx,
         tx: rx * 1000,
     };
-    assert_snapshot!(connections::table(&[row(1, 900), row(9, 123_456)], NOW_MS));
-    assert_eq!(connections::table(&[], NOW_MS), "No connections.\n");
+    let backends = healthy().backends;
+    let rows = [row(1, 900), row(9, 123_456)];
+    assert_snapshot!(connections::table(&rows, &backends, NOW_MS));
+    assert_eq!(connections::table(&[], &[], NOW_MS), "No connections.\n");
 }
 
 #[test]

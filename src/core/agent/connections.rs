@@ -74,7 +74,7 @@ impl Agent {
         again
     }
 
-    fn record(&mut self, events: Vec<SessionEvent>, now: Now) {
+    pub(super) fn record(&mut self, events: Vec<SessionEvent>, now: Now) {
         if events.is_empty() {
             return;
         }

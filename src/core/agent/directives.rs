@@ -10,7 +10,7 @@ use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::limits::{
     CHALLENGE_DEADLINE_S, MAX_DIRECTIVE_ACKS, MAX_DIRECTIVES, MAX_POLL_WAIT_S, MAX_REPLY_BYTES,
 };
-use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome, Poll, PollReply, Purpose};
+use vpn_node_protocol::message::{DirectiveOutcome, Poll, PollReply, Purpose};
 
 use super::{Agent, Command, NoRotation, SendFailure};
 use crate::core::{Now, schedule};
@@ -122,34 +122,37 @@ impl Agent {
             let text = "a directive for another server or key was refused".to_owned();
             return self.memory.note(text, now);
         }
-        if self.seen_directives.contains(&directive.id) || self.acks.len() >= MAX_WAITING_ACKS {
+        let done = self.seen_directives.contains(&directive.id);
+        if done || self.is_disconnecting(directive.id) || self.acks.len() >= MAX_WAITING_ACKS {
             return;
         }
+        if let Some((outcome, detail)) = self.apply(&directive, carried_ms, now, rng) {
+            self.acknowledge(directive.id, outcome, detail);
+        }
+    }
+
+    /// It is dealt with: should it come again, it changes nothing.
+    pub(super) fn remember_directive(&mut self, id: Uuid) {
         if self.seen_directives.len() >= REMEMBERED {
             self.seen_directives.pop_front();
         }
-        self.seen_directives.push_back(directive.id);
-        let outcome = self.apply(&directive, carried_ms, now, rng);
-        self.acks.push(DirectiveAck {
-            id: directive.id,
-            outcome,
-            detail: None,
-        });
+        self.seen_directives.push_back(id);
     }
 
+    /// None: the end of it will be told later, or when it comes again.
     fn apply(
         &mut self,
         directive: &Directive,
         carried_ms: i64,
         now: Now,
         rng: &mut impl CryptoRng,
-    ) -> DirectiveOutcome {
+    ) -> Option<(DirectiveOutcome, Option<String>)> {
         let age_ms = carried_ms.saturating_sub(directive.issued_ms);
         let left_ms = i64::from(directive.deadline_s) * 1000 - age_ms.max(0);
         let Ok(left_ms @ 1..) = u64::try_from(left_ms) else {
-            return DirectiveOutcome::Late;
+            return Some((DirectiveOutcome::Late, None));
         };
-        match directive.action {
+        let outcome = match directive.action {
             Action::Challenge { value, purpose } => {
                 // The lane is kept for its answer, so heartbeats wait: not longer than this.
                 let left_ms = left_ms.min(u64::from(CHALLENGE_DEADLINE_S) * 1000);
@@ -163,13 +166,18 @@ impl Agent {
             }
             Action::Rotate => {
                 // One that is under way does what this one wants.
-                if let Err(NoRotation::Stopped(_)) = self.rotate(rng) {
-                    return DirectiveOutcome::Late;
+                match self.rotate(rng) {
+                    Err(NoRotation::Stopped(_)) => DirectiveOutcome::Late,
+                    _ => DirectiveOutcome::Applied,
                 }
-                DirectiveOutcome::Applied
             }
-            Action::Disconnect { .. } | Action::Unknown => DirectiveOutcome::Unsupported,
-        }
+            Action::Disconnect {
+                ref connection_ids,
+                reason,
+            } => return self.disconnect(directive.id, connection_ids, reason, now),
+            Action::Unknown => DirectiveOutcome::Unsupported,
+        };
+        Some((outcome, None))
     }
 
     /// The first reply of this run: from now on directives are waited for.

@@ -4,8 +4,10 @@
 //! [`Agent::next_deadline`], and does what [`Agent::next_command`] says. Time and randomness
 //! are arguments, so that a test plays days of outage in milliseconds.
 
+mod backends;
 mod connections;
 mod directives;
+mod disconnects;
 mod event;
 mod hardware;
 mod report;
@@ -23,7 +25,9 @@ use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::message::{ConnectionBatch, DirectiveAck};
 
+use self::backends::Backends;
 use self::directives::{Challenge, PollState};
+use self::disconnects::Disconnects;
 use self::hardware::Hardware;
 use self::report::Memory;
 use self::rotation::Rotation;
@@ -110,6 +114,8 @@ pub struct Agent {
     /// How many of them, from the first, are in the request in flight.
     acks_sent: usize,
     seen_directives: VecDeque<Uuid>,
+    disconnects: Disconnects,
+    backends: Backends,
     poll: PollState,
     fetching_certificate: bool,
     upload: Upload,
@@ -185,6 +191,8 @@ impl Agent {
             acks: Vec::new(),
             acks_sent: 0,
             seen_directives: VecDeque::new(),
+            disconnects: Disconnects::default(),
+            backends: Backends::default(),
             poll: PollState::NotYet,
             fetching_certificate: false,
             upload: Upload::Idle,
@@ -221,7 +229,8 @@ impl Agent {
             Event::Sampled(metrics) => self.submit_heartbeat(metrics, now),
             Event::Hardware(components) => self.hardware_seen(&components, now, rng),
             Event::Observed(backend, obs) => self.observed(&backend, obs, now, rng),
-            Event::Disconnected { .. } | Event::Details(..) => {}
+            Event::Disconnected { order, result } => self.disconnected(order, result, now),
+            Event::Details(backend, details) => self.details_came(backend, details),
             Event::Ledger(facts) => {
                 self.ledger = facts;
                 self.ledger_changed = true;
@@ -236,6 +245,7 @@ impl Agent {
         self.forget_late_challenge(now);
         self.look_at_hardware(now);
         self.tick_sessions(now);
+        self.give_up_disconnects(now);
         if let Upload::Paused(until) = self.upload
             && now.boot >= until
         {
@@ -254,6 +264,7 @@ impl Agent {
             self.poll.retry_at().filter(|_| self.may_poll()),
             self.challenge.as_ref().map(Challenge::deadline),
             self.reducer.next_deadline(),
+            self.disconnects.deadline(),
             Some(self.keep_sessions_at),
             Some(self.hardware.next_look()),
             match self.upload {

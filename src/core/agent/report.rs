@@ -9,8 +9,8 @@ use vpn_node_protocol::message::{Authorisation as State, Verdict};
 use super::Agent;
 use crate::core::Now;
 use crate::core::report::{
-    BackendState, BackendStatus, Backlog, ConnectionRow, ErrorNote, IdentityStatus, LastHeartbeat,
-    LedgerStatus, MAX_ERROR_TEXT, MAX_LAST_ERRORS, StatusReport, Verification, VerificationState,
+    Backlog, ConnectionRow, ErrorNote, IdentityStatus, LastHeartbeat, LedgerStatus, MAX_ERROR_TEXT,
+    MAX_LAST_ERRORS, StatusReport, Verification, VerificationState,
 };
 
 /// What the agent remembers only to report it.
@@ -78,6 +78,7 @@ impl Agent {
         };
         self.memory.state = Some((state, since));
         let ago = |then: Now| now.boot.saturating_sub(then.boot).as_secs();
+        let backends = self.backend_statuses(now);
         let lane = self.lane.state();
         StatusReport {
             uptime_s: ago(self.started),
@@ -105,7 +106,7 @@ impl Agent {
             ),
             heartbeat_interval_s: self.interval.as_secs(),
             clock_offset_ms: self.clock_offset_ms.map(|offset| -offset),
-            backends: self.backend_statuses(),
+            backends,
             connections: Arc::new(self.connection_rows()),
             backlog: Backlog {
                 records: self.ledger.records,
@@ -186,23 +187,6 @@ impl Agent {
                 "The controller has not answered since the agent started.".to_owned()
             }
         }
-    }
-
-    fn backend_statuses(&self) -> Vec<BackendStatus> {
-        self.reducer
-            .backends()
-            .map(|backend| BackendStatus {
-                kind: backend.id.kind.as_str().to_owned(),
-                instance: backend.id.instance.clone(),
-                state: match backend.unavailable {
-                    None => BackendState::Up,
-                    Some(_) => BackendState::Unavailable,
-                },
-                was_up: backend.was_up,
-                error: backend.unavailable.map(|(error, _)| error.to_owned()),
-                sessions: backend.live as u64,
-            })
-            .collect()
     }
 
     fn connection_rows(&self) -> Vec<ConnectionRow> {

@@ -8,12 +8,12 @@ use ed25519_dalek::SigningKey;
 use rand_core::CryptoRng;
 use vpn_node_protocol::limits::MAX_DIRECTIVE_ACKS;
 use vpn_node_protocol::message::{
-    Authorisation as State, BackendReport, BacklogReport, ChallengeAnswer, ConnectionBatch,
-    ConnectionsAck, Heartbeat, Purpose, Refusal, RefusalCode,
+    Authorisation as State, BacklogReport, ChallengeAnswer, ConnectionBatch, ConnectionsAck,
+    Heartbeat, Purpose, Refusal, RefusalCode,
 };
 use vpn_node_protocol::metrics::SystemMetrics;
 use vpn_node_protocol::sealing::{Context, Sealed};
-use vpn_node_protocol::{hardware::Components, keys::PublicKey, limits::MAX_BACKENDS};
+use vpn_node_protocol::{hardware::Components, keys::PublicKey};
 
 use super::{Agent, BAD_BATCH_PAUSE, Command, SendFailure, Upload};
 use crate::core::lane::{Answered, LaneError, Voice};
@@ -78,19 +78,11 @@ impl Agent {
             return;
         }
         let state = self.authorisation.state(now, self.silent_after());
-        let backends = self.reducer.backends().take(MAX_BACKENDS);
+        let backends = self.backend_reports(now);
         let heartbeat = Heartbeat {
             version: self.about.version.clone(),
             uptime_s: now.boot.saturating_sub(self.started.boot).as_secs(),
-            backends: backends
-                .map(|backend| BackendReport {
-                    kind: backend.id.kind.as_str().to_owned(),
-                    instance: backend.id.instance.clone(),
-                    up: backend.unavailable.is_none(),
-                    active: u32::try_from(backend.live).unwrap_or(u32::MAX),
-                    ..BackendReport::default()
-                })
-                .collect(),
+            backends,
             metrics,
             clock_offset_ms: self.clock_offset_ms,
             backlog: BacklogReport {

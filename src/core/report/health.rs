@@ -217,6 +217,7 @@ mod tests {
             was_up,
             error: None,
             sessions: 0,
+            activity: super::super::Activity::default(),
         };
         assert_eq!(reason_with(|r| r.backends = vec![backend(false)]), "");
         let lost = reason_with(|r| r.backends = vec![backend(true)]);

@@ -43,7 +43,7 @@ pub enum Change {
     Endpoint,
     /// The inner addresses changed.
     VirtualIps,
-    /// The daemon gave it another key (IKE rekey).
+    /// The daemon gave it another key: an IKE rekey, or a client that was back at once.
     Rekey,
 }
 

@@ -2,14 +2,17 @@
 //!
 //! Owns the sessions that are down but not yet reported so.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
 use super::{
     known::KeyHash,
     obs::End,
-    types::{Confidence, Identity, Session, SessionKey},
+    types::{BackendKind, Confidence, Identity, Session, SessionKey},
 };
 use crate::core::Now;
 
@@ -30,6 +33,8 @@ pub(super) struct Live {
     pub(super) earlier_tx: u64,
     /// The last snapshot that held it.
     pub(super) round: u32,
+    /// Since when it is up under this key: what looked earlier cannot have seen it.
+    pub(super) since: Duration,
 }
 
 /// A session that is down, and why as far as known.
@@ -41,8 +46,20 @@ pub(super) struct HeldEnd {
 
 impl HeldEnd {
     /// Whether a session of the same identity that began at `started` is this one still.
-    pub(super) fn continues_at(&self, started: Now) -> bool {
-        self.end.reason.may_coalesce() && started.boot <= self.end.at.boot.saturating_add(COALESCE)
+    ///
+    /// When an end was only concluded, the client may have been away for all the time that nobody
+    /// looked. Where one session keeps its key that was a reconnect, unless it began so soon that
+    /// there was no time for a longer absence; where a session changes its key while it lasts, the
+    /// notice of that was missed. A session from well before is another one, seen late.
+    pub(super) fn continues_at(&self, started: Now, kind: BackendKind) -> bool {
+        let over = match self.end.confidence {
+            Confidence::Observed => self.end.at.boot,
+            Confidence::Inferred if kind.renames_sessions() => self.end.at.boot,
+            Confidence::Inferred => self.end.earliest.boot,
+        };
+        self.end.reason.may_coalesce()
+            && started.boot <= over.saturating_add(COALESCE)
+            && started.boot.saturating_add(COALESCE) >= self.end.earliest.boot
     }
 }
 
@@ -93,10 +110,6 @@ impl Held {
         true
     }
 
-    pub(super) fn get(&self, slot: &Slot) -> Option<&HeldEnd> {
-        self.ends.get(slot)
-    }
-
     pub(super) fn take(&mut self, slot: &Slot) -> Option<HeldEnd> {
         let held = self.ends.remove(slot)?;
         let identity = (slot.0, held.live.session.identity.clone());
@@ -113,6 +126,18 @@ impl Held {
         }
         let key = self.by_identity.get(&(backend, identity.clone()))?.clone();
         self.take(&(backend, key))
+    }
+
+    /// Takes the ends of these connections, in the order of their slots.
+    pub(super) fn take_connections(&mut self, ids: &BTreeSet<Uuid>) -> Vec<(Slot, HeldEnd)> {
+        let is_named = |held: &HeldEnd| ids.contains(&held.live.connection_id);
+        let named = self.ends.iter().filter(|(_, held)| is_named(held));
+        let mut slots: Vec<Slot> = named.map(|(slot, _)| slot.clone()).collect();
+        slots.sort();
+        slots
+            .into_iter()
+            .filter_map(|slot| self.take(&slot).map(|held| (slot, held)))
+            .collect()
     }
 
     /// Takes the ends whose time has come, oldest first; of one backend all, if given.

@@ -20,7 +20,9 @@ pub use event::{Change, SessionEvent, SessionRecord, What};
 pub use held::COALESCE;
 pub use known::{KeyHash, KnownSession};
 pub use obs::{End, Obs, Patch};
-pub use reducer::{BackendStatus, LiveSession, RESTORED_PATIENCE, Reducer};
+pub use reducer::{
+    BackendStatus, Confirmed, Counts, Intended, LiveSession, RESTORED_PATIENCE, Reducer,
+};
 pub use types::{
     BackendId, BackendKind, Confidence, Endpoint, Identity, Net, Reason, Session, SessionKey,
     Stamp, connection_id, stamp_of,

@@ -105,6 +105,14 @@ fn reasons(events: &[SessionEvent]) -> Vec<(Reason, Confidence)> {
     ends.collect()
 }
 
+fn changes(events: Vec<SessionEvent>) -> Vec<Change> {
+    let updates = events.into_iter().map(|event| match event.what {
+        What::Update { change, .. } => change,
+        other => panic!("{other:?}"),
+    });
+    updates.collect()
+}
+
 use Confidence::{Inferred, Observed};
 
 #[test]
@@ -114,7 +122,8 @@ fn reauthentication_is_one_connection_and_its_bytes_add_up() {
     assert_eq!(start[0].what, What::Start);
     let gone = down(1, 5_000, Reason::ClientDisconnect, Observed);
     assert_eq!(rig.see(5_000, gone), []);
-    assert_eq!(rig.see(5_010, up(2, "ann", 5_010)), []);
+    let back = rig.see(5_010, up(2, "ann", 5_010));
+    assert_eq!(changes(back), [Change::Rekey]);
     assert_eq!(rig.reducer.tick(now(60_000)), []);
     let live: Vec<_> = rig.reducer.live().collect();
     assert_eq!(live.len(), 1);
@@ -198,13 +207,6 @@ fn roaming_and_rekeying_are_updates_but_traffic_is_none() {
         tx: 6000,
         last_seen: now(1_000),
     };
-    let changes = |events: Vec<SessionEvent>| -> Vec<Change> {
-        let updates = events.into_iter().map(|event| match event.what {
-            What::Update { change, .. } => change,
-            other => panic!("{other:?}"),
-        });
-        updates.collect()
-    };
     assert_eq!(
         changes(rig.see(1_000, Obs::Update(patch(1)))),
         [Change::Endpoint]
@@ -248,17 +250,34 @@ fn a_restart_of_the_agent_neither_ends_nor_duplicates() {
 }
 
 #[test]
-fn lower_counters_after_a_restart_are_another_session() {
-    let mut rig = Rig::new();
-    rig.see(0, snapshot(0, true, vec![session(1, "ann", 0)]));
-    let mut rig = rig.restarted();
-    let lower = Session {
-        rx: 9,
-        ..session(1, "ann", 8_000)
+fn lower_counters_after_a_restart_are_another_session_where_keys_do_not_tell() {
+    let peer = |incarnation| SessionKey::WireGuard {
+        public_key: [1; 32],
+        incarnation,
     };
-    let events = rig.see(9_000, snapshot(9_000, true, vec![lower]));
+    let mut rig = Rig::new();
+    let (first, second) = (session(1, "ann", 0), session(2, "bob", 0));
+    let of_peer = Session {
+        key: peer(1),
+        ..first
+    };
+    rig.see(0, snapshot(0, true, vec![of_peer.clone(), second.clone()]));
+    let mut rig = rig.restarted();
+    let lower = |key, session| Session {
+        rx: 9,
+        key,
+        ..session
+    };
+    let again = vec![
+        lower(peer(7), of_peer),
+        lower(SessionKey::Ike { unique_id: 2 }, second),
+    ];
+    let events = rig.see(9_000, snapshot(9_000, true, again));
     assert_eq!(reasons(&events), [(Reason::AgentRestart, Inferred)]);
     assert_eq!(events[1].what, What::Start);
+    assert_eq!(events.len(), 2, "the IKE SA is the one it was");
+    let rx: Vec<u64> = rig.reducer.live().map(|live| live.rx).collect();
+    assert!(rx.contains(&10), "bytes are never taken back");
 }
 
 #[test]
@@ -336,6 +355,12 @@ fn a_failing_backend_keeps_its_sessions_and_says_so() {
     rig.see(1_000, Obs::Unavailable { error, since });
     let id = charon();
     let status = |unavailable| BackendStatus {
+        counts: Counts {
+            started: 1,
+            rx: 10,
+            tx: 20,
+            ..Counts::default()
+        },
         was_up: true,
         id: &id,
         live: 1,

@@ -62,6 +62,12 @@ impl BackendKind {
         }
     }
 
+    /// Whether a session may get another key while it lasts: an IKE SA does, with each rekey and
+    /// each reauthentication.
+    pub(super) fn renames_sessions(self) -> bool {
+        matches!(self, Self::StrongSwan)
+    }
+
     /// Why sessions end when a new epoch shows that what held them is gone: for WireGuard that
     /// is the interface, for the others the daemon.
     #[must_use]
@@ -125,6 +131,12 @@ pub enum SessionKey {
 }
 
 impl SessionKey {
+    /// Whether no other session of the same life of the daemon has these durable bytes. A WireGuard
+    /// peer has the same ones in each of its sessions.
+    pub(super) fn is_unique_in_epoch(&self) -> bool {
+        !matches!(self, Self::WireGuard { .. })
+    }
+
     /// The part that a restarted agent finds again. A WireGuard peer has one session at a time,
     /// so its incarnation, which restarts with the agent, stays out.
     pub(super) fn durable_bytes(&self) -> Vec<u8> {
@@ -316,15 +328,15 @@ impl Reason {
     }
 
     /// Whether a client that is back within [`super::COALESCE`] is still the same connection:
-    /// not after an act of an operator, nor after the server itself went away.
+    /// not after an act of an operator, nor after the server itself went away, nor when the daemon
+    /// says that another session took its place.
     pub(super) fn may_coalesce(&self) -> bool {
         match self {
-            Self::ClientDisconnect
-            | Self::Timeout
-            | Self::Replaced
-            | Self::ConnectionReset
-            | Self::Unknown(_) => true,
-            Self::AdminKick
+            Self::ClientDisconnect | Self::Timeout | Self::ConnectionReset | Self::Unknown(_) => {
+                true
+            }
+            Self::Replaced
+            | Self::AdminKick
             | Self::Revoked
             | Self::PeerRemoved
             | Self::AuthFailed

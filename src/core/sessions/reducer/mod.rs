@@ -4,6 +4,9 @@
 //! a session key names one connection while it is up; an observed end beats an inferred one;
 //! absence means an end only in a complete snapshot.
 
+mod changes;
+mod departed;
+mod intents;
 mod restored;
 mod view;
 
@@ -15,16 +18,15 @@ use std::{
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use self::restored::restored_end;
-pub use self::view::{BackendStatus, LiveSession};
+pub use self::intents::{Confirmed, Intended};
+pub use self::view::{BackendStatus, Counts, LiveSession};
+use self::{changes::update_event, departed::Departed, intents::Intent, restored::restored_end};
 use super::{
     event::{Change, SessionEvent, SessionRecord, What},
     held::{Held, HeldEnd, Live, Slot},
     known::{KeyHash, KnownSession},
-    obs::{End, Obs, Patch},
-    types::{
-        BackendId, Confidence, Endpoint, Net, Reason, Session, SessionKey, Stamp, connection_id,
-    },
+    obs::{End, Obs},
+    types::{BackendId, Confidence, Reason, Session, Stamp, connection_id},
 };
 use crate::core::Now;
 
@@ -39,6 +41,8 @@ pub struct Reducer {
     backends: Vec<Backend>,
     live: HashMap<Slot, Live>,
     held: Held,
+    departed: Departed,
+    intents: HashMap<Uuid, Intent>,
     restored: BTreeMap<(BackendId, KeyHash, Uuid), KnownSession>,
     restored_until: Option<Duration>,
     round: u32,
@@ -49,6 +53,16 @@ struct Backend {
     epoch: Option<u64>,
     unavailable: Option<(String, Stamp)>,
     live: usize,
+    counts: Counts,
+}
+
+/// What a snapshot says of itself.
+#[derive(Clone, Copy)]
+struct Look {
+    /// When the daemon was asked.
+    looked: Duration,
+    /// Whether it told everything.
+    complete: bool,
 }
 
 /// One call: its time, its randomness, its answer.
@@ -71,6 +85,8 @@ impl Reducer {
             backends: Vec::new(),
             live: HashMap::new(),
             held: Held::default(),
+            departed: Departed::default(),
+            intents: HashMap::new(),
             restored: restored
                 .into_iter()
                 .map(|known| {
@@ -108,12 +124,14 @@ impl Reducer {
                 epoch,
                 complete,
                 sessions,
-                at: _,
+                at: looked,
             } => {
                 self.enter_epoch(at, epoch, &mut turn);
-                self.snapshot(at, complete, sessions, &mut turn);
+                let looked = looked.boot.min(now.boot);
+                let look = Look { looked, complete };
+                self.snapshot(at, look, sessions, &mut turn);
             }
-            Obs::Up(session) => self.see(at, *session, true, &mut turn),
+            Obs::Up(session) => self.see(at, *session, None, &mut turn),
             Obs::Update(patch) => self.patch(at, patch, &mut turn),
             Obs::Rekey { old, new } => self.rekey(at, &old, new, &mut turn),
             Obs::Down { key, end } => self.down((at, key), end, &mut turn),
@@ -154,6 +172,7 @@ impl Reducer {
                     epoch: None,
                     unavailable: None,
                     live: 0,
+                    counts: Counts::default(),
                 });
                 self.backends.len() - 1
             }
@@ -169,6 +188,7 @@ impl Reducer {
             return;
         }
         let (id, reason) = (backend.id.clone(), backend.id.kind.gone_reason());
+        self.departed.forget_all_of(at);
         for (slot, held) in self.held.take_due(turn.now, Some(at)) {
             turn.out.push(self.ended(slot.0, held.live, held.end));
         }
@@ -182,9 +202,10 @@ impl Reducer {
     }
 
     /// Clause "complete=false infers no ends". What is missing goes first, so that a client
-    /// that came back under another key is found waiting.
-    fn snapshot(&mut self, at: u16, complete: bool, sessions: Vec<Session>, turn: &mut Turn<'_>) {
-        if complete {
+    /// that came back under another key is found waiting. What came up after the look was made
+    /// cannot be in it.
+    fn snapshot(&mut self, at: u16, look: Look, sessions: Vec<Session>, turn: &mut Turn<'_>) {
+        if look.complete {
             self.round = self.round.wrapping_add(1);
             let round = self.round;
             for session in &sessions {
@@ -192,58 +213,65 @@ impl Reducer {
                     live.round = round;
                 }
             }
-            for slot in self.slots_of(at, |live| live.round != round) {
+            let missing = |live: &Live| live.round != round && live.since <= look.looked;
+            for slot in self.slots_of(at, missing) {
                 let end = gone(&self.live[&slot], Reason::Unknown(String::new()), turn.now);
                 self.down(slot, end, turn);
             }
         }
         for session in sessions {
-            self.see(at, session, false, turn);
+            self.see(at, session, Some(look.looked), turn);
         }
-        if complete {
+        if look.complete {
             let id = self.backends[usize::from(at)].id.clone();
             let of_this = |known: &KnownSession| known.backend == id;
             self.end_restored(of_this, &Reason::AgentRestart, turn.now, &mut turn.out);
         }
     }
 
-    /// A session is up: as known, back again, known from a former process, or new.
-    /// `up` says that the daemon announced it; a snapshot only lists it.
-    fn see(&mut self, at: u16, session: Session, up: bool, turn: &mut Turn<'_>) {
+    /// A session is up: as known, back again, known from a former process, or new. A look at
+    /// `looked` lists it; without one, the daemon announced it.
+    fn see(&mut self, at: u16, session: Session, looked: Option<Duration>, turn: &mut Turn<'_>) {
         let slot = (at, session.key.clone());
         if self.live.contains_key(&slot) {
             return self.refresh(&slot, session, turn);
         }
-        let stale = |held: &HeldEnd| !up && held.end.confidence == Confidence::Observed;
-        if self.held.get(&slot).is_some_and(stale) {
-            return;
+        match looked {
+            Some(looked) if self.departed.explains(&slot, looked) => return,
+            Some(_) => {}
+            None => self.departed.forget(&slot),
         }
+        let since = looked.unwrap_or(turn.now.boot);
         if let Some(held) = self.held.take(&slot) {
-            if !up {
+            if looked.is_some() && held.end.confidence == Confidence::Inferred {
                 // Its absence was the error: nothing happened.
                 self.insert_live(slot.clone(), held.live);
                 return self.refresh(&slot, session, turn);
             }
-            return self.continue_or_start(slot, held, session, turn);
+            return self.continue_or_start(slot, held, session, since, turn);
         }
         if let Some(known) = self.take_restored(&slot) {
-            return self.adopt(slot, known, session, turn);
+            return self.adopt(slot, known, session, since, turn);
         }
         match self.held.take_identity(at, &session.identity) {
-            Some(held) => self.continue_or_start(slot, held, session, turn),
-            None => self.start(slot, session, turn),
+            Some(held) => self.continue_or_start(slot, held, session, since, turn),
+            None => self.start(slot, session, since, turn),
         }
     }
 
-    fn start(&mut self, slot: Slot, session: Session, turn: &mut Turn<'_>) {
+    fn start(&mut self, slot: Slot, session: Session, since: Duration, turn: &mut Turn<'_>) {
         let live = Live {
             connection_id: connection_id(turn.now, (turn.random)()),
             hash: self.hash(&slot),
-            session,
             earlier_rx: 0,
             earlier_tx: 0,
             round: self.round,
+            since,
+            session,
         };
+        let counts = &mut self.backends[usize::from(slot.0)].counts;
+        counts.started = counts.started.saturating_add(1);
+        counts.grew(live.session.received(), live.session.sent());
         turn.out.push(self.event(slot.0, &live, What::Start));
         self.insert_live(slot, live);
     }
@@ -254,103 +282,61 @@ impl Reducer {
         slot: Slot,
         held: HeldEnd,
         session: Session,
+        since: Duration,
         turn: &mut Turn<'_>,
     ) {
-        if !held.continues_at(session.started) {
+        let kind = self.backends[usize::from(slot.0)].id.kind;
+        if !held.continues_at(session.started, kind) {
             turn.out.push(self.ended(slot.0, held.live, held.end));
-            return self.start(slot, session, turn);
+            return self.start(slot, session, since, turn);
         }
         let mut live = held.live;
         live.hash = self.hash(&slot);
+        live.since = since;
+        let renamed = live.session.key != session.key;
         live.earlier_rx = live.earlier_rx.saturating_add(live.session.received());
         live.earlier_tx = live.earlier_tx.saturating_add(live.session.sent());
         live.session.key = session.key.clone();
-        live.session.rx_at_start = session.rx_at_start;
-        live.session.tx_at_start = session.tx_at_start;
+        (live.session.rx, live.session.tx) = (session.rx_at_start, session.tx_at_start);
+        (live.session.rx_at_start, live.session.tx_at_start) =
+            (session.rx_at_start, session.tx_at_start);
+        if renamed {
+            // Told, so that what is kept for the next start knows the new key.
+            let backend = self.backends[usize::from(slot.0)].id.clone();
+            turn.out
+                .push(update_event(backend, &live, Change::Rekey, turn.now));
+        }
         self.insert_live(slot.clone(), live);
         self.refresh(&slot, session, turn);
     }
 
-    /// Takes over the current values; what was at the start stays.
-    fn refresh(&mut self, slot: &Slot, session: Session, turn: &mut Turn<'_>) {
-        let patch = Patch {
-            key: session.key,
-            endpoint: session.endpoint,
-            virtual_ips: Some(session.virtual_ips),
-            rx: session.rx,
-            tx: session.tx,
-            last_seen: session.last_seen,
-        };
-        self.patch(slot.0, patch, turn);
-    }
-
-    fn patch(&mut self, at: u16, patch: Patch, turn: &mut Turn<'_>) {
-        let Some(live) = self.live.get_mut(&(at, patch.key)) else {
-            return; // It ended, or its start was not seen: the next snapshot decides.
-        };
-        let session = &mut live.session;
-        session.rx = patch.rx;
-        session.tx = patch.tx;
-        if patch.last_seen.boot > session.last_seen.boot {
-            session.last_seen = patch.last_seen;
-        }
-        let mut changes = [None, None];
-        if changed_endpoint(session, patch.endpoint) {
-            changes[0] = Some(Change::Endpoint);
-        }
-        if changed_virtual_ips(session, patch.virtual_ips) {
-            changes[1] = Some(Change::VirtualIps);
-        }
-        let live = &*live;
-        for change in changes.into_iter().flatten() {
-            let backend = self.backends[usize::from(at)].id.clone();
-            turn.out.push(update_event(backend, live, change, turn.now));
-        }
-    }
-
-    fn rekey(&mut self, at: u16, old: &SessionKey, new: SessionKey, turn: &mut Turn<'_>) {
-        let slot = (at, new.clone());
-        if *old == new {
-            return;
-        }
-        let Some(mut live) = self.remove_live(&(at, old.clone())) else {
-            return;
-        };
-        if self.live.contains_key(&slot) {
-            // The new key was announced as a session of its own before the rekey was.
-            let end = End::noticed(
-                Reason::Replaced,
-                Confidence::Observed,
-                live.session.last_seen.boot,
-                turn.now,
-            );
-            turn.out.push(self.ended(at, live, end));
-            return;
-        }
-        if let Some(held) = self.held.take(&slot) {
-            // Another session had this key, and just ended.
-            turn.out.push(self.ended(at, held.live, held.end));
-        }
-        live.hash = self.hash(&slot);
-        live.session.key = new;
-        let backend = self.backends[usize::from(at)].id.clone();
-        turn.out
-            .push(update_event(backend, &live, Change::Rekey, turn.now));
-        self.insert_live(slot, live);
-    }
-
-    /// Clause "exact beats inferred": an end is held where a better one may still come.
+    /// Clause "exact beats inferred": an end is held where a better one may still come. For one
+    /// that was ordered there is no better one.
     fn down(&mut self, slot: Slot, end: End, turn: &mut Turn<'_>) {
+        let exact = end.confidence == Confidence::Observed;
         if let Some(live) = self.remove_live(&slot) {
+            let ordered = self.intents.contains_key(&live.connection_id);
+            if exact || ordered {
+                self.departed.insert(slot.clone(), turn.now.boot);
+            }
             let end = end.not_before(live.session.started);
-            if let Some(held) = self.held.hold(slot.clone(), live, end, turn.now) {
+            if ordered {
+                turn.out.push(self.ended(slot.0, live, end));
+            } else if let Some(held) = self.held.hold(slot.clone(), live, end, turn.now) {
                 turn.out.push(self.ended(slot.0, held.live, held.end));
             }
         } else if self.held.improve(&slot, &end) {
             // Reported when its time has come.
+            if exact {
+                self.departed.insert(slot, turn.now.boot);
+            }
         } else if let Some(known) = self.take_restored(&slot) {
             let mut event = restored_end(&known, end.reason.clone(), turn.now, self.boot_id);
             event.what = What::End(end.not_before(event.session.started));
+            if exact {
+                self.departed.insert(slot.clone(), turn.now.boot);
+            }
+            self.count_end(slot.0);
             turn.out.push(event);
         }
     }
@@ -387,9 +373,19 @@ impl Reducer {
         )
     }
 
-    fn ended(&self, at: u16, live: Live, end: End) -> SessionEvent {
-        let end = end.not_before(live.session.started);
+    /// The one place where live connections end. An order's reason beats every other.
+    fn ended(&mut self, at: u16, live: Live, end: End) -> SessionEvent {
+        let mut end = end.not_before(live.session.started);
+        if let Some(intent) = self.intents.remove(&live.connection_id) {
+            (end.reason, end.confidence) = (intent.reason, Confidence::Observed);
+        }
+        self.count_end(at);
         self.event(at, &live, What::End(end))
+    }
+
+    fn count_end(&mut self, at: u16) {
+        let counts = &mut self.backends[usize::from(at)].counts;
+        counts.ended = counts.ended.saturating_add(1);
     }
 
     fn event(&self, at: u16, live: &Live, what: What) -> SessionEvent {
@@ -405,28 +401,4 @@ impl Reducer {
 fn gone(live: &Live, reason: Reason, now: Now) -> End {
     let earliest = live.session.last_seen.boot;
     End::noticed(reason, Confidence::Inferred, earliest, now)
-}
-
-fn update_event(backend: BackendId, live: &Live, change: Change, at: Now) -> SessionEvent {
-    SessionEvent {
-        connection_id: live.connection_id,
-        backend,
-        session: SessionRecord::of(&live.session, live.earlier_rx, live.earlier_tx),
-        what: What::Update { change, at },
-    }
-}
-
-/// An endpoint that is no longer told is no news; a first one completes the start.
-fn changed_endpoint(session: &mut Session, endpoint: Option<Endpoint>) -> bool {
-    endpoint.is_some() && std::mem::replace(&mut session.endpoint, endpoint) != endpoint
-}
-
-fn changed_virtual_ips(session: &mut Session, virtual_ips: Option<Box<[Net]>>) -> bool {
-    match virtual_ips {
-        Some(virtual_ips) if virtual_ips != session.virtual_ips => {
-            session.virtual_ips = virtual_ips;
-            true
-        }
-        _ => false,
-    }
 }

@@ -1,5 +1,7 @@
 //! Connections across a restart of the agent: what is kept, found again, or given up.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use super::{
@@ -34,23 +36,23 @@ impl Reducer {
         known
     }
 
-    /// Goes on, silently, with a connection of a former process, unless lower counters show that
-    /// the daemon started over in between.
+    /// Goes on, silently, with a connection of a former process. Where the daemon's name for it does
+    /// not tell two sessions of one client apart, lower counters do.
     pub(super) fn adopt(
         &mut self,
         slot: Slot,
         known: KnownSession,
         session: Session,
+        since: Duration,
         turn: &mut Turn<'_>,
     ) {
-        if session.rx < known.rx || session.tx < known.tx {
-            turn.out.push(restored_end(
-                &known,
-                Reason::AgentRestart,
-                turn.now,
-                self.boot_id,
-            ));
-            return self.start(slot, session, turn);
+        let lower = session.rx < known.rx || session.tx < known.tx;
+        if lower && !session.key.is_unique_in_epoch() {
+            let reason = Reason::AgentRestart;
+            turn.out
+                .push(restored_end(&known, reason, turn.now, self.boot_id));
+            self.count_end(slot.0);
+            return self.start(slot, session, since, turn);
         }
         let started = known.started(self.boot_id);
         let live = Live {
@@ -58,6 +60,8 @@ impl Reducer {
             hash: known.key_hash,
             session: Session {
                 started,
+                rx: session.rx.max(known.rx),
+                tx: session.tx.max(known.tx),
                 rx_at_start: known.rx_at_start,
                 tx_at_start: known.tx_at_start,
                 ..session
@@ -65,6 +69,7 @@ impl Reducer {
             earlier_rx: known.earlier_rx,
             earlier_tx: known.earlier_tx,
             round: self.round,
+            since,
         };
         self.insert_live(slot, live);
     }
@@ -112,11 +117,15 @@ impl Reducer {
         now: Now,
         out: &mut Vec<SessionEvent>,
     ) {
-        let boot_id = self.boot_id;
+        let (boot_id, backends) = (self.boot_id, &mut self.backends);
         self.restored.retain(|_, known| {
             let ends = which(known);
             if ends {
                 out.push(restored_end(known, reason.clone(), now, boot_id));
+                let of_it = |backend: &&mut super::Backend| backend.id == known.backend;
+                if let Some(backend) = backends.iter_mut().find(of_it) {
+                    backend.counts.ended = backend.counts.ended.saturating_add(1);
+                }
             }
             !ends
         });

@@ -22,6 +22,37 @@ pub struct BackendStatus<'a> {
     pub unavailable: Option<(&'a str, Stamp)>,
     /// Whether it could be read at some time since the agent started.
     pub was_up: bool,
+    /// What went on there.
+    pub counts: Counts,
+}
+
+impl BackendStatus<'_> {
+    /// Whether it can be read now.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.was_up && self.unavailable.is_none()
+    }
+}
+
+/// What went on at one backend since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that began.
+    pub started: u64,
+    /// Connections that ended, those of a former process included.
+    pub ended: u64,
+    /// Bytes from all clients. Of a connection that a former process saw, those since it was
+    /// found again.
+    pub rx: u64,
+    /// Bytes to all clients, likewise.
+    pub tx: u64,
+}
+
+impl Counts {
+    pub(super) fn grew(&mut self, rx: u64, tx: u64) {
+        self.rx = self.rx.saturating_add(rx);
+        self.tx = self.tx.saturating_add(tx);
+    }
 }
 
 /// What `status` shows of one connection: no personal data.
@@ -77,6 +108,7 @@ impl Reducer {
                 .as_ref()
                 .map(|(error, since)| (error.as_str(), *since)),
             was_up: backend.epoch.is_some(),
+            counts: backend.counts,
         })
     }
 }
