@@ -30,15 +30,14 @@ fn message(value: &Value) -> Section<'_> {
 }
 
 /// Plays the transcript in pieces of `size` bytes; between two lines the agent does what is due.
+/// Everything is told at the place of its own time.
 fn play(size: usize) -> String {
-    let lines = TRANSCRIPT
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut charon = Charon::default();
-    let mut agent = Agent::listening(&mut charon, at(11_239_500));
-    let mut told = String::new();
     let mut now = at(11_239_500);
-    for line in lines {
+    let mut agent = Agent::listening(&mut charon, now);
+    let mut told: Vec<(Duration, String)> = Vec::new();
+    for line in TRANSCRIPT.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
         let secs = line["t"].as_f64().unwrap();
         let until = at((secs * 1000.0) as u64 - u64::try_from(BOOT_WALL_MS).unwrap());
         while agent.talk.deadline().max(now.boot) < until.boot {
@@ -48,12 +47,9 @@ fn play(size: usize) -> String {
         }
         now = until;
         agent.tick(now).unwrap();
-        told.extend(agent.told().into_iter().map(|line| line + "\n"));
-        match (
-            line["kind"].as_str().unwrap(),
-            line["name"].as_str().unwrap(),
-        ) {
-            ("step", step) => told += &format!("{step}\n"),
+        let name = line["name"].as_str().unwrap();
+        match (line["kind"].as_str().unwrap(), name) {
+            ("step", step) => told.push((now.boot, step.to_owned())),
             ("event", name) => {
                 let bytes = fake::event(name, &message(&line["msg"]).encode());
                 for piece in bytes.chunks(size) {
@@ -61,21 +57,27 @@ fn play(size: usize) -> String {
                 }
             }
             (_, "listener-ended") => {
-                let Agent { talk, reducer, .. } = agent;
+                let Agent { talk, .. } = &mut agent;
+                let next = Conversation::new(EPOCH, Table::default(), now);
                 let mut obs = Vec::new();
-                let (mut table, _) = talk.into_table(&mut obs);
+                let (mut table, _) = std::mem::replace(talk, next).into_table(&mut obs);
                 table.daemon_gone(now, &mut obs);
-                agent = Agent {
-                    reducer,
-                    ..Agent::new(now, Vec::new())
-                };
                 agent.reduce(obs, now);
             }
             _ => {}
         }
-        told.extend(agent.told().into_iter().map(|line| line + "\n"));
     }
-    told
+    told.extend(agent.events.iter().map(|event| {
+        let when = match &event.what {
+            What::Start => event.session.started,
+            What::Update { at, .. } => *at,
+            What::End(end) => end.at,
+        };
+        (when.boot, story(event))
+    }));
+    told.sort_by_key(|(when, _)| *when);
+    let lines = told.into_iter().map(|(_, line)| line + "\n");
+    lines.collect()
 }
 
 #[test]
