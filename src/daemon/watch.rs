@@ -10,6 +10,7 @@ use super::OBSERVATIONS_QUEUED;
 use crate::config::{ManagementAddress, Settings};
 use crate::core::sessions::{BackendId, BackendKind};
 use crate::vpn::openvpn::{self, OpenVpn};
+use crate::vpn::strongswan::{self, StrongSwan};
 use crate::vpn::wireguard::{self, WireGuard};
 use crate::vpn::{Address, Backend, Closed, Order, Orders, Word, line};
 
@@ -80,6 +81,14 @@ fn backends(
         let expected = expected.iter().map(|(id, epoch)| (id.clone(), *epoch));
         let reader = OpenVpn::new(openvpn_settings(settings), expected);
         all.push((BackendKind::OpenVpn, Box::new(reader)));
+    }
+    if settings.strongswan.enabled {
+        let strongswan = strongswan::Settings {
+            vici: settings.strongswan.vici.clone(),
+            expected: settings.strongswan.expected,
+        };
+        let reader = StrongSwan::new(strongswan, expected.keys().cloned());
+        all.push((BackendKind::StrongSwan, Box::new(reader)));
     }
     all
 }

@@ -7,6 +7,7 @@
 mod line;
 pub mod openvpn;
 mod stream;
+pub mod strongswan;
 pub mod wireguard;
 
 pub use line::{Closed, Line, Order, Orders, Tell, Word, line};

@@ -1,0 +1,146 @@
+//! VICI packets: a length, a type, a name for some types, and a message.
+//!
+//! The format is that of strongSwan's `src/libcharon/plugins/vici/README.md`, "Transport layer" and
+//! "Packet layer". Bytes come in any pieces; what is no packet is a [`Fault`] of the connection.
+
+use super::Fault;
+
+/// Longest packet: what charon itself takes for the largest message (`VICI_MESSAGE_SIZE_MAX`).
+pub const MAX_PACKET: usize = 512 << 10;
+
+/// Bytes of the length before each packet.
+const LENGTH_BYTES: usize = 4;
+
+/// The type of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A command and its arguments.
+    CmdRequest = 0,
+    /// The answer to the command before it.
+    CmdResponse = 1,
+    /// The command before it does not exist.
+    CmdUnknown = 2,
+    /// Ask for an event.
+    EventRegister = 3,
+    /// Ask for it no more.
+    EventUnregister = 4,
+    /// Done.
+    EventConfirm = 5,
+    /// The event does not exist.
+    EventUnknown = 6,
+    /// Something happened.
+    Event = 7,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0 => Self::CmdRequest,
+            1 => Self::CmdResponse,
+            2 => Self::CmdUnknown,
+            3 => Self::EventRegister,
+            4 => Self::EventUnregister,
+            5 => Self::EventConfirm,
+            6 => Self::EventUnknown,
+            7 => Self::Event,
+            _ => return None,
+        })
+    }
+
+    fn is_named(self) -> bool {
+        matches!(
+            self,
+            Self::CmdRequest | Self::EventRegister | Self::EventUnregister | Self::Event
+        )
+    }
+}
+
+/// One packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<'a> {
+    /// Its type.
+    pub kind: Kind,
+    /// The command or event; empty for types without a name.
+    pub name: &'a [u8],
+    /// What [`super::message::Section::parse`] reads.
+    pub message: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// The packet with its length, as it goes over the socket. `name` has at most 255 bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = vec![self.kind as u8];
+        if self.kind.is_named() {
+            let length = u8::try_from(self.name.len()).expect("names are short");
+            body.push(length);
+            body.extend_from_slice(self.name);
+        }
+        body.extend_from_slice(self.message);
+        let length = u32::try_from(body.len()).expect("requests are short");
+        [&length.to_be_bytes(), body.as_slice()].concat()
+    }
+
+    fn decode(body: &'a [u8]) -> Result<Self, Fault> {
+        let (&byte, rest) = body.split_first().ok_or(Fault::Length(0))?;
+        let kind = Kind::of(byte).ok_or(Fault::Type(byte))?;
+        if !kind.is_named() {
+            return Ok(Self {
+                kind,
+                name: b"",
+                message: rest,
+            });
+        }
+        let (&length, rest) = rest.split_first().ok_or(Fault::Malformed)?;
+        let (name, message) = rest
+            .split_at_checked(length.into())
+            .ok_or(Fault::Malformed)?;
+        Ok(Self {
+            kind,
+            name,
+            message,
+        })
+    }
+}
+
+/// Puts packets together. Keeps less than one packet between two calls.
+#[derive(Debug, Default)]
+pub struct Framer {
+    partial: Vec<u8>,
+}
+
+impl Framer {
+    /// Gives each packet that `bytes` complete to `each`, in order.
+    ///
+    /// # Errors
+    /// No packet, or what `each` says. Nothing can be read from this connection any more.
+    pub fn feed(
+        &mut self,
+        bytes: &[u8],
+        each: &mut dyn FnMut(Packet<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        self.partial.extend_from_slice(bytes);
+        let mut rest = self.partial.as_slice();
+        while let Some((length, after)) = rest.split_first_chunk::<LENGTH_BYTES>() {
+            let length = u32::from_be_bytes(*length);
+            let size = usize::try_from(length).unwrap_or(usize::MAX);
+            if size == 0 || size > MAX_PACKET {
+                return Err(Fault::Length(length));
+            }
+            let Some((body, after)) = after.split_at_checked(size) else {
+                break;
+            };
+            each(Packet::decode(body)?)?;
+            rest = after;
+        }
+        let used = self.partial.len() - rest.len();
+        self.partial.drain(..used);
+        Ok(())
+    }
+
+    /// Whether the last packet is not complete yet.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        !self.partial.is_empty()
+    }
+}
