@@ -190,6 +190,15 @@ impl Agent {
         }
     }
 
+    /// The controller has heard what became of its directives: the next one is waited for again
+    /// without [`POLL_APART`], which holds up answers that bring nothing new. A chained request
+    /// has paid for each of these polls.
+    pub(super) fn poll_at_once(&mut self, now: Now) {
+        if let PollState::Due { at, failures: 0 } = &mut self.poll {
+            *at = now.boot;
+        }
+    }
+
     /// Not for a host that is stopped, nor with a new key before a chained request has used it.
     pub(super) fn may_poll(&self) -> bool {
         self.authorisation.stopped().is_none() && self.lane.state().seq > 0

@@ -234,7 +234,11 @@ impl Agent {
             );
         }
         self.answering = None;
-        self.acks.drain(..std::mem::take(&mut self.acks_sent));
+        let acknowledged = std::mem::take(&mut self.acks_sent);
+        self.acks.drain(..acknowledged);
+        if acknowledged > 0 {
+            self.poll_at_once(now);
+        }
         self.memory.accepted(sent);
         self.authorisation.judged(reply.standing.clone(), sent);
         if let Some(ack) = &reply.connections_ack

@@ -44,9 +44,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// that: a later one is refused at once. A hundred looks are enough to find it.
 const STOPPED_LATELY_MS: i64 = 10_000;
 
-/// Polls of one server whose ids are remembered: as many as an agent sends while the nonces of two
-/// heartbeats are good.
-const REMEMBERED: usize = 32;
+/// Polls of one server whose ids are remembered: more than an agent sends while the nonces of two
+/// heartbeats are good. Polls are two seconds apart, but for those that follow an acknowledgement.
+const REMEMBERED: usize = 128;
 
 /// Held requests by server, which the connection limit bounds, and the ids of the newest polls.
 #[derive(Default)]

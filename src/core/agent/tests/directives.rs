@@ -1,5 +1,7 @@
 //! Directives: each applied once and acknowledged once, however often and whichever way it comes.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 use vpn_node_protocol::directive::Action;
 use vpn_node_protocol::encoding::Hex;
@@ -200,4 +202,23 @@ fn a_challenge_in_a_reply_from_before_the_restart_is_not_answered() {
     world.run_for(s(60));
     assert_eq!(world.controller.bad_answers, 0, "it had run out long ago");
     assert_eq!(world.state(), Authorisation::Verified);
+}
+
+#[test]
+fn the_next_directive_is_waited_for_as_soon_as_one_is_acknowledged() {
+    let mut world = World::verified(723);
+    world.run_for(s(60));
+    let (begun, polls) = (world.t, world.polls.len());
+    for _ in 0..20 {
+        let (good, now) = (world.controller.good_answers, world.controller_ms());
+        world.controller.challenge(Purpose::OnDemand, now);
+        while world.controller.good_answers == good {
+            world.run_for(Duration::from_millis(50));
+        }
+    }
+    let (took, polls) = (world.t - begun, world.polls.len() - polls);
+    // Two seconds each, if polls were always two seconds apart.
+    assert!(took < s(30), "{took:?} for twenty directives");
+    // One that brings it, and one that comes before its acknowledgement.
+    assert!(polls <= 45, "{polls} polls for twenty directives");
 }
