@@ -10,9 +10,9 @@ use super::truth::{BOOT, ID_KEY, World};
 
 /// What happens in the world. Numbers pick a backend, a client, one of the sessions that are up.
 #[derive(Clone, Debug)]
-pub(super) enum Step {
+enum Step {
     Wait(u16),
-    ClockStep(i32),
+    ClockJumps(i32),
     Connect {
         backend: u8,
         client: u8,
@@ -113,7 +113,7 @@ fn step() -> impl Strategy<Value = Step> {
     let backend = || 0_u8..3;
     prop_oneof![
         6 => prop_oneof![0_u16..3000, 0_u16..30_000].prop_map(Step::Wait),
-        1 => (-100_000_i32..100_000).prop_map(Step::ClockStep),
+        1 => (-100_000_i32..100_000).prop_map(Step::ClockJumps),
         10 => (backend(), 0_u8..4).prop_map(|(backend, client)| Step::Connect { backend, client }),
         5 => any::<(u8, u8)>().prop_map(|(which, bytes)| Step::Traffic { which, bytes }),
         3 => any::<u8>().prop_map(|which| Step::Roam { which }),
@@ -166,7 +166,7 @@ impl World {
                 self.answers_come(u64::from(millis));
                 self.wait(millis.into());
             }
-            Step::ClockStep(millis) => self.now.wall_ms += i64::from(millis),
+            Step::ClockJumps(millis) => self.now.wall_ms += i64::from(millis),
             Step::Connect { backend, client } => self.connect(backend.into(), client),
             Step::Traffic { which, bytes } => {
                 if let Some(id) = self.pick(which, |_| true) {
