@@ -10,6 +10,7 @@
 //! [`session`] (the comparison), then a daemon's file.
 
 mod lan;
+mod openvpn;
 mod operator;
 mod part;
 mod scene;
@@ -30,7 +31,10 @@ use crate::lab::machine;
 use crate::shell;
 
 /// Every daemon that has a part.
-const PARTS: &[Part] = &[Part::of::<wireguard::WireGuard>()];
+const PARTS: &[Part] = &[
+    Part::of::<wireguard::WireGuard>(),
+    Part::of::<openvpn::OpenVpn>(),
+];
 
 /// The sections of agent.toml: an agent of one lab must not see the daemons of another.
 const SECTIONS: [&str; 4] = ["wireguard", "openvpn", "strongswan", "ocserv"];
