@@ -14,6 +14,7 @@ mod operator;
 mod part;
 mod scene;
 mod session;
+mod strongswan;
 mod wireguard;
 
 use std::path::PathBuf;
@@ -30,7 +31,10 @@ use crate::lab::machine;
 use crate::shell;
 
 /// Every daemon that has a part.
-const PARTS: &[Part] = &[Part::of::<wireguard::WireGuard>()];
+const PARTS: &[Part] = &[
+    Part::of::<wireguard::WireGuard>(),
+    Part::of::<strongswan::StrongSwan>(),
+];
 
 /// The sections of agent.toml: an agent of one lab must not see the daemons of another.
 const SECTIONS: [&str; 4] = ["wireguard", "openvpn", "strongswan", "ocserv"];
