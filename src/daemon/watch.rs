@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::OBSERVATIONS_QUEUED;
 use crate::config::Settings;
 use crate::core::sessions::{BackendId, BackendKind};
+use crate::vpn::ocserv::{self, Ocserv};
 use crate::vpn::strongswan::{self, StrongSwan};
 use crate::vpn::wireguard::{self, WireGuard};
 use crate::vpn::{Backend, Closed, Order, Orders, Word, line};
@@ -76,6 +77,14 @@ fn backends(settings: &Settings, expected: &[BackendId]) -> Vec<(BackendKind, Bo
         };
         let reader = StrongSwan::new(strongswan, expected.iter().cloned());
         all.push((BackendKind::StrongSwan, Box::new(reader)));
+    }
+    if settings.ocserv.enabled {
+        let ocserv = ocserv::Settings {
+            socket: settings.ocserv.socket.clone(),
+            expected: settings.ocserv.expected,
+        };
+        let reader = Ocserv::new(ocserv, expected.iter().cloned());
+        all.push((BackendKind::Ocserv, Box::new(reader)));
     }
     all
 }

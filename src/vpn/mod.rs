@@ -5,6 +5,7 @@
 //! It ends a session when it is told to ([`Order`]), by the daemon's own means.
 
 mod line;
+pub mod ocserv;
 mod stream;
 pub mod strongswan;
 pub mod wireguard;

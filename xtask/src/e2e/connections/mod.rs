@@ -10,6 +10,7 @@
 //! [`session`] (the comparison), then a daemon's file.
 
 mod lan;
+mod ocserv;
 mod operator;
 mod part;
 mod scene;
@@ -34,6 +35,7 @@ use crate::shell;
 const PARTS: &[Part] = &[
     Part::of::<wireguard::WireGuard>(),
     Part::of::<strongswan::StrongSwan>(),
+    Part::of::<ocserv::Ocserv>(),
 ];
 
 /// The sections of agent.toml: an agent of one lab must not see the daemons of another.

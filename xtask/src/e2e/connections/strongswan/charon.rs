@@ -100,7 +100,7 @@ impl Charon {
             "charon-systemd {{\n load = random nonce aes sha1 sha2 hmac kdf gmp kernel-libipsec \
              kernel-netlink socket-default vici updown\n journal {{\n  default = -1\n }}\n \
              filelog {{\n  stderr {{\n   default = 1\n   flush_line = yes\n  }}\n }}\n \
-             retransmit_tries = 2\n retransmit_timeout = 1.0\n retransmit_base = 1.2\n \
+             retransmit_tries = 4\n retransmit_timeout = 1.0\n retransmit_base = 1.2\n \
              plugins {{\n  vici {{\n   socket = unix://{}\n  }}\n  kernel-libipsec {{\n   \
              allow_peer_ts = yes\n  }}\n }}\n}}\nswanctl {{\n load = pem\n}}\n",
             socket.display()

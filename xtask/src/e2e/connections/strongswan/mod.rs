@@ -25,8 +25,8 @@ use crate::shell;
 const LIBIPSEC: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 /// charon tells at once; the rest is the busy machine.
 const TOLD_MS: i64 = 2_000;
-/// Dead peer detection here: 2 s of silence, then three requests in 3.6 s; rounded up.
-const SILENCE_MS: i64 = 12_000;
+/// Dead peer detection here: 2 s of silence, then five requests in 7.4 s; rounded up.
+const SILENCE_MS: i64 = 16_000;
 /// A client that is back before this is over is the same session (the agent's `COALESCE`).
 const NO_LONGER_THE_SAME: Duration = Duration::from_secs(4);
 
@@ -82,7 +82,7 @@ impl Daemon for StrongSwan {
             scenario(Short, "goodbye, and back later", Self::polite),
             scenario(Short, "silent client (kill -9)", Self::silent),
             scenario(Short, "client killed and back at once", Self::replaced),
-            scenario(Short, "network away for 3 s", Self::network_away),
+            scenario(Short, "network away for 2 s", Self::network_away),
             scenario(Short, "terminated by an administrator", Self::terminated),
             scenario(Short, "connections disconnect", Self::disconnect),
             scenario(Short, "device revoke", Self::device_revoke),
@@ -228,7 +228,7 @@ impl StrongSwan {
         let (peer, session) = self.join(scene, "unplugged")?;
         scene.row(session)?;
         peer.at.unplug()?;
-        shell::pause(Duration::from_secs(3))?;
+        shell::pause(Duration::from_secs(2))?;
         peer.at.plug()?;
         shell::pause(NO_LONGER_THE_SAME)?;
         self.others.push((peer, session));
