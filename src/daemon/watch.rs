@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::OBSERVATIONS_QUEUED;
 use crate::config::{ManagementAddress, Settings};
 use crate::core::sessions::{BackendId, BackendKind};
+use crate::vpn::ocserv::{self, Ocserv};
 use crate::vpn::openvpn::{self, OpenVpn};
 use crate::vpn::strongswan::{self, StrongSwan};
 use crate::vpn::wireguard::{self, WireGuard};
@@ -89,6 +90,14 @@ fn backends(
         };
         let reader = StrongSwan::new(strongswan, expected.keys().cloned());
         all.push((BackendKind::StrongSwan, Box::new(reader)));
+    }
+    if settings.ocserv.enabled {
+        let ocserv = ocserv::Settings {
+            socket: settings.ocserv.socket.clone(),
+            expected: settings.ocserv.expected,
+        };
+        let reader = Ocserv::new(ocserv, expected.keys().cloned());
+        all.push((BackendKind::Ocserv, Box::new(reader)));
     }
     all
 }

@@ -5,6 +5,7 @@
 //! It ends a session when it is told to ([`Order`]), by the daemon's own means.
 
 mod line;
+pub mod ocserv;
 pub mod openvpn;
 mod stream;
 pub mod strongswan;

@@ -179,6 +179,7 @@ impl Conversation {
     /// As [`Self::received`].
     pub fn tick(&mut self, now: Now, obs: &mut Vec<Obs>) -> Result<(), Fault> {
         self.table.tick(now, obs);
+        self.finish_done();
         for (wire, what) in [(&self.events, "events"), (&self.commands, "commands")] {
             if wire.overdue().is_some_and(|at| at <= now.boot) {
                 return Err(Fault::Silent(what));
@@ -305,7 +306,9 @@ impl Conversation {
                     return self.table.up(sa, now, obs);
                 }
                 self.table.down(&sa, now)?;
-                self.ended(sa.unique_id);
+                if self.orders.iter().any(|pending| pending.id == sa.unique_id) {
+                    self.table.ordered(sa.unique_id);
+                }
                 Ok(())
             }
             b"ike-rekey" => {
@@ -380,7 +383,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// The answer to `terminate`. Done is an order only when charon also said that the SA is down.
+    /// The answer to `terminate`. An order is done only when charon also said that the SA is down,
+    /// and that was told: [`Self::finish_done`].
     fn terminated(&mut self, order: u64, id: u64, message: &Section<'_>, now: Now) {
         let up = self.table.has(id);
         let mut orders = self.orders.iter_mut();
@@ -391,34 +395,31 @@ impl Conversation {
             return; // Rekeyed meanwhile: the next one in the queue again.
         }
         let succeeded = message.value("success") == Some(b"yes");
-        let matched = message.number("matches").unwrap_or(0) > 0;
-        let result = match (succeeded, matched) {
-            (true, _) if up => {
-                pending.step = Step::Done;
-                return;
-            }
-            (true, _) => Ok(()),
-            (false, false) => {
-                // Charon does not know it: the list says what became of it.
-                self.list_at = now.boot;
-                Ok(())
-            }
-            (false, true) => Err("charon could not end it".to_owned()),
-        };
+        if !succeeded && message.number("matches").unwrap_or(0) > 0 {
+            return self.finish(order, Err("charon could not end it".to_owned()));
+        }
+        pending.step = Step::Done;
         self.table.ordered(id);
-        self.finish(order, result);
-    }
-
-    /// The SA `id` is down: orders for it that charon called done are.
-    fn ended(&mut self, id: u64) {
-        let of_it = self.orders.iter().filter(|pending| pending.id == id);
-        let steps: Vec<(u64, Step)> = of_it.map(|found| (found.order, found.step)).collect();
-        for (order, step) in steps {
-            self.table.ordered(id);
-            if step == Step::Done {
+        if !succeeded {
+            // Charon does not know it, so it is over. What became of it, the list says.
+            self.list_at = now.boot;
+            if up {
                 self.finish(order, Ok(()));
             }
         }
+    }
+
+    /// The orders that charon called done, and whose SAs it told to be down.
+    fn finish_done(&mut self) {
+        let (table, answers) = (&self.table, &mut self.answers);
+        self.orders.retain(|pending| {
+            let told = !table.has(pending.id) && !table.is_leaving(pending.id);
+            let over = pending.step == Step::Done && told;
+            if over {
+                answers.push((pending.order, Ok(())));
+            }
+            !over
+        });
     }
 
     fn finish(&mut self, order: u64, result: Result<(), String>) {

@@ -35,7 +35,7 @@ pub enum Fault {
     #[error("charon sent an answer that nothing was asked for")]
     Unasked,
     /// It does not know what the agent needs.
-    #[error("this charon does not know `{0}`: strongSwan 5.6 or later is needed")]
+    #[error("this charon does not know `{0}`: a newer strongSwan is needed")]
     Unknown(&'static str),
     /// It stays silent, or stopped within a packet.
     #[error("charon did not answer `{0}` in time: is it overloaded or stopped?")]

@@ -77,6 +77,8 @@ struct Leaving {
     leave: Leave,
     /// This side deleted it because the agent was told to: nothing better is waited for.
     ordered: bool,
+    /// The last counts of a CHILD SA came.
+    counted: bool,
 }
 
 impl Table {
@@ -96,6 +98,12 @@ impl Table {
     #[must_use]
     pub fn has(&self, id: u64) -> bool {
         self.sessions.contains_key(&id)
+    }
+
+    /// Whether this SA is down, and that is not told yet.
+    #[must_use]
+    pub fn is_leaving(&self, id: u64) -> bool {
+        self.leaving.iter().any(|leaving| leaving.id == id)
     }
 
     /// The id under which the SA goes on that was known as `id`.
@@ -157,6 +165,7 @@ impl Table {
             end: End::noticed(sa.leave.reason(), Confidence::Observed, earliest, now),
             leave: sa.leave,
             ordered: false,
+            counted: false,
         });
         Ok(())
     }
@@ -202,6 +211,7 @@ impl Table {
             && let Some(entry) = &mut leaving.entry
         {
             entry.count(children);
+            leaving.counted = true;
         }
     }
 
@@ -423,11 +433,21 @@ impl Leaving {
         matches!(self.leave, Leave::Ours | Leave::Silent)
     }
 
+    /// How long to wait for counts that are still to come.
+    fn last_bytes(&self) -> Duration {
+        let children = self.entry.as_ref().map_or(0, |entry| entry.children.len());
+        if children == 0 || children == 1 && self.counted {
+            Duration::ZERO
+        } else {
+            LAST_BYTES
+        }
+    }
+
     fn until(&self, last_deleted: Duration) -> Duration {
         let at = self.end.at.boot;
         match self.leave {
-            _ if self.ordered => at + LAST_BYTES,
-            Leave::Client | Leave::Timeout => at + LAST_BYTES,
+            _ if self.ordered => at + self.last_bytes(),
+            Leave::Client | Leave::Timeout => at + self.last_bytes(),
             Leave::Silent => at + BETTER_REASON,
             Leave::Ours => (last_deleted + BETTER_REASON).min(at + BETTER_REASON_AT_MOST),
         }

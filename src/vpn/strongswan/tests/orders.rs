@@ -27,6 +27,26 @@ fn an_ordered_session_is_terminated_and_its_end_confirmed() {
     );
 }
 
+/// Else the end would be known by the answer alone, and not when it was.
+#[test]
+fn the_end_with_its_last_bytes_is_told_before_the_answer() {
+    let children = vec![(1, 10, 10), (2, 20, 20)];
+    let sa = Sa {
+        children,
+        ..Sa::up(1, "a")
+    };
+    let mut charon = Charon::with([sa]);
+    let mut agent = Agent::listening(&mut charon, at(1000));
+    agent.told();
+    agent.talk.order(70, 1, at(2000));
+    agent.serve(&mut charon, at(2000)).unwrap();
+    assert!(agent.answers.is_empty() && agent.told().is_empty());
+    agent.tick(at(2200)).unwrap();
+    assert_eq!(agent.answers, [(70, DONE)]);
+    agent.tick(at(9000)).unwrap();
+    assert!(agent.told()[0].ends_with("rx 30 tx 30"));
+}
+
 #[test]
 fn one_that_charon_does_not_know_is_over() {
     let mut charon = clients();

@@ -232,9 +232,8 @@ fn orders_reach_charon_or_are_refused() {
     let mut charon = Charon::with([Sa::up(1, "a")]);
     host.serve(&mut charon, at(1000));
     assert_eq!(host.reader.order(&mine, at(2000)), None);
-    host.serve(&mut charon, at(2000));
+    let seen = host.serve(&mut charon, at(2000));
     assert_eq!(host.answers, [(7, Ok(()))]);
-    let seen = host.turn(at(2200));
     let reasons = seen.obs.iter().filter_map(|obs| match obs {
         Obs::Down { end, .. } => Some(end.reason.clone()),
         _ => None,

@@ -10,11 +10,13 @@
 //! [`session`] (the comparison), then a daemon's file.
 
 mod lan;
+mod ocserv;
 mod openvpn;
 mod operator;
 mod part;
 mod scene;
 mod session;
+mod strongswan;
 mod wireguard;
 
 use std::path::PathBuf;
@@ -34,6 +36,8 @@ use crate::shell;
 const PARTS: &[Part] = &[
     Part::of::<wireguard::WireGuard>(),
     Part::of::<openvpn::OpenVpn>(),
+    Part::of::<strongswan::StrongSwan>(),
+    Part::of::<ocserv::Ocserv>(),
 ];
 
 /// The sections of agent.toml: an agent of one lab must not see the daemons of another.
