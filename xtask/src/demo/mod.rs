@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: the product end to end on one machine, in about half a minute.
 //!
 //! A host is enrolled with one pasted string, proves itself, sends heartbeats; a WireGuard client
-//! comes, stays while the agent is killed, and goes. Everything is told by the programs' own
-//! output. Without the right to make namespaces the WireGuard part is skipped, and said so.
+//! comes, stays while the agent is killed, and goes because its device is revoked. Everything is told
+//! by the programs' own output. Without the right to make namespaces the WireGuard part is skipped, and said so.
 
 mod rootless;
 
@@ -147,7 +147,7 @@ fn show_the_verdict(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Strin
     Ok(server)
 }
 
-/// One WireGuard client comes, outlives a crash of the agent, and is removed by its operator.
+/// One WireGuard client comes, outlives a crash of the agent, and is out when its device is revoked.
 fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> Result<()> {
     let tunnel = Tunnel::open(lab, fleet.machine)?;
     story.say(&format!(
@@ -182,8 +182,24 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
     );
     story.say("nothing is lost: the same connection, no second row");
 
-    tunnel.remove_client()?;
-    story.say("the operator removes the client (wg set … peer … remove)");
+    let device = know_the_device(story, lab, fleet, &tunnel, server)?;
+    let revoked = Instant::now();
+    fleet.ask(&[
+        "device",
+        "revoke",
+        &device,
+        "--reason",
+        "the demo's laptop was stolen",
+    ])?;
+    let took = revoked.elapsed();
+    ensure!(
+        !tunnel.has_client()?,
+        "the device is revoked, and the WireGuard server still has its peer"
+    );
+    story.say(&format!(
+        "the operator revokes the laptop: WireGuard has its peer no more after {} ms",
+        took.as_millis()
+    ));
     let ended = wait_for_connection(
         lab,
         fleet,
@@ -197,8 +213,8 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
     );
     let reason = column(&ended, "disconnection_reason");
     ensure!(
-        reason.contains("peer_removed"),
-        "the end was stored with the reason `{reason}` instead of `peer_removed`"
+        reason == "revoked",
+        "the end was stored with the reason `{reason}` instead of `revoked`"
     );
     story.say("the controller has the end:");
     quote_connection(story, &ended);
@@ -209,13 +225,46 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
     })
 }
 
+/// The client's WireGuard key becomes a device of a user's personal key: the connection that is up
+/// already shows both. Returns the device's id.
+fn know_the_device(
+    story: &Story,
+    lab: &mut Lab,
+    fleet: &Fleet,
+    tunnel: &Tunnel,
+    server: &str,
+) -> Result<String> {
+    let made = |words: &[&str], table, id| {
+        let rows = fleet.rows(words, table)?;
+        let row = rows.first().with_context(|| format!("no row in {table}"))?;
+        anyhow::Ok(column(row, id))
+    };
+    let words = ["personal-key", "create", "--user", "alice"];
+    let key = made(&words, "personal_keys", "key_id")?;
+    let words = ["device", "add", "--key", &key, "--name", "laptop"];
+    let words = [&words[..], &["--platform", "linux"]].concat();
+    let device = made(&words, "devices", "device_id")?;
+    let words = ["device", "identity", "add", &device, "--wireguard"];
+    fleet.ask(&[&words[..], &[tunnel.client_key()]].concat())?;
+    let known = "the connection with its user and device";
+    let row = wait_for_connection(lab, fleet, server, known, |row| {
+        column(row, "device_id") == device
+    })?;
+    story.say(&format!(
+        "the operator tells whose key that is: the connection is {}'s, on her laptop",
+        column(&row, "user_name")
+    ));
+    Ok(device)
+}
+
 /// The row as it is stored, a column a line.
 fn quote_connection(story: &Story, row: &Value) {
-    const COLUMNS: [&str; 9] = [
+    const COLUMNS: [&str; 10] = [
         "connection_id",
         "connection_type",
         "client_ip",
         "client_identity",
+        "user_name",
         "connection_start",
         "connection_end",
         "disconnection_reason",

@@ -155,10 +155,15 @@ impl Tunnel {
         Ok(summary.unwrap_or("ping succeeded").to_owned())
     }
 
-    /// Takes the client's key off the server, as an operator who ends an access does.
-    pub(crate) fn remove_client(&self) -> Result<()> {
-        let words = ["wg", "set", INTERFACE, "peer", &self.client_key, "remove"];
-        self.server.run(&words).map(drop)
+    /// The client's public key.
+    pub(crate) fn client_key(&self) -> &str {
+        &self.client_key
+    }
+
+    /// Whether the server has the client's peer.
+    pub(crate) fn has_client(&self) -> Result<bool> {
+        let peers = self.server.run(&["wg", "show", INTERFACE, "peers"])?;
+        Ok(peers.lines().any(|peer| peer == self.client_key))
     }
 }
 
