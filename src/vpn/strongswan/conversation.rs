@@ -9,7 +9,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     Fault,
-    message::{Node, Section},
+    ask::{ANSWER_LIMIT, Ask, Asked, register},
+    message::Section,
     packet::{Framer, Kind, Packet},
     sa::{self, Child, IkeSa},
     table::Table,
@@ -18,12 +19,6 @@ use crate::core::{Now, sessions::Obs};
 
 /// Time between two lists of all SAs: counters move, and what events missed is found.
 pub const LIST_EVERY: Duration = Duration::from_secs(60);
-
-/// Longest wait for an answer, and for the rest of a packet: charon answers in milliseconds.
-pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
-/// Longest wait for a whole list: 100,000 SAs at a tenth of the speed that was measured.
-pub const LIST_LIMIT: Duration = Duration::from_secs(60);
 
 /// An order is answered within this, done or not.
 pub const ORDER_LIMIT: Duration = Duration::from_secs(5);
@@ -79,27 +74,12 @@ struct Wire {
     waits_since: Option<Duration>,
 }
 
-/// The command that charon is working on.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    what: Ask,
-    at: Now,
-}
-
 /// What the commands' socket is used for: first this, then that, then lists and orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Register,
     Version,
     Ready,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ask {
-    Register,
-    Version,
-    List,
-    Terminate { order: u64, id: u64 },
 }
 
 #[derive(Debug)]
@@ -467,60 +447,6 @@ impl Wire {
     fn overdue(&self) -> Option<Duration> {
         self.waits_since.map(|since| since + ANSWER_LIMIT)
     }
-}
-
-impl Asked {
-    fn until(self) -> Duration {
-        let limit = match self.what {
-            Ask::List => LIST_LIMIT,
-            _ => ANSWER_LIMIT,
-        };
-        self.at.boot + limit
-    }
-}
-
-impl Ask {
-    fn command(self) -> &'static str {
-        match self {
-            Self::Register => "list-sa",
-            Self::Version => "version",
-            Self::List => "list-sas",
-            Self::Terminate { .. } => "terminate",
-        }
-    }
-
-    fn request(self) -> Vec<u8> {
-        let id;
-        let arguments = match self {
-            Self::Register => return register(self.command()),
-            // Without `noblock`: that leaves out the SAs that charon is busy with.
-            Self::Version | Self::List => Section::default(),
-            // `force`: the client is told once, and charon does not wait for it.
-            Self::Terminate { id: number, .. } => {
-                id = number.to_string();
-                let value = |text: &'static str| Node::Value(text.as_bytes());
-                Section::of(vec![
-                    (b"ike-id", Node::Value(id.as_bytes())),
-                    (b"force", value("yes")),
-                ])
-            }
-        };
-        let packet = Packet {
-            kind: Kind::CmdRequest,
-            name: self.command().as_bytes(),
-            message: &arguments.encode(),
-        };
-        packet.encode()
-    }
-}
-
-fn register(event: &str) -> Vec<u8> {
-    let packet = Packet {
-        kind: Kind::EventRegister,
-        name: event.as_bytes(),
-        message: b"",
-    };
-    packet.encode()
 }
 
 /// The CHILD SAs of an event: one a section, or (rekeyed) `old` and `new` in one.

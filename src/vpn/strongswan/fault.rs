@@ -1,10 +1,6 @@
 //! What makes a connection to charon useless.
 
-use super::{
-    message::{MAX_DEPTH, MAX_ELEMENTS},
-    packet::MAX_PACKET,
-    table::MAX_SESSIONS,
-};
+use super::limits::{MAX_DEPTH, MAX_ELEMENTS, MAX_PACKET, MAX_SESSIONS};
 
 /// The daemon said what VICI does not know, or nothing where it must answer. The connection is
 /// closed and made again.

@@ -3,13 +3,10 @@
 //! The format is that of strongSwan's `src/libcharon/plugins/vici/README.md`, "Message format". Names
 //! and values are opaque bytes. The tree is bounded in depth and size.
 
-use super::Fault;
-
-/// Deepest nesting of sections: charon's deepest is 4 (connection, `child-sas`, child, `old`).
-pub const MAX_DEPTH: usize = 8;
-
-/// Most elements of a message. An IKE SA has about 30 and each CHILD SA of it about 25 more.
-pub const MAX_ELEMENTS: usize = 1 << 15;
+use super::{
+    Fault,
+    limits::{MAX_DEPTH, MAX_ELEMENTS},
+};
 
 const SECTION_START: u8 = 1;
 const SECTION_END: u8 = 2;

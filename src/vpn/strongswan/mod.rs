@@ -5,9 +5,11 @@
 //! [`conversation`] (who asks what when), [`message`] and [`packet`] (the format); the rest is thin.
 //! Whatever charon sends or does not send, memory and waits are bounded.
 
+mod ask;
 pub mod conversation;
 mod error;
 mod fault;
+pub mod limits;
 pub mod message;
 pub mod packet;
 pub mod sa;

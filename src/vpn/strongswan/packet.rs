@@ -3,10 +3,7 @@
 //! The format is that of strongSwan's `src/libcharon/plugins/vici/README.md`, "Transport layer" and
 //! "Packet layer". Bytes come in any pieces; what is no packet is a [`Fault`] of the connection.
 
-use super::Fault;
-
-/// Longest packet: what charon itself takes for the largest message (`VICI_MESSAGE_SIZE_MAX`).
-pub const MAX_PACKET: usize = 512 << 10;
+use super::{Fault, limits::MAX_PACKET};
 
 /// Bytes of the length before each packet.
 const LENGTH_BYTES: usize = 4;

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     Fault,
+    limits::MAX_SESSIONS,
     sa::{Child, IkeSa, Leave, State},
 };
 use crate::core::{
@@ -18,9 +19,6 @@ use crate::core::{
         Confidence, End, Endpoint, Obs, Patch, Reason, Session, SessionKey, Stamp, stamp_of,
     },
 };
-
-/// Most IKE SAs of one charon, those included that just went down: as for WireGuard.
-pub const MAX_SESSIONS: usize = 131_072;
 
 /// An SA that is down waits so long for the last counts of its CHILD SAs: charon tells them in the
 /// events right behind.

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::super::{
     Fault,
-    message::{MAX_DEPTH, MAX_ELEMENTS, Node, Section},
-    packet::{Framer, Kind, MAX_PACKET, Packet},
+    limits::{MAX_DEPTH, MAX_ELEMENTS, MAX_PACKET},
+    message::{Node, Section},
+    packet::{Framer, Kind, Packet},
 };
 
 /// A message that owns its bytes.

@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::super::{
-    conversation::{ANSWER_LIMIT, LIST_LIMIT},
+    ask::{ANSWER_LIMIT, LIST_LIMIT},
+    limits::MAX_SESSIONS,
     packet::Kind,
-    table::MAX_SESSIONS,
 };
 use super::{fake::Sa, *};
 
