@@ -110,9 +110,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         [] => &ALL[..],
         only => only,
     };
-    if parts.contains(&Part::Crash)
-        && let Some(why) = trace::obstacle()
-    {
+    let without_kills = trace::obstacle().filter(|_| parts.contains(&Part::Crash));
+    if let (Some(why), false) = (&without_kills, options.short && options.only.is_empty()) {
         bail!(
             "{why}. Run this as root, outside of a sandbox that filters ptrace, or without the part `crash`"
         );
@@ -124,9 +123,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut figures = Vec::new();
     for part in parts {
         anstream::println!("== {}", part.name());
-        let (passed, said) = match part {
-            Part::Crash => kill(&binary, options)?,
-            other => play(&binary, *other, options)?,
+        let (passed, said) = match (part, &without_kills) {
+            (Part::Crash, Some(why)) => (true, format!("skipped: {why}")),
+            (Part::Crash, None) => kill(&binary, options)?,
+            (other, _) => play(&binary, *other, options)?,
         };
         held &= passed;
         let failed = if passed { "" } else { "FAILED: " };
