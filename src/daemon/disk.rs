@@ -267,8 +267,7 @@ impl DiskThread {
     }
 
     fn record(&mut self, recording: Recording) {
-        // Without a record it is all about counters and signs of life.
-        let whole = recording.records.is_empty();
+        let whole = recording.whole;
         let mut all = std::mem::take(&mut self.waiting);
         join(&mut all, recording);
         let live = all.sessions.iter();
@@ -355,8 +354,9 @@ impl DiskThread {
     }
 }
 
-/// Two recordings as one: the later sessions hold, all records count.
+/// Two recordings as one: the later sessions hold, as whole as either wants them; all records count.
 fn join(first: &mut Recording, second: Recording) {
+    first.whole |= second.whole;
     first.sessions = second.sessions;
     first.starts.extend(second.starts);
     first.ends.extend(second.ends);

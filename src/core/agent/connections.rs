@@ -28,8 +28,12 @@ impl Agent {
             rng.fill_bytes(&mut bytes);
             bytes
         };
+        // Only these find connections of a former process.
+        let finds = matches!(obs, Obs::Snapshot { .. } | Obs::Up(_));
         let mut events = self.reducer.observe(backend, obs, now, &mut random);
-        events.extend(self.starts_again());
+        if finds && !self.unrecorded.is_empty() {
+            events.extend(self.starts_again());
+        }
         self.record(events, now);
     }
 
@@ -60,7 +64,10 @@ impl Agent {
     /// Keeps the sessions for the next start.
     fn keep_sessions(&mut self, now: Now) {
         self.keep_sessions_at = now.boot + KEEP_SESSIONS_EVERY;
-        self.commands.push_back(Command::Record(Box::default()));
+        self.commands.push_back(Command::Record(Box::new(Recording {
+            whole: true,
+            ..Recording::default()
+        })));
     }
 
     /// A command as it is given out: the sessions are those of now. All events until now are in the
@@ -78,15 +85,7 @@ impl Agent {
     /// The starts that a crash may have kept from the ledger, for connections that are up again
     /// or still. The controller takes a start twice as once.
     fn starts_again(&mut self) -> Vec<SessionEvent> {
-        if self.unrecorded.is_empty() {
-            return Vec::new();
-        }
-        let reducer = &self.reducer;
-        let again: Vec<SessionEvent> = self
-            .unrecorded
-            .iter()
-            .filter_map(|id| reducer.start_of(*id))
-            .collect();
+        let again = self.reducer.starts_of(&self.unrecorded);
         for event in &again {
             self.unrecorded.remove(&event.connection_id);
         }

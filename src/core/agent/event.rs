@@ -157,6 +157,8 @@ pub enum Command {
 /// What must be on disk before a connection event counts as seen.
 #[derive(Debug, Default)]
 pub struct Recording {
+    /// Keep the counters and signs of life of all sessions, too: without it a crash may lose them.
+    pub whole: bool,
     /// The live sessions, without identities and addresses.
     pub sessions: Vec<KnownSession>,
     /// Connections whose start is among the records.

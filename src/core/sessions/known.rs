@@ -1,11 +1,12 @@
 //! What survives a restart of the agent: connection ids by a keyed hash, nobody in clear.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use uuid::Uuid;
+use vpn_node_protocol::encoding::Hex;
 
 use super::{
     event::SessionRecord,
@@ -13,8 +14,8 @@ use super::{
 };
 
 /// HMAC-SHA256 of a session key: finds a session again, and tells nobody without the key whose.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyHash([u8; 32]);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct KeyHash(Hex<32>);
 
 impl KeyHash {
     /// The hash of `key` on `backend` under the agent's `id_key`.
@@ -28,49 +29,12 @@ impl KeyHash {
         mac.update(&(instance.len() as u64).to_be_bytes());
         mac.update(instance);
         mac.update(&key.durable_bytes());
-        Self(mac.finalize().into_bytes().into())
-    }
-}
-
-impl fmt::Debug for KeyHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
-    }
-}
-
-impl Serialize for KeyHash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&hex(&self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyHash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(D::Error::custom("a key hash is 64 hexadecimal digits"));
-        }
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = std::str::from_utf8(pair)
-                .ok()
-                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
-                .ok_or_else(|| D::Error::custom("a key hash is 64 hexadecimal digits"))?;
-        }
-        Ok(Self(bytes))
+        Self(Hex(mac.finalize().into_bytes().into()))
     }
 }
 
 fn total(earlier: u64, now: u64, at_start: u64) -> u64 {
     earlier.saturating_add(now.saturating_sub(at_start))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// A connection as it is kept on disk: no identity, no address.

@@ -110,7 +110,7 @@ impl Driven {
     }
 }
 
-fn session(id: u128) -> KnownSession {
+pub(super) fn session(id: u128) -> KnownSession {
     KnownSession {
         connection_id: Uuid::from_u128(id),
         backend: BackendId {

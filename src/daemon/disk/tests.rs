@@ -107,6 +107,36 @@ fn what_waits_for_a_disk_is_bounded_with_everything_about_it() {
     assert_eq!(waiting.records.len(), 4);
 }
 
+#[test]
+fn counters_are_kept_though_an_event_shares_their_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut thread = thread(dir.path());
+    let with_bytes = |recording: Recording, rx| Recording {
+        sessions: vec![KnownSession {
+            rx,
+            ..bench::session(1)
+        }],
+        ..recording
+    };
+    let kept = || {
+        let kept = StateDir::new(dir.path()).sessions().unwrap();
+        kept.sessions.iter().map(|s| s.rx).collect::<Vec<_>>()
+    };
+    thread.record(with_bytes(start(1), 5));
+    // What an event tells of a session that is known costs no snapshot.
+    thread.record(with_bytes(start(2), 6));
+    assert_eq!(kept(), [5]);
+    let mut group = with_bytes(start(3), 7);
+    let whole = Recording {
+        whole: true,
+        ..Recording::default()
+    };
+    join(&mut group, with_bytes(whole, 8));
+    join(&mut group, with_bytes(start(4), 9));
+    thread.record(group);
+    assert_eq!(kept(), [9]);
+}
+
 /// A ledger of the smallest quota that refuses what it has no room for.
 fn refusing(dir: &std::path::Path) -> DiskThread {
     let mut thread = thread(dir);

@@ -25,8 +25,9 @@ use crate::host::atomic;
 const SNAPSHOT: &str = "sessions.json";
 const LOG: &str = "sessions.log";
 
-/// 100,000 sessions of about 400 bytes.
-const MAX_SNAPSHOT_BYTES: usize = 64 * 1024 * 1024;
+/// Half a million sessions of about 500 bytes: more than is written, since an agent whose own snapshot
+/// is too large for it does not start any more.
+const MAX_SNAPSHOT_BYTES: usize = 256 * 1024 * 1024;
 /// Some two thousand starts between two snapshots.
 const LOG_BYTES: usize = 1024 * 1024;
 const HEADER_BYTES: usize = 16;

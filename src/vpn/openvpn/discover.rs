@@ -58,6 +58,10 @@ pub(super) fn discover(settings: &Settings) -> Discovery {
                 name: name_of(address),
                 ..Found::default()
             });
+            let taken = servers.get(&found.name);
+            if taken.is_some_and(|other| other.config.management.as_ref() != Some(address)) {
+                found.name = whole_name(&whole_address(address));
+            }
             found.config.management = Some(address.clone());
             found.wanted = true;
             servers.insert(found.name.clone(), found);
@@ -71,7 +75,12 @@ pub(super) fn discover(settings: &Settings) -> Discovery {
             .values_mut()
             .for_each(|found| found.config.status = None);
         for path in files {
-            let name = status_name(path);
+            let mut name = status_name(path);
+            let taken = servers.get(&name);
+            let status = taken.and_then(|other| other.config.status.as_ref());
+            if status.is_some_and(|other| other != path) {
+                name = whole_name(&path.to_string_lossy());
+            }
             let found = servers.entry(name.clone()).or_insert_with(|| Found {
                 name,
                 ..Found::default()
@@ -116,6 +125,9 @@ fn configured(places: &Places, unreadable: &mut Option<(PathBuf, io::Error)>) ->
             };
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
             config.status.get_or_insert_with(|| status.of(&stem));
+            if !is_another(&mut config, &all) {
+                continue;
+            }
             let mut name = printable(&stem);
             if all.iter().any(|found| found.name == name) {
                 name = printable(&format!("openvpn/{stem}"));
@@ -128,6 +140,20 @@ fn configured(places: &Places, unreadable: &mut Option<(PathBuf, io::Error)>) ->
         }
     }
     all
+}
+
+/// Whether this is a server of its own. A configuration that was copied, into the other folder for
+/// instance, is not: read twice, each client of the server would be two. Of two servers that write one
+/// status file the first has it.
+fn is_another(config: &mut ServerConfig, all: &[Found]) -> bool {
+    let others = || all.iter().map(|found| &found.config);
+    if config.management.is_some() && others().any(|other| other.management == config.management) {
+        return false;
+    }
+    if others().any(|other| other.status == config.status) {
+        config.status = None;
+    }
+    config.management.is_some() || config.status.is_some()
 }
 
 /// Where Debian's units have the status file written.
@@ -182,8 +208,21 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 fn name_of(address: &Address) -> String {
     match address {
         Address::Unix(path) => printable(&path.file_stem().unwrap_or_default().to_string_lossy()),
-        Address::Tcp(address) => printable(&address.to_string()),
+        Address::Tcp(_) => printable(&whole_address(address)),
     }
+}
+
+fn whole_address(address: &Address) -> String {
+    match address {
+        Address::Unix(path) => path.to_string_lossy().into_owned(),
+        Address::Tcp(address) => address.to_string(),
+    }
+}
+
+/// The name of a server whose short name is another one's: the end of the whole.
+fn whole_name(whole: &str) -> String {
+    let skipped = whole.chars().count().saturating_sub(MAX_NAME);
+    printable(&whole.chars().skip(skipped).collect::<String>())
 }
 
 /// `server` of `status-server.log` or `server.status`.
@@ -302,6 +341,45 @@ mod tests {
             Some(Path::new("/srv/status-site.log"))
         );
         assert!(found.iter().all(|found| found.wanted));
+    }
+
+    #[test]
+    fn a_server_that_is_configured_twice_is_read_once() {
+        let host = Host::new();
+        let socket = format!("{SERVER}management /run/s.sock unix\n");
+        host.write("server/site.conf", &socket);
+        host.write("site.conf", &socket);
+        // Debian's sample has this line; neither has a management interface.
+        let status = format!("{SERVER}status /var/log/openvpn/openvpn-status.log\n");
+        host.write("server/tcp.conf", &status);
+        host.write("tcp.conf", &status);
+        // Two servers that overwrite each other's file.
+        host.write("udp.conf", &format!("{status}management 127.0.0.1 7505\n"));
+        let found = discover(&host.settings()).servers;
+        let names: Vec<&str> = found.iter().map(|found| &found.name[..]).collect();
+        assert_eq!(names, ["site", "tcp", "udp"]);
+        assert!(found[1].config.status.is_some() && found[2].config.status.is_none());
+    }
+
+    #[test]
+    fn addresses_and_files_of_one_name_are_servers_of_their_own() {
+        let host = Host::new();
+        let mut settings = host.settings();
+        let long = format!("/run/{}/m.sock", "x".repeat(99));
+        let sockets = [
+            "/run/udp/m.sock",
+            "/run/tcp/m.sock",
+            "/run/udp/m.sock",
+            &long,
+        ];
+        settings.management = Some(sockets.map(|path| Address::Unix(path.into())).to_vec());
+        settings.status_files = Some(vec!["/run/a/b.status".into(), "/run/c/b.status".into()]);
+        let found = discover(&settings).servers;
+        let names: Vec<&str> = found.iter().map(|found| &found.name[..]).collect();
+        let tail = format!("{}/m.sock", "x".repeat(57));
+        let expected = ["/run/c/b.status", "/run/tcp/m.sock", "b", "m", &tail[..]];
+        assert_eq!(names, expected);
+        assert_eq!(tail.len(), MAX_NAME);
     }
 
     #[test]

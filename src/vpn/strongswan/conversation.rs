@@ -186,7 +186,9 @@ impl Conversation {
     /// When to call [`Self::tick`] at the latest, on the boot clock.
     #[must_use]
     pub fn deadline(&self) -> Duration {
-        let list_at = self.asked.is_none().then_some(self.list_at);
+        // Not before everything is subscribed to: a list that is due waits for charon then.
+        let may_list = self.asked.is_none() && self.subscribed == EVENTS.len();
+        let list_at = may_list.then_some(self.list_at);
         let orders = self.orders.iter().map(|pending| pending.until).min();
         [
             self.table.deadline(),

@@ -1,11 +1,12 @@
 //! What others may see of the reducer's state: the status report's view, without personal data.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::{
     super::{
-        event::{SessionEvent, SessionRecord, What},
-        held::Live,
+        event::{SessionEvent, What},
         types::{BackendId, Stamp},
     },
     Reducer,
@@ -85,17 +86,19 @@ impl Reducer {
         })
     }
 
-    /// The start of a live connection once more, for a record that may not have been stored.
+    /// The starts of those of `ids` that are up, once more and by id: for records that may not have
+    /// been stored.
     #[must_use]
-    pub fn start_of(&self, connection_id: Uuid) -> Option<SessionEvent> {
-        let is_it = |live: &&Live| live.connection_id == connection_id;
-        let (slot, live) = self.live.iter().find(|(_, live)| is_it(live))?;
-        Some(SessionEvent {
-            connection_id,
-            backend: self.backends[usize::from(slot.0)].id.clone(),
-            session: SessionRecord::of(&live.session, live.earlier_rx, live.earlier_tx),
-            what: What::Start,
-        })
+    pub fn starts_of(&self, ids: &BTreeSet<Uuid>) -> Vec<SessionEvent> {
+        let wanted = self
+            .live
+            .iter()
+            .filter(|(_, live)| ids.contains(&live.connection_id));
+        let mut starts: Vec<SessionEvent> = wanted
+            .map(|(slot, live)| self.event(slot.0, live, What::Start))
+            .collect();
+        starts.sort_by_key(|event| event.connection_id);
+        starts
     }
 
     /// The backends that were ever heard, with their connection counts.

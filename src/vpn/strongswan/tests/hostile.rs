@@ -24,6 +24,23 @@ fn silence_is_a_fault_in_time() {
 }
 
 #[test]
+fn events_that_are_not_confirmed_hold_the_list_up_without_a_busy_wait() {
+    let mut charon = Charon::default();
+    let mut agent = Agent::new(at(1000), Vec::new());
+    loop {
+        let asked = agent.talk.take_output(Side::Commands);
+        if asked.is_empty() {
+            break;
+        }
+        let said = charon.hear(Side::Commands, &asked);
+        agent.hear(Side::Commands, &said, at(1000)).unwrap();
+    }
+    agent.tick(at(1000)).unwrap();
+    assert!(!agent.talk.has_listed());
+    assert_eq!(agent.talk.deadline(), at(1000).boot + ANSWER_LIMIT);
+}
+
+#[test]
 fn a_list_that_never_ends_is_a_fault_in_time() {
     let mut charon = Charon::with([Sa::up(1, "a")]);
     let mut agent = Agent::listening(&mut charon, at(1000));

@@ -90,4 +90,14 @@ pub(super) async fn backends_come_go_and_do_not_pile_up(store: &dyn Store) {
     let left = rows().await;
     assert!(left.len() <= 4 * MAX_BACKENDS, "{}", left.len());
     assert_eq!(left.iter().filter(|(.., enabled)| *enabled).count(), 20);
+    // Those that were never up are bounded, too.
+    for n in 0..30_i64 {
+        let names = (0..20).map(|m| BackendReport {
+            up: false,
+            ..backend(&format!("y{n}-{m}"), None)
+        });
+        heard(store, &id, NOW + 100 + n, names.collect()).await;
+    }
+    let left = rows().await;
+    assert!(left.len() <= 4 * MAX_BACKENDS, "{}", left.len());
 }

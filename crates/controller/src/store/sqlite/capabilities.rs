@@ -57,20 +57,15 @@ pub(super) async fn told(
             .iter()
             .any(|one| one.kind == kind && one.instance == instance)
     };
-    let mut any_gone = false;
     for (id, kind, instance) in enabled {
         if is_told(&kind, &instance) {
             continue;
         }
-        any_gone = true;
         sqlx::query("UPDATE server_capabilities SET enabled = FALSE WHERE capability_id = ?")
             .bind(id)
             .execute(&mut *conn)
             .await
             .map_err(database)?;
-    }
-    if !any_gone {
-        return Ok(());
     }
     sqlx::query(
         "DELETE FROM server_capabilities WHERE capability_id IN
