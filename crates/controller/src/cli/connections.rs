@@ -291,18 +291,13 @@ fn gap(row: &GapRow) -> Vec<String> {
     vec![
         show::instant(Some(&row.reported_at)),
         show::escaped(&row.hostname),
-        lost(row).to_string(),
+        row.records().to_string(),
         row.first_seq.to_string(),
         row.last_seq.to_string(),
         show::escaped(&row.reason),
         show::escaped(&row.ledger_epoch),
         row.server_id.clone(),
     ]
-}
-
-/// How many records a gap is of.
-pub(super) fn lost(row: &GapRow) -> i64 {
-    row.last_seq.saturating_sub(row.first_seq).saturating_add(1)
 }
 
 async fn disconnect(

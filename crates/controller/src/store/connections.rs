@@ -84,6 +84,16 @@ pub struct GapRow {
     pub reported_at: String,
 }
 
+impl GapRow {
+    /// How many records are lost.
+    #[must_use]
+    pub fn records(&self) -> i64 {
+        self.last_seq
+            .saturating_sub(self.first_seq)
+            .saturating_add(1)
+    }
+}
+
 /// A connection that was to be ended, and what became of that.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 #[expect(missing_docs, reason = "the columns are described in the schema")]

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::find;
-use crate::cli::connections::lost;
 use crate::cli::show;
 use crate::store::{CapabilityRow, GapRow, ServerRow, Store};
 
@@ -85,7 +84,7 @@ fn backend(row: &CapabilityRow) -> String {
 fn gap(row: &GapRow) -> String {
     format!(
         "{} from number {} on ({}), reported at {} UTC",
-        lost(row),
+        row.records(),
         row.first_seq,
         show::escaped(&row.reason),
         show::instant(Some(&row.reported_at))
