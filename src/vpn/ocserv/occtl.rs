@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,6 +14,9 @@ use crate::host::clock;
 
 /// Longest wait for an answer: ocserv gives it at once.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// A process that has closed its output ends at once: it is looked at so often.
+const EXIT_LOOK: Duration = Duration::from_millis(1);
 
 /// Read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -51,17 +54,20 @@ impl Occtl {
             .stdin(Stdio::null())
             .spawn()
             .map_err(OcservError::Run)?;
-        let read = read_all(&mut child);
-        if read.is_err() {
+        let until = clock::now().boot + ANSWER_LIMIT;
+        let answer = read_all(&mut child, until).and_then(|answer| {
+            let status = exit_of(&mut child, until)?;
+            status
+                .success()
+                .then_some(answer)
+                .ok_or(OcservError::Refused)
+        });
+        if answer.is_err() {
+            // It may have ended by itself.
             let _ = child.kill();
+            let _ = child.wait();
         }
-        let status = child.wait().map_err(OcservError::Run)?;
-        let answer = read?;
-        if status.success() {
-            Ok(answer)
-        } else {
-            Err(OcservError::Refused)
-        }
+        answer
     }
 
     /// Its version.
@@ -140,10 +146,9 @@ fn command(program: &Path) -> Command {
     command
 }
 
-fn read_all(child: &mut Child) -> Result<Vec<u8>, OcservError> {
+fn read_all(child: &mut Child, until: Duration) -> Result<Vec<u8>, OcservError> {
     let mut stdout = child.stdout.take().expect("it is piped");
     nonblocking(&stdout)?;
-    let until = clock::now().boot + ANSWER_LIMIT;
     let mut answer = Vec::new();
     let mut buffer = [0; READ_BYTES];
     loop {
@@ -168,8 +173,48 @@ fn read_all(child: &mut Child) -> Result<Vec<u8>, OcservError> {
     }
 }
 
+/// How it ended. One that has said all and does not end must not hang the reader.
+fn exit_of(child: &mut Child, until: Duration) -> Result<ExitStatus, OcservError> {
+    loop {
+        if let Some(status) = child.try_wait().map_err(OcservError::Run)? {
+            return Ok(status);
+        }
+        if clock::now().boot >= until {
+            return Err(OcservError::Silent);
+        }
+        std::thread::sleep(EXIT_LOOK);
+    }
+}
+
 fn nonblocking(stdout: &ChildStdout) -> Result<(), OcservError> {
     let set = fcntl(stdout, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     set.map(drop)
         .map_err(|error| OcservError::Run(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_occtl_that_says_all_and_does_not_end_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("occtl");
+        fs::write(
+            &program,
+            "#!/bin/sh\necho '[]'\nexec sleep 600 > /dev/null\n",
+        )
+        .unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        let occtl = Occtl {
+            program,
+            stdbuf: PathBuf::new(),
+            socket: PathBuf::new(),
+        };
+        let asked = occtl.ask(&["show", "users"]);
+        assert!(matches!(asked, Err(OcservError::Silent)), "{asked:?}");
+    }
 }
