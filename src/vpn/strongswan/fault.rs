@@ -11,7 +11,10 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// No length of a packet.
-    #[error("charon announced a packet of {0} bytes; at most {MAX_PACKET} are read")]
+    #[error(
+        "charon announced a packet of {0} bytes; of at most {most} the first {MAX_PACKET} are read",
+        most = super::packet::MAX_LENGTH
+    )]
     Length(u32),
     /// No type of a packet.
     #[error("charon sent a packet of the unknown type {0}")]
