@@ -12,8 +12,7 @@ use super::{
 pub enum Fault {
     /// No length of a packet.
     #[error(
-        "charon announced a packet of {0} bytes; of at most {most} the first {MAX_PACKET} are read",
-        most = super::packet::MAX_LENGTH
+        "charon announced a packet of {0} bytes: that is no VICI (of a packet the first {MAX_PACKET} bytes are read)"
     )]
     Length(u32),
     /// No type of a packet.
