@@ -6,7 +6,10 @@
 //! its end is in the ledger. Both may then be recorded twice, and the controller takes twice as
 //! once; neither can be missing.
 
+mod load;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::thread;
 
 use ed25519_dalek::SigningKey;
@@ -17,6 +20,7 @@ use uuid::Uuid;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::keys::PublicKey;
 
+pub(super) use self::load::Load;
 use super::records::Records;
 use super::{DISK_COMMANDS_QUEUED, enrol};
 use crate::config::{self, Settings};
@@ -62,15 +66,24 @@ pub(super) struct Disk {
     /// Answers: one batch, one probe and one key can be under way, so sending never waits.
     events: mpsc::Receiver<Event>,
     facts: watch::Receiver<LedgerFacts>,
+    load: Arc<Load>,
     thread: thread::JoinHandle<()>,
 }
 
 impl Disk {
     /// Tells the thread; waits only while [`DISK_COMMANDS_QUEUED`] commands wait already.
     pub(super) async fn tell(&self, command: DiskCommand) {
+        if let DiskCommand::Record(recording) = &command {
+            self.load.add(recording);
+        }
         if self.commands.send(command).await.is_err() {
             tracing::error!("the disk thread has ended: nothing can be stored any more");
         }
+    }
+
+    /// What waits for the thread.
+    pub(super) fn load(&self) -> Arc<Load> {
+        self.load.clone()
     }
 
     /// Has the lane written; the receiver tells when, or why not.
@@ -165,14 +178,17 @@ impl DiskThread {
         let (commands, receiver) = mpsc::channel(DISK_COMMANDS_QUEUED);
         let (to_events, events) = mpsc::channel(4);
         let (to_facts, facts) = watch::channel(self.facts());
+        let load = Arc::new(Load::default());
+        let taken = load.clone();
         let thread = thread::Builder::new()
             .name("disk".into())
-            .spawn(move || self.work(&mut lane_file, receiver, &to_events, &to_facts))
+            .spawn(move || self.work(&mut lane_file, (receiver, &taken), &to_events, &to_facts))
             .expect("a thread can be started when the daemon starts");
         Disk {
             commands,
             events,
             facts,
+            load,
             thread,
         }
     }
@@ -180,7 +196,7 @@ impl DiskThread {
     fn work(
         &mut self,
         lane_file: &mut LaneFile,
-        mut commands: mpsc::Receiver<DiskCommand>,
+        (mut commands, load): (mpsc::Receiver<DiskCommand>, &Load),
         events: &mpsc::Sender<Event>,
         facts: &watch::Sender<LedgerFacts>,
     ) {
@@ -189,10 +205,14 @@ impl DiskThread {
             let tries_anyway = matches!(command, DiskCommand::Record(_));
             match command {
                 DiskCommand::Record(mut recording) => {
+                    load.taken(&recording);
                     // Group commit: what waits behind it shares its syncs.
                     while let Ok(command) = commands.try_recv() {
                         match command {
-                            DiskCommand::Record(more) => join(&mut recording, *more),
+                            DiskCommand::Record(more) => {
+                                load.taken(&more);
+                                join(&mut recording, *more);
+                            }
                             other => {
                                 next = Some(other);
                                 break;

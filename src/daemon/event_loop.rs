@@ -85,10 +85,13 @@ impl EventLoop {
             self.report_if_due();
             notify(systemd::notify_watchdog);
             let sleep = self.sleep().min(watchdog);
+            let load = self.workers.disk.load();
+            let has_room = load.has_room();
             tokio::select! {
                 () = stop.wait() => break,
                 Some(event) = self.answers.recv() => self.handle(event),
-                Some(word) = self.workers.readers.word() => self.told(word),
+                Some(word) = self.workers.readers.word(), if has_room => self.told(word),
+                () = load.changed(), if !has_room => {}
                 Some(wish) = self.workers.wishes.recv() => self.grant(wish),
                 event = self.workers.disk.event() => self.handle(event),
                 () = tokio::time::sleep(sleep) => {

@@ -173,7 +173,10 @@ impl Ocserv {
             self.events = Some(self.occtl.events()?);
         }
         let status = users::status(&self.occtl.ask(&["--json", "show", "status"])?)?;
-        let users = users::users(&self.occtl.ask(&["--json", "show", "users"])?, now)?;
+        let mut users = users::users(&self.occtl.ask(&["--json", "show", "users"])?, now)?;
+        if users::any_name_unclear(&users) {
+            users::complete_names(&mut users, &self.occtl.ask(&["show", "users"])?);
+        }
         Ok((status.epoch, users))
     }
 

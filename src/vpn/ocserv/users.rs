@@ -2,7 +2,8 @@
 //!
 //! occtl's JSON is nearly JSON: 1.1 names `Routes` twice in one object and puts a comma after the
 //! last member. It is read member by member, so the first does no harm; the second is taken out
-//! before. Names are opaque; what has no id or start is refused as a whole.
+//! before. Names are opaque; what has no id or start is refused as a whole. For every byte beyond
+//! ASCII in a name occtl 1.1 prints the same `\u00ff`: which bytes they are, its table for people says.
 
 use std::net::IpAddr;
 
@@ -20,6 +21,9 @@ pub const MAX_ANSWER: usize = 64 << 20;
 
 /// Most users of one ocserv: as for the other daemons.
 pub const MAX_SESSIONS: usize = 65_536;
+
+/// Stands for a byte of a name beyond ASCII that occtl's JSON does not tell; no UTF-8 has this one.
+const UNCLEAR: u8 = 0xff;
 
 /// The server itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,53 @@ pub fn users(answer: &[u8], now: Now) -> Result<Vec<Session>, OcservError> {
         }
     }
     Ok(sessions)
+}
+
+/// Whether the JSON hides who somebody is: then [`complete_names`] is to be called.
+#[must_use]
+pub fn any_name_unclear(sessions: &[Session]) -> bool {
+    sessions.iter().any(|session| unclear(session).is_some())
+}
+
+/// Completes unclear names from what `show users` prints without `--json`. A name of which it has not
+/// exactly one reading becomes empty: a user who cannot be told from another one is nobody.
+pub fn complete_names(sessions: &mut [Session], table: &[u8]) {
+    for session in sessions {
+        let (SessionKey::Ocserv { id, .. }, Some(name)) = (&session.key, unclear(session)) else {
+            continue;
+        };
+        let name = name_in_table(table, *id, name).unwrap_or_default();
+        session.identity = Identity::User(name);
+    }
+}
+
+/// The name of a session, if bytes of it are unclear.
+fn unclear(session: &Session) -> Option<&[u8]> {
+    match &session.identity {
+        Identity::User(name) if name.contains(&UNCLEAR) => Some(name),
+        _ => None,
+    }
+}
+
+/// What stands after this id at the beginning of a line, where `name` says how long it is and which
+/// bytes of it are known. A name may hold line ends, and so pretend to be another line.
+fn name_in_table(table: &[u8], id: u64, name: &[u8]) -> Option<Vec<u8>> {
+    // As occtl prints it: both to the right of 8 places (src/occtl/unix.c).
+    let before = format!("{id:>8} {:1$}", "", 8usize.saturating_sub(name.len()));
+    let ends = (0..table.len()).filter(|at| table[*at] == b'\n');
+    let lines = std::iter::once(table).chain(ends.map(|end| &table[end + 1..]));
+    let mut readings = lines.filter_map(|line| {
+        let (read, rest) = line
+            .strip_prefix(before.as_bytes())?
+            .split_at_checked(name.len())?;
+        let fits = |(read, known): (&u8, &u8)| match *known {
+            UNCLEAR => !read.is_ascii(),
+            known => *read == known,
+        };
+        (rest.starts_with(b" ") && read.iter().zip(name).all(fits)).then_some(read)
+    });
+    let first = readings.next()?;
+    readings.next().is_none().then(|| first.to_vec())
 }
 
 /// Reads `show status`.
@@ -122,7 +173,7 @@ fn session(user: &Object, now: Now) -> Result<Session, OcservError> {
     });
     Ok(Session {
         key: SessionKey::Ocserv { id, since },
-        identity: Identity::User(text(user, "Username").unwrap_or_default().into()),
+        identity: Identity::User(name(text(user, "Username").unwrap_or_default())),
         started,
         last_seen: started,
         endpoint,
@@ -132,6 +183,26 @@ fn session(user: &Object, now: Now) -> Result<Session, OcservError> {
         rx_at_start: 0,
         tx_at_start: 0,
     })
+}
+
+/// A user name, with [`UNCLEAR`] for each byte that occtl hides. Other versions may print UTF-8.
+fn name(text: &str) -> Vec<u8> {
+    let hidden = char::from(UNCLEAR);
+    let known = |letter: char| letter.is_ascii() || letter == hidden;
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Vec::new(); // No UTF-8: different names would become one.
+    }
+    if !text.chars().all(known) {
+        return text.into();
+    }
+    let byte = |letter: char| {
+        if letter == hidden {
+            UNCLEAR
+        } else {
+            letter as u8
+        }
+    };
+    text.chars().map(byte).collect()
 }
 
 /// When it connected: the second if this ocserv tells it, else the minute, which names the session;

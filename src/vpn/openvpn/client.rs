@@ -39,7 +39,9 @@ impl Client {
     /// Whether it is connected, and not only about to be. `time` is when the table was made.
     pub(super) fn is_up(&self, time: Option<i64>) -> bool {
         if !self.virtual_ips.is_empty() {
-            return self.common_name != UNDEF || self.username.is_some();
+            // Addresses are given after the authentication: who has one and is called `UNDEF` has
+            // that name, or none, and is connected all the same.
+            return true;
         }
         let settled = match (time, self.since) {
             (Some(time), Some(since)) => time.saturating_sub(since) >= CONNECTING,

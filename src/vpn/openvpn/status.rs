@@ -91,7 +91,8 @@ impl TableParser {
             _ if !self.in_clients && line.starts_with(b"Updated,") => {
                 self.table.local_time = line[b"Updated,".len()..].to_vec();
             }
-            _ if line.starts_with(b"Common Name,Real Address,") => {
+            // Not a second time: a client may be called so.
+            _ if !self.in_clients && line.starts_with(b"Common Name,Real Address,") => {
                 self.separator = Some(b',');
                 self.columns = line
                     .split(|byte| *byte == b',')

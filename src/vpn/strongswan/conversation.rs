@@ -265,7 +265,7 @@ impl Conversation {
                 self.subscribed += 1;
                 Ok(())
             }
-            Kind::Event => self.event(packet.name, &Section::parse(packet.message)?, now, obs),
+            Kind::Event => self.event(packet.name, &packet.beginning()?, now, obs),
             _ => Err(Fault::Unasked),
         }
     }
@@ -333,7 +333,7 @@ impl Conversation {
         match (packet.kind, asked.what) {
             (Kind::EventConfirm, Ask::Register) => self.stage = Stage::Version,
             (Kind::Event, Ask::List) if packet.name == b"list-sa" => {
-                let message = Section::parse(packet.message)?;
+                let message = packet.beginning()?;
                 let section = message.sections().next().map(|(_, section)| section);
                 return match section {
                     Some(section) => self.table.listed(IkeSa::read(section)?, now),

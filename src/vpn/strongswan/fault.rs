@@ -7,7 +7,9 @@ use super::limits::{MAX_DEPTH, MAX_ELEMENTS, MAX_PACKET, MAX_SESSIONS};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// No length of a packet.
-    #[error("charon announced a packet of {0} bytes; at most {MAX_PACKET} are read")]
+    #[error(
+        "charon announced a packet of {0} bytes: that is no VICI (of a packet the first {MAX_PACKET} bytes are read)"
+    )]
     Length(u32),
     /// No type of a packet.
     #[error("charon sent a packet of the unknown type {0}")]

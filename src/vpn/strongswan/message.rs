@@ -39,6 +39,20 @@ impl<'a> Section<'a> {
         let mut reader = Reader {
             rest: message,
             elements: 0,
+            cut: false,
+        };
+        reader.section(0)
+    }
+
+    /// Reads what a message begins with, where the rest is missing or exceeds [`MAX_ELEMENTS`].
+    ///
+    /// # Errors
+    /// It exceeds [`MAX_DEPTH`].
+    pub fn parse_beginning(message: &'a [u8]) -> Result<Self, Fault> {
+        let mut reader = Reader {
+            rest: message,
+            elements: 0,
+            cut: true,
         };
         reader.section(0)
     }
@@ -138,6 +152,8 @@ fn push_value(bytes: &mut Vec<u8>, value: &[u8]) {
 struct Reader<'a> {
     rest: &'a [u8],
     elements: usize,
+    /// Where it cannot go on, the message and all of its sections are over.
+    cut: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -147,31 +163,35 @@ impl<'a> Reader<'a> {
         }
         let mut things = Vec::new();
         loop {
-            let element = match self.element()? {
-                // The message is over, or the section.
-                None if depth == 0 => break,
-                Some(SECTION_END) if depth > 0 => break,
-                Some(element) => element,
-                None => return Err(Fault::Malformed),
-            };
-            let thing = match element {
-                SECTION_START => {
-                    let name = self.name()?;
-                    (name, Node::Section(self.section(depth + 1)?))
+            match self.thing(depth) {
+                Ok(Some(thing)) => things.push(thing),
+                Ok(None) => break,
+                Err(Fault::Malformed | Fault::TooMany) if self.cut => {
+                    self.rest = &[];
+                    break;
                 }
-                KEY_VALUE => {
-                    let name = self.name()?;
-                    (name, Node::Value(self.value()?))
-                }
-                LIST_START => {
-                    let name = self.name()?;
-                    (name, Node::List(self.items()?))
-                }
-                _ => return Err(Fault::Malformed),
-            };
-            things.push(thing);
+                Err(fault) => return Err(fault),
+            }
         }
         Ok(Section(things))
+    }
+
+    /// The next thing of a section; `None` at its end.
+    fn thing(&mut self, depth: usize) -> Result<Option<(&'a [u8], Node<'a>)>, Fault> {
+        let element = match self.element()? {
+            // The message is over, or the section.
+            None if depth == 0 => return Ok(None),
+            Some(SECTION_END) if depth > 0 => return Ok(None),
+            Some(element) => element,
+            None => return Err(Fault::Malformed),
+        };
+        let node: fn(&mut Self, usize) -> Result<Node<'a>, Fault> = match element {
+            SECTION_START => |reader, depth| Ok(Node::Section(reader.section(depth + 1)?)),
+            KEY_VALUE => |reader, _| Ok(Node::Value(reader.value()?)),
+            LIST_START => |reader, _| Ok(Node::List(reader.items()?)),
+            _ => return Err(Fault::Malformed),
+        };
+        Ok(Some((self.name()?, node(self, depth)?)))
     }
 
     fn items(&mut self) -> Result<Vec<&'a [u8]>, Fault> {

@@ -3,10 +3,16 @@
 //! The format is that of strongSwan's `src/libcharon/plugins/vici/README.md`, "Transport layer" and
 //! "Packet layer". Bytes come in any pieces; what is no packet is a [`Fault`] of the connection.
 
+use super::message::Section;
 use super::{Fault, limits::MAX_PACKET};
 
 /// Bytes of the length before each packet.
 const LENGTH_BYTES: usize = 4;
+
+/// Longest packet. Charon sends longer ones than it takes: a client with more than some 1,100 CHILD
+/// SAs makes the description of its IKE SA longer than [`MAX_PACKET`]. Who it is stands at the
+/// beginning, which is kept; the rest is passed over.
+pub const MAX_LENGTH: usize = 64 << 20;
 
 /// The type of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +84,28 @@ impl<'a> Packet<'a> {
         [&length.to_be_bytes(), body.as_slice()].concat()
     }
 
+    /// The message, as far as it is not too long: a client that makes its own description long must
+    /// not hide the others.
+    ///
+    /// # Errors
+    /// As [`Section::parse`], but for its length.
+    pub fn beginning(&self) -> Result<Section<'a>, Fault> {
+        match Section::parse(self.message) {
+            Err(Fault::TooMany) => Section::parse_beginning(self.message),
+            Err(_) if self.may_be_cut() => Section::parse_beginning(self.message),
+            parsed => parsed,
+        }
+    }
+
+    /// Whether it fills all that is kept of a packet.
+    fn may_be_cut(&self) -> bool {
+        let head = match self.kind.is_named() {
+            true => 2 + self.name.len(),
+            false => 1,
+        };
+        head + self.message.len() >= MAX_PACKET
+    }
+
     fn decode(body: &'a [u8]) -> Result<Self, Fault> {
         let (&byte, rest) = body.split_first().ok_or(Fault::Length(0))?;
         let kind = Kind::of(byte).ok_or(Fault::Type(byte))?;
@@ -100,10 +128,12 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Puts packets together. Keeps less than one packet between two calls.
+/// Puts packets together. Keeps less than [`MAX_PACKET`] between two calls.
 #[derive(Debug, Default)]
 pub struct Framer {
     partial: Vec<u8>,
+    /// How much of a packet that was given out is still to be passed over.
+    pass_over: usize,
 }
 
 impl Framer {
@@ -116,19 +146,24 @@ impl Framer {
         bytes: &[u8],
         each: &mut dyn FnMut(Packet<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        self.partial.extend_from_slice(bytes);
+        let passed = self.pass_over.min(bytes.len());
+        self.pass_over -= passed;
+        self.partial.extend_from_slice(&bytes[passed..]);
         let mut rest = self.partial.as_slice();
         while let Some((length, after)) = rest.split_first_chunk::<LENGTH_BYTES>() {
             let length = u32::from_be_bytes(*length);
             let size = usize::try_from(length).unwrap_or(usize::MAX);
-            if size == 0 || size > MAX_PACKET {
+            if size == 0 || size > MAX_LENGTH {
                 return Err(Fault::Length(length));
             }
-            let Some((body, after)) = after.split_at_checked(size) else {
+            let kept = size.min(MAX_PACKET);
+            let Some((body, after)) = after.split_at_checked(kept) else {
                 break;
             };
             each(Packet::decode(body)?)?;
-            rest = after;
+            let passed = (size - kept).min(after.len());
+            self.pass_over = size - kept - passed;
+            rest = &after[passed..];
         }
         let used = self.partial.len() - rest.len();
         self.partial.drain(..used);
@@ -138,6 +173,6 @@ impl Framer {
     /// Whether the last packet is not complete yet.
     #[must_use]
     pub fn is_partial(&self) -> bool {
-        !self.partial.is_empty()
+        !self.partial.is_empty() || self.pass_over > 0
     }
 }

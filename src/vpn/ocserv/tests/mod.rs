@@ -88,6 +88,45 @@ fn a_comma_too_many_is_forgiven_and_nonsense_is_not() {
     }
 }
 
+/// The name of the recorded user, would the JSON write it like `json`, with this table.
+fn named(json: &str, table: &[u8]) -> Identity {
+    let answer = USERS.replace("erin", json);
+    let mut users = users::users(answer.as_bytes(), at(0)).unwrap();
+    assert!(users::any_name_unclear(&users), "{json}");
+    users::complete_names(&mut users, table);
+    users.remove(0).identity
+}
+
+#[test]
+fn names_that_the_json_makes_equal_are_told_apart() {
+    // Both as occtl 1.1.6 prints them.
+    let head = "      id     user    vhost             ip         vpn-ip device\n";
+    let of = |name: &str| format!("{head}   13389  {name}  default    10.76.0.11\n").into_bytes();
+    let hidden = "m\\u00ff\\u00ffller";
+    for name in ["müller", "möller"] {
+        let known = Identity::User(name.into());
+        assert_eq!(named(hidden, &of(name)), known);
+    }
+    // Longer than its column; and a byte that is no UTF-8.
+    let long = b"   13389 a longer \xfe one  default\n";
+    let known = Identity::User(b"a longer \xfe one".to_vec());
+    assert_eq!(named("a longer \\u00ff one", long), known);
+    // Another session's name, another length, other known letters, or two readings: nobody.
+    let nobody = Identity::User(Vec::new());
+    let twice = [of("müller"), of("möller")].concat();
+    let other = of("x\n   13388  müller");
+    for table in [twice, other, of("müllers"), of("mülles"), Vec::new()] {
+        assert_eq!(named(hidden, &table), nobody);
+    }
+    // A user whose name holds a line about another one changes that one to nobody, never to himself.
+    let forged = [
+        &b"       7 x\n   13389  m\xc3\xb6ller  default\n"[..],
+        &of("müller"),
+    ]
+    .concat();
+    assert_eq!(named(hidden, &forged), nobody);
+}
+
 #[test]
 fn each_life_of_the_server_has_its_epoch() {
     let first = users::status(STATUS.as_bytes()).unwrap();

@@ -19,7 +19,8 @@ case "$*" in
     *--version*) echo "OpenConnect server control (occtl) version 1.1.6" ;;
     *"show events"*) cat events; exec cat > /dev/null ;;
     *"show status"*) cat status ;;
-    *"show users"*) cat users ;;
+    *"--json show users"*) cat users ;;
+    *"show users"*) cat table ;;
     *"disconnect id 13389"*) echo '[ ]' > users ;;
     *) exit 1 ;;
 esac
@@ -93,6 +94,26 @@ fn users_are_told_and_ended_by_order() {
     assert_eq!(
         fs::read_to_string(host.folder.path().join("users")).unwrap(),
         "[ ]\n"
+    );
+}
+
+#[test]
+fn names_beyond_ascii_are_read_from_the_table() {
+    let host = Host::new(OCCTL);
+    let write = |name: &str, text: String| fs::write(host.folder.path().join(name), text).unwrap();
+    write("users", USERS.replace("erin", "m\\u00ff\\u00ffller"));
+    write(
+        "table",
+        "   13389  müller  default    10.76.0.11\n".to_owned(),
+    );
+    let report = host.reader().look(clock::now());
+    let sessions = report.obs.iter().find_map(|obs| match obs {
+        Obs::Snapshot { sessions, .. } => Some(sessions),
+        _ => None,
+    });
+    assert_eq!(
+        sessions.unwrap()[0].identity,
+        Identity::User("müller".into())
     );
 }
 

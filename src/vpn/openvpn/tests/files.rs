@@ -115,6 +115,29 @@ fn names_with_commas_are_read_where_one_reading_is_left() {
 }
 
 #[test]
+fn a_client_that_is_called_like_a_header_hides_nobody() {
+    let forged = "Common Name,Real Address,x";
+    let list = table(&format!(
+        "OpenVPN CLIENT LIST\nUpdated,2026-11-22 01:36:20\n\
+         Common Name,Real Address,Bytes Received,Bytes Sent,Connected Since\n\
+         {forged},10.0.0.1:5,1,2,2026-11-22 01:36:09\n\
+         bob,10.0.0.2:5,1,2,2026-11-22 01:36:09\nROUTING TABLE\n\
+         Virtual Address,Common Name,Real Address,Last Ref\nEND\n"
+    ));
+    assert_eq!(names(&list), [forged, "bob"]);
+    assert!(!list.incomplete);
+}
+
+#[test]
+fn a_client_that_is_called_undef_is_there() {
+    let header = "HEADER,CLIENT_LIST,Common Name,Real Address,Virtual Address,Virtual IPv6 Address,\
+        Bytes Received,Bytes Sent,Connected Since,Connected Since (time_t),Username,Client ID,Peer ID";
+    let row = "UNDEF,10.0.0.1:5,10.8.0.2,,1,2,2026-11-22 01:36:09,1795311369,UNDEF,0,0";
+    let list = table(&format!("{header}\nCLIENT_LIST,{row}\nEND\n"));
+    assert!(list.clients[0].is_up(None));
+}
+
+#[test]
 fn handshakes_that_never_end_are_nobody() {
     let lines: Vec<&str> = UNDEF
         .lines()

@@ -118,7 +118,7 @@ proptest! {
 #[test]
 fn a_length_beyond_the_bound_is_refused_before_anything_is_kept() {
     let mut framer = Framer::default();
-    let length = u32::try_from(MAX_PACKET + 1).unwrap();
+    let length = u32::try_from(super::super::packet::MAX_LENGTH + 1).unwrap();
     let fed = framer.feed(&length.to_be_bytes(), &mut |_| Ok(()));
     assert_eq!(fed, Err(Fault::Length(length)));
     let fed = Framer::default().feed(&[0; 4], &mut |_| Ok(()));
@@ -140,6 +140,45 @@ fn the_longest_packet_is_read() {
     };
     let (found, fault) = packets(&packet.encode(), &[4096]);
     assert_eq!((found.len(), fault), (1, None));
+}
+
+#[test]
+fn of_a_longer_packet_the_beginning_is_kept_and_the_next_one_read() {
+    let value = b"\x03\x01k\x00\x01v";
+    let message = [b"\x01\x02sa".to_vec(), value.repeat(200_000), vec![2]].concat();
+    assert!(message.len() > 2 * MAX_PACKET);
+    let packet = |kind, name, message| Packet {
+        kind,
+        name,
+        message,
+    };
+    let long = packet(Kind::Event, b"list-sa", &message).encode();
+    let next = packet(Kind::CmdResponse, b"", value).encode();
+    let stream = [long, next].concat();
+    for size in [1, 4096, usize::MAX] {
+        let mut framer = Framer::default();
+        let mut found = Vec::new();
+        for piece in stream.chunks(size.min(stream.len())) {
+            let fed = framer.feed(piece, &mut |packet| {
+                let section = packet.beginning()?;
+                let inner = section.section("sa").map_or(0, |sa| sa.encode().len());
+                found.push((
+                    packet.kind,
+                    packet.message.len() < MAX_PACKET / 2,
+                    section.value("k").is_some(),
+                    inner > 0,
+                ));
+                Ok(())
+            });
+            assert_eq!(fed, Ok(()));
+        }
+        assert!(!framer.is_partial());
+        let wanted = [
+            (Kind::Event, false, false, true),
+            (Kind::CmdResponse, true, true, false),
+        ];
+        assert_eq!(found, wanted);
+    }
 }
 
 #[test]

@@ -109,6 +109,21 @@ fn a_daemon_without_what_is_needed_is_named_and_ike_update_is_not_needed() {
 }
 
 #[test]
+fn a_client_with_very_many_child_sas_hides_nobody() {
+    let mut charon = Charon::with([Sa::up(1, "a")]);
+    let mut agent = Agent::listening(&mut charon, at(1000));
+    let mut greedy = Sa::up(2, "greedy");
+    greedy.children = (0..60_000).map(|id| (id, 1, 1)).collect();
+    charon.sas.extend([(2, greedy), (3, Sa::up(3, "c"))]);
+    agent.serve(&mut charon, at(61_000)).unwrap();
+    let starts = agent
+        .events
+        .iter()
+        .filter(|event| event.what == What::Start);
+    assert_eq!(starts.count(), 3, "{:?}", agent.events);
+}
+
+#[test]
 fn a_flood_of_sas_is_cut_off() {
     let mut agent = Agent::listening(&mut Charon::default(), at(1000));
     let mut obs = Vec::new();
