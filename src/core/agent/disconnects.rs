@@ -21,7 +21,8 @@ use crate::core::{Now, shown};
 /// looked at until it comes again.
 const MAX_UNDER_WAY: usize = 4;
 
-/// A reader that answers none of its orders for this long is given up: each takes 5 seconds at most.
+/// A reader that answers none of its orders for this long is given up: none takes longer than
+/// OpenVPN's, which gives up after 9 seconds.
 const NO_ANSWER: Duration = Duration::from_secs(10);
 
 /// A directive is given up after this long, however busy its readers are.
