@@ -93,6 +93,11 @@ impl Daemon for OpenVpn {
             ),
             scenario(
                 Usual,
+                "daemon hangs while a session is to end",
+                Self::daemon_hangs,
+            ),
+            scenario(
+                Usual,
                 "agent killed while it ends a session",
                 Self::killed_meanwhile,
             ),

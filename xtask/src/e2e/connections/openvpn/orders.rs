@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
 use super::super::operator;
 use super::super::scene::{SOON, Scene, SessionNo};
@@ -53,6 +54,30 @@ impl OpenVpn {
         let what = "disconnect at a dual-stack server";
         self.slow_times.tell_without_aim(scene, what);
         Ok(())
+    }
+
+    /// The daemon hangs: the command says so before its own time is over, and nobody is ended later.
+    pub(super) fn daemon_hangs(&mut self, scene: &mut Scene) -> Result<()> {
+        // The client must not give the server up meanwhile.
+        let patient = &["--pull-filter", "ignore", "ping-restart"];
+        let (client, session) = join(scene, DUAL, "patient", patient)?;
+        let id = scene.row(session)?.id;
+        DUAL.signal(scene, Signal::SIGSTOP)?;
+        let told = scene.controller(&["connections", "disconnect", &id]);
+        DUAL.signal(scene, Signal::SIGCONT)?;
+        let told = told?;
+        ensure!(
+            !told.success && told.text.contains("not ended; the host says: "),
+            "the command said this of a daemon that hangs: {}",
+            told.text
+        );
+        // Time in which a late order would be obeyed.
+        shell::pause(Duration::from_secs(7))?;
+        ensure!(
+            DUAL.has(&folder(&scene.lab), &client.name)?,
+            "the client was ended after the order had failed"
+        );
+        disconnect(scene, DUAL, &client, session).map(drop)
     }
 
     /// The agent is killed when it has told the daemon, which keeps the client for 5 s. The next
