@@ -6,6 +6,7 @@
 //! what an order says.
 
 use std::collections::VecDeque;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -33,6 +34,10 @@ const LIST_GAP: Duration = Duration::from_millis(300);
 /// Lists cost the daemon's one thread time: they may take this part of it (1 in 20).
 const LIST_SHARE: u32 = 20;
 
+/// The same while somebody waits for a session to end: orders are rare.
+const ORDER_GAP: Duration = Duration::from_millis(50);
+const ORDER_SHARE: u32 = 4;
+
 /// What is said once, after the greeting. `log on` without `all`: history is another life's.
 const OPENING: [(&str, Ask); 6] = [
     ("state on", Ask::Setting("state on")),
@@ -52,6 +57,7 @@ enum Ask {
     State,
     Status(Duration),
     Kill(u64),
+    Drop,
 }
 
 /// What was heard.
@@ -68,7 +74,12 @@ pub(super) enum Heard<'a> {
     /// It ends, or begins anew: its clients are gone.
     Over,
     /// Who is connected. Only after a `Life`.
-    Table(Table),
+    Table {
+        /// The list.
+        table: Table,
+        /// Boot-clock instant when it was asked for.
+        asked: Duration,
+    },
     /// Log lines about clients.
     Said(Said<'a>),
     /// Counters of a client.
@@ -82,6 +93,11 @@ pub(super) enum Heard<'a> {
     },
     /// `OpenVPN 2.6.14`
     Version(String),
+    /// The client of an order was told to go.
+    Told {
+        /// Its number.
+        order: u64,
+    },
     /// An order was refused by the daemon, with its words.
     Refused {
         /// Its number.
@@ -173,9 +189,9 @@ impl Conversation {
         Zeroizing::new(std::mem::take(&mut self.talk.send))
     }
 
-    /// Lists the clients as soon as that may be.
-    pub(super) fn list_soon(&mut self, now: Now) {
-        self.talk.list_soon(now);
+    /// Lists the clients at `at`, or as soon after it as that may be while somebody waits.
+    pub(super) fn list_for_order(&mut self, at: Duration, now: Now) {
+        self.talk.list_after(ORDER_GAP, ORDER_SHARE, at, now);
     }
 
     /// Lists the clients not later than `at`.
@@ -183,10 +199,16 @@ impl Conversation {
         self.talk.list_at = self.talk.list_at.min(at);
     }
 
-    /// Ends a client. `HALT` makes it stop instead of coming back within a second.
+    /// Tells a client to go. `HALT` makes it stop instead of coming back within a second.
     pub(super) fn kill(&mut self, order: u64, cid: u64, now: Now) {
         let command = format!("client-kill {cid} HALT");
         self.talk.ask(&command, Ask::Kill(order), now);
+    }
+
+    /// Takes the client at this address away at once, without a word to it. A server that serves
+    /// IPv6, too, knows nobody by such an address, and refuses.
+    pub(super) fn drop_client(&mut self, address: SocketAddrV4, now: Now) {
+        self.talk.ask(&format!("kill {address}"), Ask::Drop, now);
     }
 }
 
@@ -205,9 +227,13 @@ impl Talk {
     }
 
     fn list_soon(&mut self, now: Now) {
-        let gap = LIST_GAP.max(self.list_took.saturating_mul(LIST_SHARE));
+        self.list_after(LIST_GAP, LIST_SHARE, now.boot, now);
+    }
+
+    fn list_after(&mut self, gap: Duration, share: u32, at: Duration, now: Now) {
+        let gap = gap.max(self.list_took.saturating_mul(share));
         let soonest = self.listed_at.saturating_add(gap).max(now.boot);
-        self.list_at = self.list_at.min(soonest);
+        self.list_at = self.list_at.min(soonest.max(at));
     }
 
     fn tick(&mut self, now: Now) -> Result<(), Fault> {
@@ -298,8 +324,9 @@ impl Talk {
     ) -> Result<(), Fault> {
         match self.asked.front() {
             Some(Ask::Setting(_)) => {}
+            Some(Ask::Kill(order)) => hear(Heard::Told { order: *order }),
             // Confirmed by the client's absence from a later list.
-            Some(Ask::Kill(_)) => self.list_soon(now),
+            Some(Ask::Drop) => self.list_after(ORDER_GAP, ORDER_SHARE, now.boot, now),
             Some(Ask::Pid) => {
                 let pid = text
                     .strip_prefix(b"pid=")
@@ -323,6 +350,8 @@ impl Talk {
         match self.asked.front() {
             // An old daemon without that notification: lists alone are enough.
             Some(Ask::Setting(_)) => {}
+            // It has been told to go, and goes in its time.
+            Some(Ask::Drop) => {}
             Some(Ask::Kill(order)) => {
                 let why = text.escape_ascii().to_string();
                 hear(Heard::Refused { order: *order, why });
@@ -362,7 +391,7 @@ impl Talk {
                     self.list_took = now.boot.saturating_sub(asked);
                     let table = std::mem::take(&mut self.table).finish()?;
                     if self.serves() {
-                        hear(Heard::Table(table));
+                        hear(Heard::Table { table, asked });
                     }
                 }
             }
@@ -427,6 +456,7 @@ impl Ask {
             Self::State => "state",
             Self::Status(_) => "status 3",
             Self::Kill(_) => "client-kill",
+            Self::Drop => "kill",
         }
     }
 }

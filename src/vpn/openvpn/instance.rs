@@ -157,7 +157,7 @@ impl Instance {
     #[must_use]
     pub(super) fn order(&mut self, id: u64, key: SessionKey, now: Now) -> bool {
         if let Some(link) = &mut self.link {
-            link.conversation.list_soon(now);
+            link.conversation.list_for_order(now.boot, now);
         }
         self.server.order(id, key, now)
     }
@@ -238,6 +238,9 @@ impl Instance {
             conversation.feed(&buffer[..read], now, &mut hear)?;
             for (order, cid) in out.kills.drain(..) {
                 conversation.kill(order, cid, now);
+            }
+            for address in out.drops.drain(..) {
+                conversation.drop_client(address, now);
             }
             send(stream, conversation)?;
         }

@@ -3,8 +3,10 @@
 //! Pure. It does not care which way a list came: over the management interface, which tells the
 //! daemon's lives apart, or from the status file, which does not.
 
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use super::client::Client;
 use super::conversation::{Conversation, Heard};
 use super::sessions::Sessions;
 use super::status::Table;
@@ -14,9 +16,18 @@ use crate::core::sessions::{Confidence, Obs, SessionKey};
 /// The epoch of a server that only its status file has told about so far.
 pub(super) const FILE_EPOCH: u64 = 1;
 
-/// OpenVPN lists a client that was told to go for 5 seconds more ("Delayed exit in 5 seconds",
+/// An order is given up after this time, which is less than the core waits for an answer. OpenVPN
+/// lists a client that was told to go for 5 seconds more ("Delayed exit in 5 seconds",
 /// src/openvpn/forward.c), and looks at its timers once a second.
-pub(super) const ORDER_LIMIT: Duration = Duration::from_secs(8);
+pub(super) const ORDER_LIMIT: Duration = Duration::from_secs(9);
+
+/// Time for a client to hear that it was told to go, before it is dropped. The packet leaves in the
+/// daemon's next turn; a client that is dropped without it thinks that the network is away, and
+/// comes back.
+const HEARING: Duration = Duration::from_millis(200);
+
+/// Whose address was read longer ago is not dropped by it.
+const ADDRESS_HOLDS: Duration = Duration::from_secs(1);
 
 /// How often an order's client is looked for.
 const ORDER_LIST: Duration = Duration::from_secs(1);
@@ -44,8 +55,21 @@ struct Pending {
     id: u64,
     key: SessionKey,
     until: Duration,
-    sent: bool,
+    step: Step,
     refused: Option<String>,
+}
+
+/// How far an order has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The session must be listed first.
+    Begun,
+    /// The daemon was asked to tell the client to go.
+    Asked,
+    /// It did. The client is dropped from this boot-clock instant on.
+    Told(Duration),
+    /// There is nothing more to do: it is dropped, or cannot be and goes in its time.
+    Done,
 }
 
 /// What became of something that was heard.
@@ -53,8 +77,10 @@ struct Pending {
 pub(super) struct Outcome {
     pub(super) obs: Vec<Obs>,
     pub(super) answers: Vec<Answer>,
-    /// Clients to end now: order and client id.
+    /// Clients to be told to go: order and client id.
     pub(super) kills: Vec<(u64, u64)>,
+    /// Where the clients are that have been told, and are dropped now.
+    pub(super) drops: Vec<SocketAddrV4>,
     /// A list came over the management interface: it works.
     pub(super) listed: bool,
     /// The version became known or changed.
@@ -93,17 +119,21 @@ impl Server {
                 let gone = self.sessions.all_gone(Confidence::Observed, now.boot, now);
                 out.obs.extend(gone);
             }
-            Heard::Table(table) => {
+            Heard::Table { table, asked } => {
                 out.listed = true;
-                self.obey(&table, now, out);
+                self.obey(&table, asked, now, out);
                 self.list(table, now, out);
             }
             Heard::Said(said) => self.sessions.said(&said, now),
             Heard::Bytes { cid, rx, tx } => out.obs.extend(self.sessions.bytes(cid, rx, tx, now)),
             Heard::Version(version) => self.is_of(version, out),
+            Heard::Told { order } => {
+                if let Some(pending) = self.pending(order) {
+                    pending.step = Step::Told(now.boot.saturating_add(HEARING));
+                }
+            }
             Heard::Refused { order, why } => {
-                let pending = self.orders.iter_mut().find(|pending| pending.id == order);
-                if let Some(pending) = pending {
+                if let Some(pending) = self.pending(order) {
                     pending.refused = Some(why);
                 }
             }
@@ -147,7 +177,7 @@ impl Server {
             id,
             key,
             until: now.boot.saturating_add(ORDER_LIMIT),
-            sent: false,
+            step: Step::Begun,
             refused: None,
         });
         true
@@ -175,8 +205,14 @@ impl Server {
             }
             !over
         });
-        if !self.orders.is_empty() {
-            conversation.list_by(now.boot.saturating_add(ORDER_LIST));
+        for pending in &self.orders {
+            match pending.step {
+                Step::Begun => conversation.list_for_order(now.boot, now),
+                Step::Told(at) => conversation.list_for_order(at, now),
+                Step::Asked | Step::Done => {
+                    conversation.list_by(now.boot.saturating_add(ORDER_LIST));
+                }
+            }
         }
     }
 
@@ -185,8 +221,13 @@ impl Server {
         self.orders.iter().map(|pending| pending.until).min()
     }
 
-    /// Who is not listed any more has gone; who is, and was not told to go yet, is told.
-    fn obey(&mut self, table: &Table, now: Now, out: &mut Outcome) {
+    fn pending(&mut self, order: u64) -> Option<&mut Pending> {
+        self.orders.iter_mut().find(|pending| pending.id == order)
+    }
+
+    /// Who is not listed any more has gone. Who is, and was not told to go yet, is told; who was,
+    /// a moment ago, is dropped where it is now. The list was asked for at `asked`.
+    fn obey(&mut self, table: &Table, asked: Duration, now: Now, out: &mut Outcome) {
         self.orders.retain_mut(|pending| {
             let SessionKey::OpenVpn {
                 cid,
@@ -197,11 +238,10 @@ impl Server {
                     .push((pending.id, Err("no such session".to_owned())));
                 return false;
             };
-            let listed = table
-                .clients
-                .iter()
-                .any(|client| client.cid == Some(cid) && client.since == Some(connected_since));
-            if !listed && !table.incomplete {
+            let is_meant =
+                |client: &&Client| client.cid == Some(cid) && client.since == Some(connected_since);
+            let listed = table.clients.iter().find(is_meant);
+            if listed.is_none() && !table.incomplete {
                 out.answers.push((pending.id, Ok(())));
                 return false;
             }
@@ -209,10 +249,19 @@ impl Server {
                 out.answers.push((pending.id, Err(pending.failure())));
                 return false;
             }
-            if !pending.sent {
-                pending.sent = true;
-                pending.until = now.boot.saturating_add(ORDER_LIMIT);
-                out.kills.push((pending.id, cid));
+            match pending.step {
+                Step::Begun => {
+                    pending.step = Step::Asked;
+                    out.kills.push((pending.id, cid));
+                }
+                Step::Told(at)
+                    if asked >= at && now.boot.saturating_sub(asked) <= ADDRESS_HOLDS =>
+                {
+                    pending.step = Step::Done;
+                    out.drops
+                        .extend(listed.and_then(|client| own_address(client, table)));
+                }
+                Step::Asked | Step::Told(_) | Step::Done => {}
             }
             true
         });
@@ -250,12 +299,22 @@ impl Server {
     }
 }
 
+/// The address that is this client's alone, if `kill` understands it: of IPv4, with a port, and
+/// without the protocol that servers of several write before it.
+fn own_address(client: &Client, table: &Table) -> Option<SocketAddrV4> {
+    let address = std::str::from_utf8(&client.real_address).ok()?;
+    let address = address.parse().ok()?;
+    let there = |other: &&Client| other.endpoint == client.endpoint;
+    let alone = table.clients.iter().filter(there).count() == 1;
+    (alone && !table.incomplete).then_some(address)
+}
+
 impl Pending {
     fn failure(&self) -> String {
         match &self.refused {
             Some(why) => format!("OpenVPN refused client-kill: {why}"),
-            None if self.sent => format!(
-                "OpenVPN took client-kill but has the session still after {} s",
+            None if self.step != Step::Begun => format!(
+                "OpenVPN was told to end the session but has it still after {} s",
                 ORDER_LIMIT.as_secs()
             ),
             None => "OpenVPN did not list its clients in time".to_owned(),

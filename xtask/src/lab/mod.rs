@@ -41,6 +41,7 @@ pub(crate) struct Lab {
 struct Running {
     name: String,
     child: Child,
+    may_end: bool,
 }
 
 impl Lab {
@@ -115,6 +116,7 @@ impl Lab {
         self.running.push(Running {
             name: name.to_owned(),
             child,
+            may_end: false,
         });
         self.record.processes.extend(Process::now(name, pid));
         self.record.save(&self.folder)?;
@@ -172,6 +174,13 @@ impl Lab {
         self.record.save(&self.folder)
     }
 
+    /// From here on `name` may end by itself without breaking a wait.
+    pub(crate) fn may_end(&mut self, name: &str) {
+        for running in self.running.iter_mut().filter(|one| one.name == name) {
+            running.may_end = true;
+        }
+    }
+
     /// Looks at `attempt` until it gives a value. `what` completes the sentence "waited for …".
     ///
     /// An error of one attempt is only remembered: the deadline's message quotes the last one. A
@@ -214,7 +223,7 @@ impl Lab {
     }
 
     fn first_that_ended(&mut self) -> Result<Option<(String, String)>> {
-        for running in &mut self.running {
+        for running in self.running.iter_mut().filter(|one| !one.may_end) {
             if let Some(status) = running.child.try_wait().context("cannot watch a child")? {
                 return Ok(Some((running.name.clone(), shell::ending(status))));
             }

@@ -13,7 +13,7 @@ use crate::disconnection;
 use crate::store::{Asked, DisconnectionRow, NotAsked, Store};
 
 /// How long a command waits, unless asked otherwise. A host that holds its request open hears of it
-/// within a second, and a VPN daemon may take five.
+/// within a second, and a VPN daemon may take six (nine before its reader gives up).
 const WAIT: &str = "10s";
 /// The longest wait: after the directive's deadline nothing more comes of it.
 const MAX_WAIT_MS: i64 = 120_000;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::sessions::{Reason, SessionKey};
+use crate::core::sessions::Reason;
 use crate::vpn::openvpn::file;
 
 const GREETING: &[u8] = b">INFO:OpenVPN Management Interface Version 5 -- type 'help'\r\n";
@@ -14,12 +14,12 @@ const HEADER: &str = "HEADER\tCLIENT_LIST\tCommon Name\tReal Address\tVirtual Ad
     Virtual IPv6 Address\tBytes Received\tBytes Sent\tConnected Since\tConnected Since (time_t)\t\
     Username\tClient ID\n";
 
-fn now(secs: u64) -> Now {
+pub(super) fn now(secs: u64) -> Now {
     at(1_795_001_000_000).after(Duration::from_secs(secs))
 }
 
 /// A talk that has come to its first list.
-fn opened(agent: &mut Agent, password: Option<&[u8]>) -> Conversation {
+pub(super) fn opened(agent: &mut Agent, password: Option<&[u8]>) -> Conversation {
     let password = password.map(|text| zeroize::Zeroizing::new(text.to_vec()));
     let mut conversation = Conversation::new(now(0), password);
     agent.feed(&mut conversation, GREETING, now(0)).unwrap();
@@ -28,7 +28,7 @@ fn opened(agent: &mut Agent, password: Option<&[u8]>) -> Conversation {
 }
 
 /// The rows `CN`, address, client id as the answer to `status 3`.
-fn list(rows: &[(&str, &str, u64)]) -> Vec<u8> {
+pub(super) fn list(rows: &[(&str, &str, u64)]) -> Vec<u8> {
     let rows: String = rows
         .iter()
         .map(|(name, address, cid)| {
@@ -41,7 +41,7 @@ fn list(rows: &[(&str, &str, u64)]) -> Vec<u8> {
 }
 
 /// Lists these rows `secs` after the beginning.
-fn listed(
+pub(super) fn listed(
     agent: &mut Agent,
     conversation: &mut Conversation,
     rows: &[(&str, &str, u64)],
@@ -134,71 +134,6 @@ fn clients_that_share_a_label_get_a_reason_only_if_all_of_them_went() {
         assert_eq!(ends.len(), 2);
         assert!(ends.iter().all(|line| line.contains(reasons)), "{ends:?}");
     }
-}
-
-#[test]
-fn an_order_is_sent_for_the_listed_session_only_and_done_when_it_is_gone() {
-    let mut agent = Agent::fresh();
-    let mut talk = opened(&mut agent, None);
-    listed(&mut agent, &mut talk, &[("bob", "10.0.0.1:5", 1)], 0);
-    let key = |since| SessionKey::OpenVpn {
-        cid: 1,
-        connected_since: since,
-    };
-    assert!(agent.server.order(7, key(1_795_000_900), now(1)));
-    // Another life's session of that number.
-    assert!(agent.server.order(8, key(1_794_000_000), now(1)));
-    listed(&mut agent, &mut talk, &[("bob", "10.0.0.1:5", 1)], 1);
-    assert_eq!(agent.answers, [(8, Ok(()))]);
-    assert_eq!(agent.kills, [(7, 1)]);
-    talk.kill(7, 1, now(1));
-    assert!(talk.take_send().ends_with(b"client-kill 1 HALT\n"));
-    let taken = b"SUCCESS: client-kill command succeeded\r\n";
-    agent.feed(&mut talk, taken, now(1)).unwrap();
-    listed(&mut agent, &mut talk, &[("bob", "10.0.0.1:5", 1)], 3);
-    assert_eq!(agent.answers.len(), 1, "it is still there");
-    listed(&mut agent, &mut talk, &[], 7);
-    assert_eq!(agent.answers[1], (7, Ok(())));
-}
-
-#[test]
-fn orders_that_are_refused_or_not_obeyed_or_cannot_be_given_fail() {
-    let key = SessionKey::OpenVpn {
-        cid: 1,
-        connected_since: 1_795_000_900,
-    };
-    let row = [("bob", "10.0.0.1:5", 1)];
-    let mut agent = Agent::fresh();
-    let mut talk = opened(&mut agent, None);
-    assert!(agent.server.order(1, key.clone(), now(0)));
-    listed(&mut agent, &mut talk, &row, 0);
-    talk.kill(1, 1, now(0));
-    agent
-        .feed(&mut talk, b"ERROR: client-kill command failed\r\n", now(0))
-        .unwrap();
-    listed(&mut agent, &mut talk, &row, 1);
-    let why = agent.answers.remove(0).1.unwrap_err();
-    assert!(why.contains("refused") && !why.contains("bob"), "{why}");
-
-    assert!(agent.server.order(2, key.clone(), now(1)));
-    listed(&mut agent, &mut talk, &row, 2);
-    let mut out = Outcome::default();
-    agent.server.tick(Some(&mut talk), now(2 + 8), &mut out);
-    agent.take(out, now(10));
-    assert!(agent.answers.remove(0).1.unwrap_err().contains("still"));
-
-    assert!(agent.server.order(3, key, now(11)));
-    let mut out = Outcome::default();
-    agent.server.tick(None, now(11), &mut out);
-    agent.take(out, now(11));
-    assert!(
-        agent
-            .answers
-            .remove(0)
-            .1
-            .unwrap_err()
-            .contains("not at hand")
-    );
 }
 
 #[test]

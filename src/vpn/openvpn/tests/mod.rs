@@ -2,9 +2,11 @@
 
 mod files;
 mod hostile;
+mod orders;
 mod replay;
 mod sockets;
 
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -24,6 +26,7 @@ struct Agent {
     ids: u64,
     answers: Vec<Answer>,
     kills: Vec<(u64, u64)>,
+    drops: Vec<SocketAddrV4>,
 }
 
 impl Agent {
@@ -34,6 +37,7 @@ impl Agent {
             ids,
             answers: Vec::new(),
             kills: Vec::new(),
+            drops: Vec::new(),
         }
     }
 
@@ -65,6 +69,7 @@ impl Agent {
     fn take(&mut self, out: Outcome, now: Now) -> Vec<SessionEvent> {
         self.answers.extend(out.answers);
         self.kills.extend(out.kills);
+        self.drops.extend(out.drops);
         self.reduce(out.obs, now)
     }
 

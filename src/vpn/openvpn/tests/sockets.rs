@@ -88,7 +88,7 @@ fn daemon(path: &Path) -> thread::JoinHandle<()> {
 }
 
 fn serve(mut stream: UnixStream) {
-    let mut here = true;
+    let (mut here, mut told) = (true, false);
     let mut asked = Vec::new();
     let mut buffer = [0; 1024];
     let _ = stream.write_all(b">INFO:OpenVPN Management Interface Version 5 -- x\r\n");
@@ -107,8 +107,12 @@ fn serve(mut stream: UnixStream) {
                 }
                 b"status 3" => b"HEADER\tCLIENT_LIST\tCommon Name\tReal Address\r\nEND\r\n",
                 b"client-kill 4 HALT" => {
-                    here = false;
+                    told = true;
                     b"SUCCESS: client-kill command succeeded\r\n"
+                }
+                b"kill 10.0.0.1:5" if told => {
+                    here = false;
+                    b"SUCCESS: 1 client(s) at address 10.0.0.1:5 killed\r\n"
                 }
                 b"exit" => return,
                 _ => b"SUCCESS: ok\r\n",

@@ -108,15 +108,8 @@ impl Times {
 
     /// Tells the figures so far; a missed aim breaks the scenario.
     pub(super) fn tell(&mut self, scene: &mut Scene) {
-        self.0.sort_unstable();
-        let (p50, p99) = (rank(&self.0, 50), rank(&self.0, 99));
-        let figure = format!(
-            "disconnect p50 {} ms, p99 {} ms (n={}, aim {} ms)",
-            p50.as_millis(),
-            p99.as_millis(),
-            self.0.len(),
-            AIM.as_millis()
-        );
+        let (p99, figure) = self.figure("disconnect");
+        let figure = format!("{figure}, aim {} ms)", AIM.as_millis());
         if p99 > AIM {
             let late = self.0.iter().rev().take_while(|took| **took > AIM);
             let late: Vec<_> = late.map(|took| took.as_millis().to_string()).collect();
@@ -124,6 +117,25 @@ impl Times {
             scene.aim_missed(format!("the aim is missed: {figure}; late: {late} ms"));
         }
         scene.figure("disconnect", figure);
+    }
+
+    /// Tells the figures so far of `what`, for which there is no aim.
+    pub(super) fn tell_without_aim(&mut self, scene: &mut Scene, what: &'static str) {
+        let (_, figure) = self.figure(what);
+        scene.figure(what, format!("{figure})"));
+    }
+
+    /// The 99th percentile, and the beginning of the sentence that tells it.
+    fn figure(&mut self, what: &str) -> (Duration, String) {
+        self.0.sort_unstable();
+        let (p50, p99) = (rank(&self.0, 50), rank(&self.0, 99));
+        let figure = format!(
+            "{what} p50 {} ms, p99 {} ms (n={}",
+            p50.as_millis(),
+            p99.as_millis(),
+            self.0.len()
+        );
+        (p99, figure)
     }
 }
 

@@ -1,13 +1,10 @@
-//! Real OpenVPN ends: the server on the lab's VPN host, and clients on machines of their own.
+//! OpenVPN clients, on machines of their own, and the certificates of all ends.
 //!
-//! Certificates are made by openssl, in the lab's folder. The status file is where scenarios see
-//! whom the server has, apart from the agent.
+//! Certificates are made by openssl, in the lab's folder.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -15,11 +12,10 @@ use nix::sys::signal::Signal;
 use super::super::lan::{self, HOST};
 use super::super::scene::{SOON, Scene};
 use super::super::session::Window;
+use super::servers::{Server, folder};
 use crate::lab::Lab;
 use crate::shell;
 
-/// The server's name in the lab, and of its instance.
-pub(super) const SERVER: &str = "openvpn-server";
 /// What the client prints when it is connected.
 const CONNECTED: &str = "Initialization Sequence Completed";
 /// A handshake on a busy machine, and a second's pause before each attempt.
@@ -30,101 +26,29 @@ pub(super) struct Client {
     pub(super) at: lan::Client,
     /// Its common name.
     pub(super) name: String,
+    server: Server,
     program: String,
-}
-
-/// Makes the authority and the server's certificate, and starts the server.
-pub(super) fn start_first(scene: &mut Scene) -> Result<()> {
-    let folder = folder(&scene.lab);
-    fs::create_dir_all(&folder)?;
-    openssl(
-        &folder,
-        &[
-            "req",
-            "-x509",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.crt",
-            "-subj",
-            "/CN=lab",
-            "-days",
-            "2",
-        ],
-    )?;
-    certificate(&folder, "server", "serverAuth")?;
-    let config = format!(
-        "mode server\ntls-server\nproto udp\nlocal {HOST}\nport 1194\ndev tun-lab\ndev-type tun\n\
-         topology subnet\nserver 10.98.0.0 255.255.255.0\nca ca.crt\ncert server.crt\n\
-         key server.key\ndh none\nkeepalive 2 6\nmanagement {} unix\nstatus status.log 1\n\
-         status-version 3\nverb 3\n",
-        socket(&scene.lab)
-    );
-    fs::write(folder.join("server.conf"), config)?;
-    start(scene)
-}
-
-/// Starts the server, and waits until it has its management interface.
-pub(super) fn start(scene: &mut Scene) -> Result<()> {
-    let folder = folder(&scene.lab);
-    let mut command = scene.host().command("openvpn");
-    command
-        .arg("--cd")
-        .arg(&folder)
-        .args(["--config", "server.conf"]);
-    let before = said(&scene.lab, SERVER);
-    scene.lab.start(SERVER, command)?;
-    wait_until_said(scene, SERVER, before)
-}
-
-/// The server's management interface.
-pub(super) fn socket(lab: &Lab) -> String {
-    lab.path("openvpn/server.sock").display().to_string()
-}
-
-/// Sends the server a signal.
-pub(super) fn signal_server(scene: &Scene, signal: Signal) -> Result<()> {
-    let pid = scene.lab.pid(SERVER).context("the server does not run")?;
-    shell::end_group(pid, signal);
-    Ok(())
-}
-
-/// Whether the server has a client of this name, by its status file, which is a second old at most.
-pub(super) fn has(scene_folder: &Path, name: &str) -> Result<bool> {
-    let list = fs::read_to_string(scene_folder.join("status.log"))?;
-    let row = format!("CLIENT_LIST\t{name}\t");
-    Ok(list.lines().any(|line| line.starts_with(&row)))
-}
-
-/// `kill NAME` over the management interface, which the agent must not hold.
-pub(super) fn kill_by_name(lab: &Lab, name: &str) -> Result<()> {
-    let mut stream = UnixStream::connect(socket(lab))?;
-    stream.set_read_timeout(Some(SOON))?;
-    stream.write_all(format!("kill {name}\n").as_bytes())?;
-    for line in BufReader::new(stream).lines() {
-        let line = line.context("the management interface says nothing: is it held?")?;
-        if line.starts_with("SUCCESS:") || line.starts_with("ERROR:") {
-            ensure!(line.starts_with("SUCCESS:"), "kill {name}: {line}");
-            return Ok(());
-        }
-    }
-    anyhow::bail!("the management interface closed before it answered")
 }
 
 impl Client {
     /// A new client with a certificate of its own, not started yet.
-    pub(super) fn new(scene: &mut Scene, name: &str) -> Result<Self> {
+    pub(super) fn new(scene: &mut Scene, server: Server, name: &str) -> Result<Self> {
         certificate(&folder(&scene.lab), name, "clientAuth")?;
+        Self::on_a_machine(scene, server, name, name)
+    }
+
+    /// The same certificate on another machine.
+    pub(super) fn twin(&self, scene: &mut Scene) -> Result<Self> {
+        let machine = format!("{}-twin", self.name);
+        Self::on_a_machine(scene, self.server, &self.name, &machine)
+    }
+
+    fn on_a_machine(scene: &mut Scene, server: Server, name: &str, machine: &str) -> Result<Self> {
         Ok(Self {
-            at: scene.new_client(&format!("client-{name}"))?,
+            at: scene.new_client(&format!("client-{machine}"))?,
             name: name.to_owned(),
-            program: format!("openvpn-client-{name}"),
+            server,
+            program: format!("openvpn-client-{machine}"),
         })
     }
 
@@ -137,10 +61,10 @@ impl Client {
             "--dev",
             "tun",
             "--proto",
-            "udp",
+            self.server.client_protocol,
             "--remote",
             HOST,
-            "1194",
+            self.server.port,
             "--nobind",
             "--ca",
             "ca.crt",
@@ -195,44 +119,53 @@ impl Client {
         scene.lab.crash(&self.program)
     }
 
-    /// It ended by itself, as the server told it to.
+    /// It is about to be told by the server to end.
+    pub(super) fn may_end(&self, scene: &mut Scene) {
+        scene.lab.may_end(&self.program);
+    }
+
+    /// Waits until it has ended by itself, as the server told it to.
     pub(super) fn ended(&self, scene: &mut Scene) -> Result<()> {
-        let program = &self.program;
-        let what = format!("the end of {program}");
-        scene.lab.forget(program).context(what)
+        let by = Instant::now() + SOON;
+        while scene.lab.runs(&self.program)? {
+            ensure!(
+                Instant::now() < by,
+                "{} still runs, though the server told it to end",
+                self.program
+            );
+            shell::pause(shell::LOOK_AGAIN)?;
+        }
+        Ok(())
     }
 
     /// How often its keys were renewed.
     pub(super) fn rekeyed(&self, scene: &Scene) -> usize {
-        count(&scene.lab, &self.program, "Control Channel: TLS").saturating_sub(1)
+        count(&scene.lab.log(&self.program), "Control Channel: TLS").saturating_sub(1)
     }
 }
 
-/// Where configurations and certificates are.
-pub(super) fn folder(lab: &Lab) -> std::path::PathBuf {
-    lab.path("openvpn")
+/// How often a program has said that it is connected, or serves.
+pub(super) fn said(lab: &Lab, program: &str) -> usize {
+    count(&lab.log(program), CONNECTED)
 }
 
-fn said(lab: &Lab, program: &str) -> usize {
-    count(lab, program, CONNECTED)
-}
-
-fn count(lab: &Lab, program: &str, words: &str) -> usize {
-    let log = fs::read(lab.log(program)).unwrap_or_default();
+/// How often a log has these words.
+pub(super) fn count(log: &Path, words: &str) -> usize {
+    let log = fs::read(log).unwrap_or_default();
     String::from_utf8_lossy(&log).matches(words).count()
 }
 
-fn wait_until_said(scene: &mut Scene, program: &str, before: usize) -> Result<()> {
+/// Waits until a program says so once more.
+pub(super) fn wait_until_said(scene: &mut Scene, program: &str, before: usize) -> Result<()> {
     let log = scene.lab.log(program);
     let what = format!("the connection of {program}");
     scene.wait_for(&what, CONNECT_WITHIN, |_| {
-        let text = fs::read(&log).unwrap_or_default();
-        let times = String::from_utf8_lossy(&text).matches(CONNECTED).count();
-        Ok((times > before).then_some(()))
+        Ok((count(&log, CONNECTED) > before).then_some(()))
     })
 }
 
-fn certificate(folder: &Path, name: &str, usage: &str) -> Result<()> {
+/// A key and a certificate of the lab's authority.
+pub(super) fn certificate(folder: &Path, name: &str, usage: &str) -> Result<()> {
     let file = |extension: &str| format!("{name}.{extension}");
     fs::write(
         folder.join("usage"),
@@ -278,7 +211,8 @@ fn certificate(folder: &Path, name: &str, usage: &str) -> Result<()> {
     )
 }
 
-fn openssl(folder: &Path, arguments: &[&str]) -> Result<()> {
+/// Runs openssl in the folder.
+pub(super) fn openssl(folder: &Path, arguments: &[&str]) -> Result<()> {
     let mut command = std::process::Command::new("openssl");
     command.args(arguments).current_dir(folder);
     shell::succeed(command, None, SOON).map(drop)

@@ -4,14 +4,17 @@
 //! tells goodbye is listed for 5 s more, so polite ends and orders show late.
 
 mod ends;
+mod orders;
+mod servers;
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use self::ends::{Client, SERVER};
-use super::operator;
+use self::ends::Client;
+use self::servers::{DUAL, PLAIN, SERVERS, Server, TCP};
+use super::operator::Times;
 use super::part::{Daemon, Length, Scenario, scenario};
 use super::scene::{SOON, Scene, SessionNo};
 use super::session::{End, Session, Window};
@@ -32,38 +35,80 @@ const LOOK_MS: i64 = 10_000 + HEARD_MS;
 pub(super) struct OpenVpn {
     /// A client that stays, with the session it is in.
     alice: Option<(Client, SessionNo)>,
+    /// For orders that are measured: clients, and how long each order took.
+    many: Vec<Client>,
+    times: Times,
+    /// The same at the server that knows nobody by an IPv4 address.
+    slow_clients: usize,
+    slow_times: Times,
 }
 
 impl Daemon for OpenVpn {
     const NAME: &'static str = "openvpn";
     const NEEDS: &'static [apt::Need] = &[need("openvpn", "openvpn"), need("openssl", "openssl")];
-    const LOGS: &'static [&'static str] = &[SERVER];
+    const LOGS: &'static [&'static str] = &[PLAIN.name, DUAL.name, TCP.name];
 
     fn obstacle() -> Result<Option<String>> {
         Ok(tunnel::no_tun())
     }
 
     fn settings(lab: &Lab) -> String {
-        format!("[openvpn]\nmanagement = [\"{}\"]\n", ends::socket(lab))
+        let sockets = SERVERS.map(|server| format!("{:?}", server.socket(lab)));
+        format!("[openvpn]\nmanagement = [{}]\n", sockets.join(", "))
     }
 
     fn start(scene: &mut Scene) -> Result<Self> {
-        ends::start_first(scene)?;
-        Ok(Self { alice: None })
+        servers::start_all(scene)?;
+        Ok(Self {
+            alice: None,
+            many: Vec::new(),
+            times: Times::default(),
+            slow_clients: 0,
+            slow_times: Times::default(),
+        })
     }
 
     fn scenarios() -> Vec<Scenario<Self>> {
-        use Length::{Short, Usual};
+        use Length::{Full, Short, Usual};
         vec![
             scenario(Short, "connect", Self::connect),
             scenario(Short, "polite exit", Self::polite_exit),
             scenario(Usual, "silent client (kill -9)", Self::silent_client),
             scenario(Short, "roam to another address", Self::roam),
             scenario(Short, "reconnect of the same name", Self::reconnect),
+            scenario(Short, "same name on another machine", Self::twin),
+            scenario(Short, "TCP client killed", Self::tcp_client_killed),
             scenario(Short, "rekey", Self::rekey),
             scenario(Short, "agent killed in between", Self::agent_killed),
             scenario(Short, "connections disconnect", Self::disconnect),
+            scenario(Usual, "disconnect after roaming", Self::disconnect_roamed),
+            scenario(Short, "disconnect over TCP", Self::disconnect_tcp),
+            scenario(Short, "disconnect at a dual-stack server", |me, scene| {
+                me.disconnect_dual(scene, 1)
+            }),
+            scenario(
+                Usual,
+                "disconnect at a dual-stack server (4 more)",
+                |me, scene| me.disconnect_dual(scene, 4),
+            ),
+            scenario(
+                Usual,
+                "daemon hangs while a session is to end",
+                Self::daemon_hangs,
+            ),
+            scenario(
+                Usual,
+                "agent killed while it ends a session",
+                Self::killed_meanwhile,
+            ),
             scenario(Short, "device revoke", Self::device_revoke),
+            scenario(Usual, "personal-key revoke", Self::key_revoke),
+            scenario(Usual, "disconnect in time (30)", |me, scene| {
+                me.disconnect_in_time(scene, 30)
+            }),
+            scenario(Full, "disconnect in time (120 more)", |me, scene| {
+                me.disconnect_in_time(scene, 120)
+            }),
             scenario(Short, "server begins anew (SIGUSR1)", Self::server_anew),
             scenario(Short, "daemon stopped", Self::daemon_stopped),
             scenario(Short, "daemon killed", Self::daemon_killed),
@@ -73,7 +118,7 @@ impl Daemon for OpenVpn {
 
 impl OpenVpn {
     fn connect(&mut self, scene: &mut Scene) -> Result<()> {
-        let client = Client::new(scene, "alice")?;
+        let client = Client::new(scene, PLAIN, "alice")?;
         let started = client.start(scene, &["--reneg-sec", "5"])?;
         let session = state(scene, &client, started);
         let row = scene.row(session)?;
@@ -88,7 +133,7 @@ impl OpenVpn {
     }
 
     fn polite_exit(&mut self, scene: &mut Scene) -> Result<()> {
-        let (client, session) = join(scene, "polite", &["--explicit-exit-notify", "1"])?;
+        let (client, session) = join(scene, PLAIN, "polite", &["--explicit-exit-notify", "1"])?;
         scene.row(session)?;
         let (at, ()) = scene.timed(|scene| client.stop(scene))?;
         scene.ends(session, told(at, &["client_disconnect"]));
@@ -96,7 +141,7 @@ impl OpenVpn {
     }
 
     fn silent_client(&mut self, scene: &mut Scene) -> Result<()> {
-        let (client, session) = join(scene, "silent", &[])?;
+        let (client, session) = join(scene, PLAIN, "silent", &[])?;
         scene.row(session)?;
         let (at, ()) = scene.timed(|scene| client.crash(scene))?;
         let end = End {
@@ -118,14 +163,39 @@ impl OpenVpn {
         Ok(())
     }
 
-    /// The client restarts its tunnel: the server has a new session of it within two seconds.
+    /// The client restarts its tunnel without a word: the server drops its former session for it.
     fn reconnect(&mut self, scene: &mut Scene) -> Result<()> {
         let (client, session) = self.alice()?;
-        let before = scene.row(*session)?.client_port;
-        client.connects(scene, |scene| client.signal(scene, Signal::SIGUSR1))?;
-        scene.row_that(*session, "with the new port", SOON, |row| {
-            row.client_port != before
-        })?;
+        let at = client.connects(scene, |scene| client.signal(scene, Signal::SIGUSR1))?;
+        scene.ends(*session, told(at, &["replaced"]));
+        *session = state(scene, client, at);
+        scene.row(*session).map(drop)
+    }
+
+    /// A certificate is used on a second machine: the server drops the first one's session.
+    fn twin(&mut self, scene: &mut Scene) -> Result<()> {
+        let polite = &["--explicit-exit-notify", "1"];
+        let (first, session) = join(scene, PLAIN, "copied", &[])?;
+        scene.row(session)?;
+        let second = first.twin(scene)?;
+        // Starts are told in seconds: these two must be told apart.
+        shell::pause(Duration::from_secs(3))?;
+        let at = second.start(scene, polite)?;
+        // It does not know yet, and would take its place back.
+        first.crash(scene)?;
+        scene.ends(session, told(at, &["replaced"]));
+        let session = state(scene, &second, at);
+        scene.row(session)?;
+        let (at, ()) = scene.timed(|scene| second.stop(scene))?;
+        scene.ends(session, told(at, &["client_disconnect"]));
+        Ok(())
+    }
+
+    fn tcp_client_killed(&mut self, scene: &mut Scene) -> Result<()> {
+        let (client, session) = join(scene, TCP, "over-tcp", &[])?;
+        scene.row(session)?;
+        let (at, ()) = scene.timed(|scene| client.crash(scene))?;
+        scene.ends(session, told(at, &["connection_reset"]));
         Ok(())
     }
 
@@ -141,19 +211,19 @@ impl OpenVpn {
     /// While the agent is away one stays, one comes, one goes, and an administrator ends one.
     fn agent_killed(&mut self, scene: &mut Scene) -> Result<()> {
         let polite = &["--explicit-exit-notify", "1"];
-        let (leaver, left) = join(scene, "leaver", polite)?;
-        let (kicked, ended) = join(scene, "kicked-by-hand", polite)?;
+        let (leaver, left) = join(scene, PLAIN, "leaver", polite)?;
+        let (kicked, ended) = join(scene, PLAIN, "kicked-by-hand", polite)?;
         scene.row(left)?;
         scene.row(ended)?;
         scene.kill_agent()?;
         let (at, ()) = scene.timed(|scene| leaver.stop(scene))?;
         scene.ends(left, unseen(at));
         let (at, ()) = scene.timed(|scene| {
-            ends::kill_by_name(&scene.lab, &kicked.name)?;
+            PLAIN.kill_by_name(&scene.lab, &kicked.name)?;
             kicked.stop(scene)
         })?;
         scene.ends(ended, unseen(at));
-        let (newcomer, came) = join(scene, "newcomer", polite)?;
+        let (newcomer, came) = join(scene, PLAIN, "newcomer", polite)?;
         // The server lists the one that left for 5 s more.
         shell::pause(Duration::from_secs(7))?;
         scene.start_agent()?;
@@ -163,47 +233,24 @@ impl OpenVpn {
         Ok(())
     }
 
-    fn disconnect(&mut self, scene: &mut Scene) -> Result<()> {
-        let (client, session) = join(scene, "disconnected", &[])?;
-        let folder = ends::folder(&scene.lab);
-        let is_gone = || {
-            // The status file is written every second.
-            shell::pause(Duration::from_millis(1_500))?;
-            Ok(!ends::has(&folder, &client.name)?)
-        };
-        let (at, _) = operator::disconnect(scene, session, is_gone)?;
-        scene.ends(session, told(at, &["admin_kick"]));
-        client.ended(scene)
-    }
-
-    fn device_revoke(&mut self, scene: &mut Scene) -> Result<()> {
-        let (client, session) = join(scene, "revoked", &[])?;
-        let device = operator::add_device(scene, session, "--cert", &client.name)?;
-        let folder = ends::folder(&scene.lab);
-        let is_gone = || Ok(!ends::has(&folder, &client.name)?);
-        let at = operator::revoke_device(scene, &device, is_gone)?;
-        scene.ends(session, told(at, &["revoked"]));
-        client.ended(scene)
-    }
-
     /// All its clients have to come again.
     fn server_anew(&mut self, scene: &mut Scene) -> Result<()> {
         self.again(scene, "observed", |scene| {
-            ends::signal_server(scene, Signal::SIGUSR1)
+            PLAIN.signal(scene, Signal::SIGUSR1)
         })
     }
 
     fn daemon_stopped(&mut self, scene: &mut Scene) -> Result<()> {
         self.again(scene, "observed", |scene| {
-            scene.lab.stop(SERVER)?;
-            ends::start(scene)
+            scene.lab.stop(PLAIN.name)?;
+            PLAIN.start(scene)
         })
     }
 
     fn daemon_killed(&mut self, scene: &mut Scene) -> Result<()> {
         self.again(scene, "inferred", |scene| {
-            scene.lab.crash(SERVER)?;
-            ends::start(scene)
+            scene.lab.crash(PLAIN.name)?;
+            PLAIN.start(scene)
         })
     }
 
@@ -233,8 +280,13 @@ impl OpenVpn {
 }
 
 /// A new client connects, and that is stated.
-fn join(scene: &mut Scene, name: &str, options: &[&str]) -> Result<(Client, SessionNo)> {
-    let client = Client::new(scene, name)?;
+fn join(
+    scene: &mut Scene,
+    server: Server,
+    name: &str,
+    options: &[&str],
+) -> Result<(Client, SessionNo)> {
+    let client = Client::new(scene, server, name)?;
     let started = client.start(scene, options)?;
     let session = state(scene, &client, started);
     Ok((client, session))
