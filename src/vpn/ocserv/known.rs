@@ -7,7 +7,7 @@ use std::{collections::HashMap, time::Duration};
 use super::events::Hint;
 use crate::core::{
     Now,
-    sessions::{Confidence, End, Obs, Reason, Session, SessionKey, Stamp},
+    sessions::{COALESCE, Confidence, End, Obs, Reason, Session, SessionKey, Stamp},
 };
 
 /// Hints that wait for the look that they cause: more are not of sessions that were known.
@@ -22,6 +22,8 @@ pub(super) struct Known {
     epoch: Option<u64>,
     sessions: HashMap<SessionKey, Seen>,
     hints: HashMap<u64, (Reason, Stamp)>,
+    /// Sessions that a look did not find any more, and no event has told of yet.
+    unexplained: Vec<(SessionKey, Stamp)>,
 }
 
 /// A session at the last look.
@@ -73,12 +75,18 @@ impl Known {
         }
         let mut ended: Vec<SessionKey> = before.into_keys().collect();
         ended.sort();
-        for key in ended {
+        // A look may be quicker than the event; then the reducer holds the end for a moment.
+        let mut missing = std::mem::take(&mut self.unexplained);
+        missing.extend(ended.into_iter().map(|key| (key, now)));
+        for (key, missed_at) in missing {
             let SessionKey::Ocserv { id, .. } = key else {
                 continue;
             };
-            if let Some((reason, at)) = self.hints.remove(&id) {
-                obs.push(down(key, reason, at));
+            if let Some((reason, told_at)) = self.hints.remove(&id) {
+                let first = told_at.boot <= missed_at.boot;
+                obs.push(down(key, reason, if first { told_at } else { missed_at }));
+            } else if now.boot < missed_at.boot + COALESCE {
+                self.unexplained.push((key, missed_at));
             }
         }
         let young = now.boot.saturating_sub(HINT_LIFE);
@@ -98,6 +106,7 @@ impl Known {
         self.epoch = None;
         let mut keys: Vec<SessionKey> = self.sessions.drain().map(|(key, _)| key).collect();
         keys.sort();
+        self.unexplained.clear();
         let hints = std::mem::take(&mut self.hints);
         let ends = keys.into_iter().map(|key| {
             let hint = match key {
