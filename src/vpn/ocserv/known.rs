@@ -24,6 +24,8 @@ pub(super) struct Known {
     hints: HashMap<u64, (Reason, Stamp)>,
     /// Sessions that a look did not find any more, and no event has told of yet.
     unexplained: Vec<(SessionKey, Stamp)>,
+    /// The session that ocserv was told to end, and when.
+    ordered: Option<(SessionKey, Stamp)>,
 }
 
 /// A session at the last look.
@@ -51,6 +53,11 @@ impl Known {
         {
             self.hints.insert(id, (reason, now));
         }
+    }
+
+    /// ocserv is told at `now` to end this session: it was there until then.
+    pub(super) fn ordered(&mut self, key: SessionKey, now: Now) {
+        self.ordered = Some((key, now));
     }
 
     /// A look at `now` found these.
@@ -85,6 +92,10 @@ impl Known {
             if let Some((reason, told_at)) = self.hints.remove(&id) {
                 let first = told_at.boot <= missed_at.boot;
                 obs.push(down(key, reason, if first { told_at } else { missed_at }));
+            } else if let Some((_, asked_at)) = self.ordered.take_if(|(of, _)| *of == key) {
+                let (reason, sure) = (Reason::AdminKick, Confidence::Observed);
+                let end = End::noticed(reason, sure, asked_at.boot, missed_at);
+                obs.push(Obs::Down { key, end });
             } else if now.boot < missed_at.boot + COALESCE {
                 self.unexplained.push((key, missed_at));
             }
@@ -107,6 +118,7 @@ impl Known {
         let mut keys: Vec<SessionKey> = self.sessions.drain().map(|(key, _)| key).collect();
         keys.sort();
         self.unexplained.clear();
+        self.ordered = None;
         let hints = std::mem::take(&mut self.hints);
         let ends = keys.into_iter().map(|key| {
             let hint = match key {

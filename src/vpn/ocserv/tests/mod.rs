@@ -218,6 +218,29 @@ fn an_event_that_comes_after_the_look_still_gives_its_reason() {
 }
 
 #[test]
+fn an_ordered_end_lies_between_the_order_and_the_look_that_misses_the_session() {
+    let user = || users::users(USERS.as_bytes(), at(1_000_000)).unwrap();
+    let mut known = Known::default();
+    known.looked(5, user(), at(1_000_000));
+    known.ordered(user()[0].key.clone(), at(1_060_000));
+    let still_there = known.looked(5, user(), at(1_060_050));
+    assert_eq!(still_there.len(), 1);
+    let obs = known.looked(5, Vec::new(), at(1_060_100));
+    let Obs::Down { end, .. } = &obs[0] else {
+        panic!("{obs:?}");
+    };
+    assert_eq!(
+        (end.earliest, end.at),
+        (at(1_060_000), at(1_060_100)),
+        "{end:?}"
+    );
+    // Another session is not meant.
+    known.looked(5, user(), at(1_070_000));
+    known.ordered(SessionKey::Ocserv { id: 1, since: 0 }, at(1_070_000));
+    assert_eq!(known.looked(5, Vec::new(), at(1_071_000)).len(), 1);
+}
+
+#[test]
 fn a_server_that_stops_ends_all_as_that() {
     assert_eq!(ends(Vec::new(), true), ["daemon_down Observed"]);
     let unknown = vec![went(13_389, Reason::Unknown(String::new()))];

@@ -56,7 +56,7 @@ pub(super) fn server_socket(lab: &Lab) -> PathBuf {
 pub(super) fn start_server(scene: &mut Scene) -> Result<Charon> {
     let machine = scene.host();
     machine.run(&["ip", "address", "add", &format!("{INSIDE}/32"), "dev", "lo"])?;
-    let connection = |name, remote_id, times| {
+    let connection = |name, remote_id: String, times| {
         format!(
             " {name} {{\n  version = 2\n  local_addrs = {HOST}\n  encap = yes\n  unique = replace\n  \
              {times}\n  rekey_time = 0\n  pools = clients\n  proposals = {PROPOSALS}\n  \
@@ -71,8 +71,8 @@ pub(super) fn start_server(scene: &mut Scene) -> Result<Charon> {
     let config = format!(
         "connections {{\n{}{}}}\n\
          pools {{\n clients {{\n  addrs = {POOL}\n }}\n}}\n{}",
-        connection("short", &format!("*{SHORT_LIVED}"), short),
-        connection("rw", "%any", "dpd_delay = 2s"),
+        connection("short", format!("*{SHORT_LIVED}"), short),
+        connection("rw", "%any".to_owned(), "dpd_delay = 2s"),
         secrets()
     );
     let charon = Charon::prepare(scene, machine, SERVER, "", &config)?;
