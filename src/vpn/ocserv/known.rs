@@ -7,7 +7,7 @@ use std::{collections::HashMap, time::Duration};
 use super::events::Hint;
 use crate::core::{
     Now,
-    sessions::{Confidence, End, Obs, Reason, Session, SessionKey, Stamp},
+    sessions::{COALESCE, Confidence, End, Obs, Reason, Session, SessionKey, Stamp},
 };
 
 /// Hints that wait for the look that they cause: more are not of sessions that were known.
@@ -22,6 +22,10 @@ pub(super) struct Known {
     epoch: Option<u64>,
     sessions: HashMap<SessionKey, Seen>,
     hints: HashMap<u64, (Reason, Stamp)>,
+    /// Sessions that a look did not find any more, and no event has told of yet.
+    unexplained: Vec<(SessionKey, Stamp)>,
+    /// The session that ocserv was told to end, and when.
+    ordered: Option<(SessionKey, Stamp)>,
 }
 
 /// A session at the last look.
@@ -51,6 +55,11 @@ impl Known {
         }
     }
 
+    /// ocserv is told at `now` to end this session: it was there until then.
+    pub(super) fn ordered(&mut self, key: SessionKey, now: Now) {
+        self.ordered = Some((key, now));
+    }
+
     /// A look at `now` found these.
     pub(super) fn looked(&mut self, epoch: u64, mut sessions: Vec<Session>, now: Now) -> Vec<Obs> {
         let mut obs = Vec::new();
@@ -73,12 +82,22 @@ impl Known {
         }
         let mut ended: Vec<SessionKey> = before.into_keys().collect();
         ended.sort();
-        for key in ended {
+        // A look may be quicker than the event; then the reducer holds the end for a moment.
+        let mut missing = std::mem::take(&mut self.unexplained);
+        missing.extend(ended.into_iter().map(|key| (key, now)));
+        for (key, missed_at) in missing {
             let SessionKey::Ocserv { id, .. } = key else {
                 continue;
             };
-            if let Some((reason, at)) = self.hints.remove(&id) {
-                obs.push(down(key, reason, at));
+            if let Some((reason, told_at)) = self.hints.remove(&id) {
+                let first = told_at.boot <= missed_at.boot;
+                obs.push(down(key, reason, if first { told_at } else { missed_at }));
+            } else if let Some((_, asked_at)) = self.ordered.take_if(|(of, _)| *of == key) {
+                let (reason, sure) = (Reason::AdminKick, Confidence::Observed);
+                let end = End::noticed(reason, sure, asked_at.boot, missed_at);
+                obs.push(Obs::Down { key, end });
+            } else if now.boot < missed_at.boot + COALESCE {
+                self.unexplained.push((key, missed_at));
             }
         }
         let young = now.boot.saturating_sub(HINT_LIFE);
@@ -98,6 +117,8 @@ impl Known {
         self.epoch = None;
         let mut keys: Vec<SessionKey> = self.sessions.drain().map(|(key, _)| key).collect();
         keys.sort();
+        self.unexplained.clear();
+        self.ordered = None;
         let hints = std::mem::take(&mut self.hints);
         let ends = keys.into_iter().map(|key| {
             let hint = match key {

@@ -231,6 +231,7 @@ impl Ocserv {
                 break Err("ocserv did not end it in time".to_owned());
             }
             if let (false, SessionKey::Ocserv { id, .. }) = (asked, &order.key) {
+                self.known.ordered(order.key.clone(), clock::now());
                 // Whether that worked, the next look shows.
                 let _ = self.occtl.ask(&["disconnect", "id", &id.to_string()]);
                 asked = true;

@@ -287,7 +287,9 @@ impl Conversation {
                 if message.value("up") == Some(b"yes") {
                     return self.table.up(sa, now, obs);
                 }
-                self.table.down(&sa, now)?;
+                if let Some(next) = self.table.down(&sa, now, obs)? {
+                    self.order_anew(sa.unique_id, next);
+                }
                 if self.orders.iter().any(|pending| pending.id == sa.unique_id) {
                     self.table.ordered(sa.unique_id);
                 }
@@ -300,12 +302,7 @@ impl Conversation {
                 };
                 let (old, new) = (id("old")?, id("new")?);
                 self.table.rekey(old, new, obs)?;
-                for pending in &mut self.orders {
-                    if pending.id == old {
-                        pending.id = new;
-                        pending.step = Step::Queued;
-                    }
-                }
+                self.order_anew(old, new);
                 Ok(())
             }
             b"ike-update" => {
@@ -363,6 +360,16 @@ impl Conversation {
         self.asked = None;
         self.ask_next(now);
         Ok(())
+    }
+
+    /// The session that was `old` is `new`: what was ordered for it is not done.
+    fn order_anew(&mut self, old: u64, new: u64) {
+        for pending in &mut self.orders {
+            if pending.id == old {
+                pending.id = new;
+                pending.step = Step::Queued;
+            }
+        }
     }
 
     /// The answer to `terminate`. An order is done only when charon also said that the SA is down,

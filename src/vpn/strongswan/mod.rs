@@ -7,8 +7,10 @@
 
 mod ask;
 pub mod conversation;
+mod entry;
 mod error;
 mod fault;
+mod handover;
 pub mod limits;
 pub mod message;
 pub mod packet;

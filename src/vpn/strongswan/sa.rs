@@ -2,7 +2,7 @@
 //!
 //! Decides what of it is a session and why one ended. Pure; names stay opaque bytes.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use super::{Fault, message::Section};
 use crate::core::sessions::{Endpoint, Identity, Net, Reason};
@@ -28,9 +28,12 @@ pub enum Leave {
     Client,
     /// This side deleted it: an administrator, or charon stops.
     Ours,
+    /// This side deleted it when it was to be renewed, and was not: its lifetime is over. Charon
+    /// does not tell it apart from [`Self::Ours`].
+    Expired,
     /// A request to the client was never answered.
     Timeout,
-    /// It is not said: another one takes its place, or it expired.
+    /// It is not said: another one takes its place.
     Silent,
 }
 
@@ -64,6 +67,9 @@ pub struct IkeSa {
     pub we_are_client: bool,
     /// Seconds since it was established.
     pub established_s: u64,
+    /// Until it is to be rekeyed or authenticated anew, zero if that is overdue; charon does not
+    /// tell it of one that goes down.
+    pub renew_in: Option<Duration>,
     /// Why it goes down, if it does.
     pub leave: Leave,
     /// Its CHILD SAs, if they are told.
@@ -95,6 +101,7 @@ impl IkeSa {
             vips: vips(section.list("remote-vips")),
             we_are_client: !section.list("local-vips").is_empty(),
             established_s: section.number("established").unwrap_or(0),
+            renew_in: renew_in(section),
             leave: leave(section, state),
             children: children.unwrap_or_default(),
         })
@@ -170,10 +177,21 @@ impl Leave {
         match self {
             Self::Client => Reason::ClientDisconnect,
             Self::Ours => Reason::AdminKick,
-            Self::Timeout => Reason::Timeout,
+            Self::Expired | Self::Timeout => Reason::Timeout,
             Self::Silent => Reason::Unknown(String::new()),
         }
     }
+}
+
+/// Seconds, negative when it is overdue.
+fn renew_in(section: &Section<'_>) -> Option<Duration> {
+    let seconds = |name| {
+        let text = std::str::from_utf8(section.value(name)?).ok()?;
+        let seconds: i64 = text.parse().ok()?;
+        Some(u64::try_from(seconds).unwrap_or(0))
+    };
+    let times = ["rekey-time", "reauth-time"].into_iter();
+    times.filter_map(seconds).min().map(Duration::from_secs)
 }
 
 fn vips(list: &[&[u8]]) -> Box<[Net]> {

@@ -10,6 +10,8 @@ use std::{
 
 use super::{
     Fault,
+    entry::Entry,
+    handover::Handovers,
     limits::MAX_SESSIONS,
     sa::{Child, IkeSa, Leave, State},
 };
@@ -32,9 +34,6 @@ pub const BETTER_REASON: Duration = Duration::from_secs(1);
 /// long at most.
 pub const BETTER_REASON_AT_MOST: Duration = Duration::from_secs(10);
 
-/// CHILD SAs of one client whose bytes are counted: a client may make as many as it likes.
-pub const MAX_CHILDREN: usize = 1024;
-
 /// Rekeys that are remembered, so that an order for the id before reaches the SA.
 const REKEYS_KEPT: usize = 1024;
 
@@ -46,6 +45,7 @@ pub struct Table {
     /// When the last SA left that this side deleted.
     last_deleted: Duration,
     rekeyed: VecDeque<(u64, u64)>,
+    handovers: Handovers,
     list: Option<List>,
     round: u32,
 }
@@ -55,15 +55,6 @@ pub struct Table {
 struct List {
     gone: HashSet<u64>,
     fresh: HashSet<u64>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    session: Session,
-    children: Vec<Child>,
-    /// Bytes of CHILD SAs that are no more: a rekeyed one starts from zero.
-    before: (u64, u64),
-    round: u32,
 }
 
 #[derive(Debug)]
@@ -120,17 +111,25 @@ impl Table {
         if !sa.is_session() {
             return Ok(());
         }
-        // Who left must have left before this one can be the same client again.
-        self.release(obs, |leaving| !leaving.may_get_better());
         let id = sa.unique_id;
+        let identity = sa.identity.clone();
+        let of_it = |entry: &Entry| entry.session.identity == identity;
+        // Who left must have left before this one can be the same client again. Where charon itself
+        // authenticates anew, it deletes the SA whose time is up.
+        self.release(obs, |leaving| {
+            let renewed = leaving.leave == Leave::Expired;
+            !leaving.may_get_better() || renewed && leaving.entry.as_ref().is_some_and(of_it)
+        });
         self.while_listing(|list| list.fresh.insert(id))?;
+        let former = self.former(&sa);
         let session = self.see(sa, now)?.session.clone();
-        let identity = session.identity.clone();
-        obs.push(Obs::Up(Box::new(session)));
+        match former {
+            Some(old) => self.handovers.begin(old, id, now),
+            None => obs.push(Obs::Up(Box::new(session))),
+        }
         // An SA of the same client in whose place this one is: two sessions, not one that goes on.
         for leaving in &mut self.leaving {
-            let same = |entry: &Entry| entry.session.identity == identity;
-            if leaving.leave == Leave::Silent && leaving.entry.as_ref().is_some_and(same) {
+            if leaving.leave == Leave::Silent && leaving.entry.as_ref().is_some_and(of_it) {
                 leaving.end.reason = Reason::Replaced;
             }
         }
@@ -138,13 +137,22 @@ impl Table {
         Ok(())
     }
 
-    /// `ike-updown` without `up`.
+    /// `ike-updown` without `up`. Returns the id under which its client goes on, if it has made
+    /// another SA before it ended this one.
     ///
     /// # Errors
     /// [`Fault::TooManySas`].
-    pub fn down(&mut self, sa: &IkeSa, now: Now) -> Result<(), Fault> {
+    pub fn down(&mut self, sa: &IkeSa, now: Now, obs: &mut Vec<Obs>) -> Result<Option<u64>, Fault> {
         let id = sa.unique_id;
         self.while_listing(|list| list.gone.insert(id))?;
+        let next = self.handovers.decide(id);
+        if sa.leave == Leave::Client
+            && let Some(next) = next.filter(|next| *next != id)
+            && self.hand_over(id, next, obs)
+        {
+            return Ok(Some(next));
+        }
+        self.tell_apart(next, obs);
         let entry = self.sessions.remove(&id);
         if self.len() >= MAX_SESSIONS {
             return Err(Fault::TooManySas);
@@ -154,18 +162,22 @@ impl Table {
             (Leave::Timeout, Some(entry)) => entry.session.last_seen.boot,
             _ => now.boot,
         };
+        let leave = match &entry {
+            Some(entry) if sa.leave == Leave::Ours && entry.has_expired(now) => Leave::Expired,
+            _ => sa.leave,
+        };
         if sa.leave == Leave::Ours {
             self.last_deleted = now.boot;
         }
         self.leaving.push_back(Leaving {
             id,
             entry,
-            end: End::noticed(sa.leave.reason(), Confidence::Observed, earliest, now),
-            leave: sa.leave,
+            end: End::noticed(leave.reason(), Confidence::Observed, earliest, now),
+            leave,
             ordered: false,
             counted: false,
         });
-        Ok(())
+        Ok(None)
     }
 
     /// `ike-rekey`: the same session under another id.
@@ -173,18 +185,17 @@ impl Table {
     /// # Errors
     /// [`Fault::TooManySas`].
     pub fn rekey(&mut self, old: u64, new: u64, obs: &mut Vec<Obs>) -> Result<(), Fault> {
+        let apart = self.handovers.decide(old);
+        self.tell_apart(apart, obs);
         let Some(mut entry) = self.sessions.remove(&old) else {
             return Ok(());
         };
         self.while_listing(|list| list.gone.insert(old) && list.fresh.insert(new))?;
-        if self.rekeyed.len() == REKEYS_KEPT {
-            self.rekeyed.pop_front();
-        }
-        self.rekeyed.push_back((old, new));
-        let (old, key) = (key(old), key(new));
-        entry.session.key = key.clone();
+        entry.renew_at = None;
+        entry.session.key = key(new);
+        self.handovers.seen_at(entry.session.endpoint, new);
         self.sessions.insert(new, entry);
-        obs.push(Obs::Rekey { old, new: key });
+        self.renamed(old, new, obs);
         Ok(())
     }
 
@@ -193,13 +204,16 @@ impl Table {
         if let Some(entry) = self.sessions.get_mut(&id) {
             entry.session.last_seen = now;
             entry.session.endpoint = endpoint.or(entry.session.endpoint);
+            self.handovers.seen_at(entry.session.endpoint, id);
             obs.push(Obs::Update(entry.patch()));
         }
     }
 
     /// CHILD SAs of this SA, as an event tells them: new, rekeyed or down, with their last counts.
     pub fn count(&mut self, id: u64, children: &[Child], obs: &mut Vec<Obs>) {
-        if let Some(entry) = self.sessions.get_mut(&id) {
+        // The last counts of one whose client goes on with another SA come after that.
+        let goes_on = if self.has(id) { id } else { self.current(id) };
+        if let Some(entry) = self.sessions.get_mut(&goes_on) {
             entry.count(children);
             obs.push(Obs::Update(entry.patch()));
             return;
@@ -253,13 +267,18 @@ impl Table {
         let round = self.round;
         self.sessions
             .retain(|id, entry| entry.round == round || list.fresh.contains(id));
-        // Whose end is not told yet is not ended by the list either.
+        let up = self.sessions.iter();
+        self.handovers
+            .forget_places(up.map(|(id, entry)| (entry.session.endpoint, *id)));
+        // Whose end is not told yet is not ended by the list either; and one that may turn out to
+        // be another's going on is not begun by it.
         let leaving = self.leaving.iter();
         let leaving = leaving.filter_map(|leaving| Some((leaving.id, leaving.entry.as_ref()?)));
         let mut sessions: Vec<(u64, Session)> = self
             .sessions
             .iter()
             .map(|(id, entry)| (*id, entry))
+            .filter(|(id, _)| !self.handovers.waits(*id))
             .chain(leaving)
             .map(|(id, entry)| (id, entry.session.clone()))
             .collect();
@@ -275,6 +294,8 @@ impl Table {
     /// The connection broke: the list is void, and what this side deleted last was charon stopping.
     pub fn disconnected(&mut self, obs: &mut Vec<Obs>) {
         self.list = None;
+        let apart = self.handovers.decide_all();
+        self.tell_apart(apart, obs);
         for leaving in &mut self.leaving {
             if !leaving.ordered && leaving.may_get_better() {
                 leaving.end.reason = Reason::DaemonDown;
@@ -285,6 +306,8 @@ impl Table {
 
     /// Charon is gone since `at`, and all of its SAs with it.
     pub fn daemon_gone(&mut self, at: Now, obs: &mut Vec<Obs>) {
+        let apart = self.handovers.decide_all();
+        self.tell_apart(apart, obs);
         let mut gone: Vec<u64> = std::mem::take(self).sessions.into_keys().collect();
         gone.sort_unstable();
         obs.extend(gone.into_iter().map(|id| Obs::Down {
@@ -302,6 +325,8 @@ impl Table {
 
     /// Reports those whose waiting time is over.
     pub fn tick(&mut self, now: Now, obs: &mut Vec<Obs>) {
+        let apart = self.handovers.decide_due(now);
+        self.tell_apart(apart, obs);
         let last_deleted = self.last_deleted;
         self.release(obs, |leaving| leaving.until(last_deleted) <= now.boot);
     }
@@ -310,7 +335,9 @@ impl Table {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         let until = |leaving: &Leaving| leaving.until(self.last_deleted);
-        self.leaving.iter().map(until).min()
+        let leaving = self.leaving.iter().map(until).min();
+        let handover = self.handovers.next();
+        [leaving, handover].into_iter().flatten().min()
     }
 
     fn while_listing(&mut self, note: impl FnOnce(&mut List) -> bool) -> Result<(), Fault> {
@@ -321,6 +348,53 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// The one SA of the same client, at the same address and port, that it has already. Two devices
+    /// of one user are never at one address and port at a time, also not behind NAT.
+    fn former(&self, sa: &IkeSa) -> Option<u64> {
+        let endpoint = sa.endpoint.filter(|endpoint| endpoint.port.is_some())?;
+        let old = self.handovers.last_at(endpoint)?;
+        let entry = self.sessions.get(&old)?;
+        let same = entry.session.identity == sa.identity && entry.session.endpoint == sa.endpoint;
+        (same && !self.has(sa.unique_id)).then_some(old)
+    }
+
+    /// `old` is over, and its client goes on with `new`. False if one of them is not known.
+    fn hand_over(&mut self, old: u64, new: u64, obs: &mut Vec<Obs>) -> bool {
+        if !self.has(old) || !self.has(new) {
+            return false;
+        }
+        let former = self.sessions.remove(&old);
+        if let (Some(former), Some(entry)) = (former, self.sessions.get_mut(&new)) {
+            entry.takes_over(&former);
+            let virtual_ips = Some(entry.session.virtual_ips.clone());
+            let patch = Patch {
+                virtual_ips,
+                ..entry.patch()
+            };
+            self.renamed(old, new, obs);
+            obs.push(Obs::Update(patch));
+        }
+        true
+    }
+
+    fn renamed(&mut self, old: u64, new: u64, obs: &mut Vec<Obs>) {
+        if self.rekeyed.len() == REKEYS_KEPT {
+            self.rekeyed.pop_front();
+        }
+        self.rekeyed.push_back((old, new));
+        let (old, new) = (key(old), key(new));
+        obs.push(Obs::Rekey { old, new });
+    }
+
+    /// These are sessions of their own.
+    fn tell_apart(&self, which: impl IntoIterator<Item = u64>, obs: &mut Vec<Obs>) {
+        for id in which {
+            if let Some(entry) = self.sessions.get(&id) {
+                obs.push(Obs::Up(Box::new(entry.session.clone())));
+            }
+        }
     }
 
     fn release(&mut self, obs: &mut Vec<Obs>, which: impl Fn(&Leaving) -> bool) {
@@ -362,11 +436,15 @@ impl Table {
                 tx_at_start: 0,
             },
             children: Vec::new(),
+            renew_at: None,
             before: (0, 0),
             round,
         });
         entry.session.endpoint = sa.endpoint.or(entry.session.endpoint);
         entry.session.virtual_ips = sa.vips;
+        self.handovers.seen_at(entry.session.endpoint, sa.unique_id);
+        let renew_at = sa.renew_in.map(|renew_in| now.boot + renew_in);
+        entry.renew_at = renew_at.or(entry.renew_at);
         entry.count(&sa.children);
         let idle = sa.children.iter().filter_map(|child| child.idle_s).min();
         if let Some(idle) = idle {
@@ -379,56 +457,9 @@ impl Table {
     }
 }
 
-impl Entry {
-    /// Counts only grow: a list may be older than the event before it.
-    fn count(&mut self, children: &[Child]) {
-        for child in children {
-            let is_it = |known: &Child| known.unique_id == child.unique_id;
-            match self.children.iter().position(is_it) {
-                Some(at) => {
-                    let known = &mut self.children[at];
-                    known.rx = known.rx.max(child.rx);
-                    known.tx = known.tx.max(child.tx);
-                }
-                None if self.children.len() < MAX_CHILDREN => self.children.push(*child),
-                None => {}
-            }
-        }
-        let sum = |of: fn(&Child) -> u64| self.children.iter().map(of).fold(0, u64::saturating_add);
-        self.session.rx = self.before.0.saturating_add(sum(|child| child.rx));
-        self.session.tx = self.before.1.saturating_add(sum(|child| child.tx));
-    }
-
-    /// Closes the account of the CHILD SAs that a full list does not have any more.
-    fn retire(&mut self, listed: &[Child]) {
-        let before = &mut self.before;
-        self.children.retain(|known| {
-            let kept = listed
-                .iter()
-                .any(|child| child.unique_id == known.unique_id);
-            if !kept {
-                before.0 = before.0.saturating_add(known.rx);
-                before.1 = before.1.saturating_add(known.tx);
-            }
-            kept
-        });
-    }
-
-    fn patch(&self) -> Patch {
-        Patch {
-            key: self.session.key.clone(),
-            endpoint: self.session.endpoint,
-            virtual_ips: None,
-            rx: self.session.rx,
-            tx: self.session.tx,
-            last_seen: self.session.last_seen,
-        }
-    }
-}
-
 impl Leaving {
     fn may_get_better(&self) -> bool {
-        matches!(self.leave, Leave::Ours | Leave::Silent)
+        matches!(self.leave, Leave::Ours | Leave::Expired | Leave::Silent)
     }
 
     /// How long to wait for counts that are still to come.
@@ -447,7 +478,9 @@ impl Leaving {
             _ if self.ordered => at + self.last_bytes(),
             Leave::Client | Leave::Timeout => at + self.last_bytes(),
             Leave::Silent => at + BETTER_REASON,
-            Leave::Ours => (last_deleted + BETTER_REASON).min(at + BETTER_REASON_AT_MOST),
+            Leave::Ours | Leave::Expired => {
+                (last_deleted + BETTER_REASON).min(at + BETTER_REASON_AT_MOST)
+            }
         }
     }
 }

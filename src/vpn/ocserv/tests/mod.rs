@@ -226,6 +226,60 @@ fn ends_have_the_reason_of_their_event_or_none() {
 }
 
 #[test]
+fn an_event_that_comes_after_the_look_still_gives_its_reason() {
+    let play = |told_at: u64| {
+        let mut known = Known::default();
+        let mut reducer = Reducer::new(Uuid::nil(), [1; 32], Vec::new());
+        let mut told = Vec::new();
+        let mut looked = |known: &mut Known, users: Vec<_>, now: Now| {
+            for obs in known.looked(5, users, now) {
+                told.extend(reducer.observe(&backend_id(), obs, now, &mut || [0; 10]));
+            }
+            told.extend(reducer.tick(now));
+        };
+        let user = users::users(USERS.as_bytes(), at(1_000_000)).unwrap();
+        looked(&mut known, user, at(1_000_000));
+        looked(&mut known, Vec::new(), at(1_003_500));
+        known.hint(went(13_389, Reason::ClientDisconnect), at(told_at));
+        looked(&mut known, Vec::new(), at(told_at + 50));
+        looked(&mut known, Vec::new(), at(1_015_000));
+        let end = told.iter().find_map(|event| match &event.what {
+            What::End(end) => Some(end.clone()),
+            _ => None,
+        });
+        end.unwrap()
+    };
+    let end = play(1_003_600);
+    assert_eq!(end.reason, Reason::ClientDisconnect);
+    assert_eq!(end.at, at(1_003_500));
+    // Nobody waits for one for ever.
+    assert_eq!(play(1_009_000).reason.code(), "unknown");
+}
+
+#[test]
+fn an_ordered_end_lies_between_the_order_and_the_look_that_misses_the_session() {
+    let user = || users::users(USERS.as_bytes(), at(1_000_000)).unwrap();
+    let mut known = Known::default();
+    known.looked(5, user(), at(1_000_000));
+    known.ordered(user()[0].key.clone(), at(1_060_000));
+    let still_there = known.looked(5, user(), at(1_060_050));
+    assert_eq!(still_there.len(), 1);
+    let obs = known.looked(5, Vec::new(), at(1_060_100));
+    let Obs::Down { end, .. } = &obs[0] else {
+        panic!("{obs:?}");
+    };
+    assert_eq!(
+        (end.earliest, end.at),
+        (at(1_060_000), at(1_060_100)),
+        "{end:?}"
+    );
+    // Another session is not meant.
+    known.looked(5, user(), at(1_070_000));
+    known.ordered(SessionKey::Ocserv { id: 1, since: 0 }, at(1_070_000));
+    assert_eq!(known.looked(5, Vec::new(), at(1_071_000)).len(), 1);
+}
+
+#[test]
 fn a_server_that_stops_ends_all_as_that() {
     assert_eq!(ends(Vec::new(), true), ["daemon_down Observed"]);
     let unknown = vec![went(13_389, Reason::Unknown(String::new()))];

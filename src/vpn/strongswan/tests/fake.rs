@@ -21,6 +21,9 @@ pub(super) struct Sa {
     pub(super) passive: Option<&'static str>,
     pub(super) active: Option<&'static str>,
     pub(super) local_vip: bool,
+    pub(super) port: &'static str,
+    /// Until it is to be authenticated anew.
+    pub(super) reauth_in: Option<&'static str>,
 }
 
 impl Sa {
@@ -35,6 +38,8 @@ impl Sa {
             passive: None,
             active: None,
             local_vip: false,
+            port: "4500",
+            reauth_in: None,
         }
     }
 
@@ -70,12 +75,15 @@ impl Sa {
             (b"uniqueid", Node::Value(&id)),
             (b"state", value(self.state)),
             (b"remote-host", value(self.host)),
-            (b"remote-port", value("4500")),
+            (b"remote-port", value(self.port)),
             (b"remote-id", value(self.name)),
             (b"established", Node::Value(&established)),
             (b"remote-vips", Node::List(vec![b"203.0.113.1"])),
             (b"child-sas", Node::Section(Section::of(children.collect()))),
         ];
+        if let Some(reauth_in) = self.reauth_in.filter(|_| self.state == "ESTABLISHED") {
+            sa.push((b"reauth-time", value(reauth_in)));
+        }
         if self.local_vip {
             sa.push((b"local-vips", Node::List(vec![b"203.0.113.9"])));
         }

@@ -5,7 +5,7 @@ mod fake;
 mod hostile;
 mod orders;
 mod reader;
-
+mod renewal;
 mod replay;
 mod rules;
 

@@ -2,11 +2,11 @@
 
 use super::{fake::Sa, *};
 
-fn starts(told: &[String]) -> usize {
+pub(super) fn starts(told: &[String]) -> usize {
     told.iter().filter(|line| line.contains(" start ")).count()
 }
 
-fn ends(told: &[String]) -> Vec<&str> {
+pub(super) fn ends(told: &[String]) -> Vec<&str> {
     let end = |line: &&String| line.contains(" end ");
     let reason = |line| str::split_whitespace(line).nth(2).unwrap();
     told.iter().filter(end).map(|line| reason(line)).collect()

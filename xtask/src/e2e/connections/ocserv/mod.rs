@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use self::gate::{Gate, Peer};
-use super::operator;
+use super::operator::{self, Times};
 use super::part::{Daemon, Length, Scenario, scenario};
 use super::scene::{SOON, Scene, SessionNo};
 use super::session::{End, Session, Window};
@@ -28,11 +28,17 @@ const NO_LONGER_THE_SAME: Duration = Duration::from_secs(4);
 /// An ocserv that does not run is looked for every 10 s.
 const FOUND: Duration = Duration::from_secs(12);
 
+/// So many clients are connected at a time while orders are measured.
+const AT_A_TIME: usize = 5;
+
 /// See the module's page.
 pub(super) struct Ocserv {
     server: Gate,
     /// Clients that stay.
     others: Vec<(Peer, SessionNo)>,
+    /// For what is done with many: clients, and how long each order took.
+    many: Vec<Peer>,
+    times: Times,
 }
 
 impl Daemon for Ocserv {
@@ -57,11 +63,13 @@ impl Daemon for Ocserv {
         Ok(Self {
             server: Gate::start_new(scene)?,
             others: Vec::new(),
+            many: Vec::new(),
+            times: Times::default(),
         })
     }
 
     fn scenarios() -> Vec<Scenario<Self>> {
-        use Length::Short;
+        use Length::{Short, Usual};
         vec![
             scenario(Short, "connect", Self::connect),
             scenario(Short, "agent killed in between", Self::agent_killed),
@@ -70,6 +78,14 @@ impl Daemon for Ocserv {
             scenario(Short, "disconnected by an administrator", Self::kicked),
             scenario(Short, "connections disconnect", Self::disconnect),
             scenario(Short, "device revoke", Self::device_revoke),
+            scenario(Usual, "personal-key revoke", Self::key_revoke),
+            scenario(Short, "disconnect in time (5)", |me, scene| {
+                me.disconnect_in_time(scene, 5)
+            }),
+            scenario(Usual, "disconnect in time (45 more)", |me, scene| {
+                me.disconnect_in_time(scene, 45)
+            }),
+            scenario(Usual, "many leave at once", Self::many_leave),
             scenario(Short, "ocserv stops", Self::stops),
             scenario(Short, "ocserv is killed", Self::crashes),
             scenario(Short, "all that are left say goodbye", Self::all_leave),
@@ -150,6 +166,68 @@ impl Ocserv {
         let at = operator::revoke_device(scene, &device, is_gone)?;
         scene.ends(session, seen(at, &["revoked"]));
         peer.gone(scene)
+    }
+
+    /// A key takes the sessions of its devices with it.
+    fn key_revoke(&mut self, scene: &mut Scene) -> Result<()> {
+        let (peer, session) = self.join(scene, "key-revoked")?;
+        let device = operator::add_device(scene, session, "--user", &peer.user)?;
+        let key = operator::key_of(scene, &device)?;
+        let is_gone = || Ok(!self.server.has(&peer)?);
+        let at = operator::revoke_key(scene, &key, is_gone)?;
+        scene.ends(session, seen(at, &["revoked"]));
+        peer.gone(scene)
+    }
+
+    /// Clients connect and are disconnected `times` times.
+    fn disconnect_in_time(&mut self, scene: &mut Scene, times: usize) -> Result<()> {
+        self.need_many(scene)?;
+        let mut left = times;
+        while left > 0 {
+            let mut sessions = Vec::new();
+            for peer in self.many.iter().take(left) {
+                sessions.push((peer, again(scene, &self.server, peer)?));
+            }
+            left -= sessions.len();
+            for (peer, session) in sessions {
+                let is_gone = || Ok(!self.server.has(peer)?);
+                let (at, took) = operator::disconnect(scene, session, is_gone)?;
+                scene.ends(session, seen(at, &["admin_kick"]));
+                peer.gone(scene)?;
+                self.times.add(took);
+            }
+        }
+        self.times.tell(scene);
+        Ok(())
+    }
+
+    /// The look that one end causes may find that others are gone, before ocserv says why.
+    fn many_leave(&mut self, scene: &mut Scene) -> Result<()> {
+        self.need_many(scene)?;
+        for _ in 0..4 {
+            let mut sessions = Vec::new();
+            for peer in &self.many {
+                sessions.push((peer, again(scene, &self.server, peer)?));
+            }
+            for (_, session) in &sessions {
+                scene.row(*session)?;
+            }
+            for (peer, session) in sessions {
+                let (at, ()) = scene.timed(|scene| peer.leave(scene))?;
+                scene.ends(session, seen(at, &["client_disconnect"]));
+            }
+            scene.settle()?;
+            shell::pause(NO_LONGER_THE_SAME)?;
+        }
+        Ok(())
+    }
+
+    fn need_many(&mut self, scene: &mut Scene) -> Result<()> {
+        while self.many.len() < AT_A_TIME {
+            let name = format!("many-{}", self.many.len());
+            self.many.push(self.server.new_peer(scene, &name)?);
+        }
+        Ok(())
     }
 
     fn stops(&mut self, scene: &mut Scene) -> Result<()> {

@@ -22,6 +22,8 @@ const POOL: &str = "198.18.0.0/24";
 /// The same for all: who a client is, its IKE identity says.
 const SECRET: &str = "lab";
 const PROPOSALS: &str = "aes128-sha256-modp2048";
+/// The end of the names of clients who are to authenticate anew after seconds.
+pub(super) const SHORT_LIVED: &str = ".short.test";
 /// The server's name in messages and logs.
 pub(super) const SERVER: &str = "charon-server";
 const UP_WITHIN: Duration = Duration::from_secs(20);
@@ -48,26 +50,43 @@ pub(super) fn server_socket(lab: &Lab) -> PathBuf {
     lab.path(SERVER).join("vici")
 }
 
-/// Starts the server: pre-shared key, one session an identity, silence is noticed in seconds.
+/// Starts the server: pre-shared key, one session an identity, silence is noticed in seconds. Who is
+/// in [`SHORT_LIVED`] is to authenticate anew after 4 s, or is put out after 7 s; there silence is
+/// not noticed before.
 pub(super) fn start_server(scene: &mut Scene) -> Result<Charon> {
     let machine = scene.host();
     machine.run(&["ip", "address", "add", &format!("{INSIDE}/32"), "dev", "lo"])?;
+    let connection = |name, remote_id: String, times| {
+        format!(
+            " {name} {{\n  version = 2\n  local_addrs = {HOST}\n  encap = yes\n  unique = replace\n  \
+             {times}\n  rekey_time = 0\n  pools = clients\n  proposals = {PROPOSALS}\n  \
+             local {{\n   auth = psk\n   id = server.test\n  }}\n  \
+             remote {{\n   auth = psk\n   id = {remote_id}\n  }}\n  \
+             children {{\n   net {{\n    local_ts = {INSIDE}/32\n    esp_proposals = aes128-sha256\n    \
+             dpd_action = clear\n   }}\n  }}\n }}\n"
+        )
+    };
+    let short =
+        "reauth_time = 4s\n  over_time = 3s\n  rand_time = 0\n  mobike = no\n  dpd_delay = 0";
     let config = format!(
-        "connections {{\n rw {{\n  version = 2\n  local_addrs = {HOST}\n  encap = yes\n  unique = replace\n  \
-         dpd_delay = 2s\n  rekey_time = 0\n  pools = clients\n  proposals = {PROPOSALS}\n  \
-         local {{\n   auth = psk\n   id = server.test\n  }}\n  remote {{\n   auth = psk\n   id = %any\n  }}\n  \
-         children {{\n   net {{\n    local_ts = {INSIDE}/32\n    esp_proposals = aes128-sha256\n    \
-         dpd_action = clear\n   }}\n  }}\n }}\n}}\n\
+        "connections {{\n{}{}}}\n\
          pools {{\n clients {{\n  addrs = {POOL}\n }}\n}}\n{}",
+        connection("short", format!("*{SHORT_LIVED}"), short),
+        connection("rw", "%any".to_owned(), "dpd_delay = 2s"),
         secrets()
     );
-    let charon = Charon::prepare(scene, machine, SERVER, &config)?;
+    let charon = Charon::prepare(scene, machine, SERVER, "", &config)?;
     charon.start(scene)?;
     Ok(charon)
 }
 
 /// A new client, whose charon runs and has done nothing yet.
 pub(super) fn new_peer(scene: &mut Scene, name: &str) -> Result<Peer> {
+    new_peer_with(scene, name, "")
+}
+
+/// The same with further options of its charon.
+pub(super) fn new_peer_with(scene: &mut Scene, name: &str, options: &str) -> Result<Peer> {
     let identity = format!("{name}.test");
     let name = format!("client-{name}");
     let at = scene.new_client(&name)?;
@@ -78,7 +97,13 @@ pub(super) fn new_peer(scene: &mut Scene, name: &str) -> Result<Peer> {
          children {{\n   net {{\n    remote_ts = {INSIDE}/32\n    esp_proposals = aes128-sha256\n   }}\n  }}\n }}\n}}\n{}",
         secrets()
     );
-    let charon = Charon::prepare(scene, at.machine, &format!("charon-{name}"), &config)?;
+    let charon = Charon::prepare(
+        scene,
+        at.machine,
+        &format!("charon-{name}"),
+        options,
+        &config,
+    )?;
     charon.start(scene)?;
     Ok(Peer {
         at,
@@ -92,12 +117,18 @@ fn secrets() -> String {
 }
 
 impl Charon {
-    fn prepare(scene: &Scene, machine: Machine, name: &str, config: &str) -> Result<Self> {
+    fn prepare(
+        scene: &Scene,
+        machine: Machine,
+        name: &str,
+        options: &str,
+        config: &str,
+    ) -> Result<Self> {
         let folder = scene.lab.path(name);
         fs::create_dir(&folder).with_context(|| format!("cannot make the folder of {name}"))?;
         let socket = folder.join("vici");
         let daemon = format!(
-            "charon-systemd {{\n load = random nonce aes sha1 sha2 hmac kdf gmp kernel-libipsec \
+            "charon-systemd {{\n {options}\n load = random nonce aes sha1 sha2 hmac kdf gmp kernel-libipsec \
              kernel-netlink socket-default vici updown\n journal {{\n  default = -1\n }}\n \
              filelog {{\n  stderr {{\n   default = 1\n   flush_line = yes\n  }}\n }}\n \
              retransmit_tries = 4\n retransmit_timeout = 1.0\n retransmit_base = 1.2\n \

@@ -6,6 +6,7 @@
 mod charon;
 mod crashes;
 mod operator;
+mod renewal;
 
 use std::path::Path;
 use std::time::Duration;
@@ -79,6 +80,12 @@ impl Daemon for StrongSwan {
             scenario(Short, "roam to another address (MOBIKE)", Self::roam),
             scenario(Short, "rekey by either side", Self::rekey),
             scenario(Short, "reauthentication", Self::reauthenticate),
+            scenario(
+                Short,
+                "reauthentication, make before break",
+                Self::make_before_break,
+            ),
+            scenario(Usual, "not reauthenticated in time", Self::expires),
             scenario(Short, "goodbye, and back later", Self::polite),
             scenario(Short, "silent client (kill -9)", Self::silent),
             scenario(Short, "client killed and back at once", Self::replaced),
@@ -158,19 +165,6 @@ impl StrongSwan {
         scene.settle()?;
         scene.kill_agent()?;
         scene.start_agent()?;
-        shell::pause(NO_LONGER_THE_SAME)
-    }
-
-    fn reauthenticate(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, _) = played(&mut self.roamer)?;
-        let before = self.server.id_of(&peer.identity)?;
-        let words = ["--rekey", "--ike", "rw", "--reauth"];
-        peer.charon.swanctl(&words)?;
-        let (server, identity) = (&self.server, &peer.identity);
-        scene.wait_for("another SA", SOON, |_| {
-            let again = server.has(identity)? && server.id_of(identity)? != before;
-            Ok(again.then_some(()))
-        })?;
         shell::pause(NO_LONGER_THE_SAME)
     }
 
