@@ -11,7 +11,10 @@ pub enum Fault {
     #[error("nobody listens on the management interface: the daemon does not run ({0})")]
     Down(String),
     /// It could not be connected to for another reason.
-    #[error("cannot connect to the management interface: {0}; the agent needs access to it")]
+    #[error(
+        "cannot connect to the management interface: {0}; the user vpn-node must be able to reach it, \
+         its folder included (/run/openvpn-server is root's alone, /run/openvpn is not)"
+    )]
     Connect(String),
     /// It accepted, and said nothing.
     #[error(
@@ -67,7 +70,7 @@ pub enum Fault {
     Claimed(&'static str),
     /// The status file cannot be read.
     #[error(
-        "cannot read the status file {path:?}: {why}; let the user vpn-node read it, or add a `management` line to the server's configuration"
+        "cannot read the status file {path:?}: {why}; let the user vpn-node read it, or give the server a `management` line with a socket that vpn-node can reach"
     )]
     File {
         /// Which.

@@ -76,9 +76,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
     let enrolled_in = enrol_the_host(&story, &mut lab, &fleet)?;
     let server = show_the_verdict(&story, &mut lab, &fleet)?;
+    let mut tunnel = None;
     let connections = match without_tunnel {
         None => {
-            watch_a_client(&story, &mut lab, &fleet, &server)?;
+            tunnel = Some(watch_a_client(&story, &mut lab, &fleet, &server)?);
             "1 connection start+end, 0 lost".to_owned()
         }
         Some(why) => format!("WireGuard part skipped: {why}"),
@@ -92,7 +93,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         story.elapsed().as_secs()
     );
     if options.keep {
-        say_how_to_look_around(&lab, &fleet);
+        if let Some(tunnel) = &mut tunnel {
+            tunnel.come_again()?;
+        }
+        say_how_to_look_around(&lab, &fleet, tunnel.as_ref());
         lab.keep()?;
     }
     Ok(ExitCode::SUCCESS)
@@ -148,7 +152,7 @@ fn show_the_verdict(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Strin
 }
 
 /// One WireGuard client comes, outlives a crash of the agent, and is out when its device is revoked.
-fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> Result<()> {
+fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> Result<Tunnel> {
     let tunnel = Tunnel::open(lab, fleet.machine)?;
     story.say(&format!(
         "a WireGuard server ({}) and a client are up",
@@ -222,7 +226,8 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
     lab.wait_for("the agent's report without connections", SECONDS, || {
         let connections = fleet.host.live_connections()?;
         Ok((connections == 0).then_some(()))
-    })
+    })?;
+    Ok(tunnel)
 }
 
 /// The client's WireGuard key becomes a device of a user's personal key: the connection that is up
@@ -359,7 +364,7 @@ fn stop() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn say_how_to_look_around(lab: &Lab, fleet: &Fleet) {
+fn say_how_to_look_around(lab: &Lab, fleet: &Fleet, tunnel: Option<&Tunnel>) {
     let mut connections = fleet.controller();
     connections.args(["connections", "list"]);
     let mut status = fleet.host.cli();
@@ -374,5 +379,13 @@ fn say_how_to_look_around(lab: &Lab, fleet: &Fleet) {
         "  its database:   sqlite3 -readonly {}/controller/*.db",
         lab.folder().display()
     );
+    if let Some(tunnel) = tunnel {
+        anstream::println!(
+            "  to try:         a client is connected whom nobody knows yet, by the WireGuard key\n                  \
+             {}\n                  with the controller's command: personal-key create, device add,\n                  \
+             device identity add, connections disconnect, device revoke",
+            tunnel.client_key()
+        );
+    }
     anstream::println!("  the end:        cargo xtask demo --stop");
 }

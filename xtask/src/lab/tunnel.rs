@@ -160,6 +160,18 @@ impl Tunnel {
         &self.client_key
     }
 
+    /// The client takes another key, which the server knows, and is there again.
+    pub(crate) fn come_again(&mut self) -> Result<()> {
+        let (private, public) = key_pair(self.client)?;
+        let words = ["wg", "set", INTERFACE, "private-key", "/dev/stdin"];
+        self.client.run_with(&words, Some(&private))?;
+        let words = ["wg", "set", INTERFACE, "peer", &public, "allowed-ips"];
+        let inside = format!("{CLIENT_INSIDE}/32");
+        self.server.run(&[&words[..], &[&inside]].concat())?;
+        self.client_key = public;
+        self.ping().map(drop)
+    }
+
     /// Whether the server has the client's peer.
     pub(crate) fn has_client(&self) -> Result<bool> {
         let peers = self.server.run(&["wg", "show", INTERFACE, "peers"])?;

@@ -50,8 +50,8 @@ impl Outcome {
         let wait = args.wait;
         if !asked.connections.is_empty() && !wait.is_zero() {
             show::note(format_args!(
-                "Waiting for the end of {} live connections, up to {}.",
-                asked.connections.len(),
+                "Waiting for the end of {}, up to {}.",
+                show::count(asked.connections.len() as u64, "live connection"),
                 seconds(wait)
             ));
         }
@@ -173,7 +173,7 @@ pub(super) fn what_became(row: &DisconnectionRow) -> String {
             "not ended yet: the host has the order, and has not said how it went".to_owned()
         }
         _ => format!(
-            "not ended yet: the host is silent ({}); the order goes out when it is heard, for 2 minutes",
+            "not ended yet: the host is silent ({}), or the controller does not run; the order goes out when the host is heard, for 2 minutes",
             last_heard(row.last_heartbeat.as_deref())
         ),
     }

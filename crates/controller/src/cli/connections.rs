@@ -118,7 +118,7 @@ pub(super) fn table(rows: &[ConnectionRow]) -> anyhow::Result<()> {
                 row.connection_id.clone(),
                 show::optional(row.user_name.as_deref()),
                 show::optional(row.device_name.as_deref()),
-                show::optional(row.client_identity.as_deref()),
+                client(row),
                 show::escaped(&row.connection_type),
                 show::escaped(&row.backend_instance),
                 show::escaped(&row.client_ip),
@@ -126,18 +126,24 @@ pub(super) fn table(rows: &[ConnectionRow]) -> anyhow::Result<()> {
                 show::instant(Some(&row.connection_start)),
                 show::instant(row.connection_end.as_deref()),
                 show::optional(row.disconnection_reason.as_deref()),
-                row.server_id.clone(),
+                show::escaped(&row.hostname),
             ]
         })
         .collect();
     show::table(
         &[
             "ID", "USER", "DEVICE", "CLIENT", "TYPE", "INSTANCE", "FROM", "STATUS", "START", "END",
-            "REASON", "SERVER",
+            "REASON", "HOST",
         ],
         rows,
         "There are no such connections.",
     )
+}
+
+/// What the VPN daemon calls the client.
+fn client(row: &ConnectionRow) -> String {
+    let identity = row.client_identity.as_deref();
+    identity.map_or_else(|| "-".to_owned(), show::identity)
 }
 
 /// Enough to say that several are meant.
@@ -148,6 +154,17 @@ const KIND: Kind<ConnectionRow> = Kind {
     list: "connections list",
     id: |row| &row.connection_id,
     name: |_| None,
+    about: |row| {
+        format!(
+            "{} since {} UTC",
+            show::escaped(&row.status),
+            show::instant(
+                row.connection_end
+                    .as_deref()
+                    .or(Some(&row.connection_start))
+            )
+        )
+    },
 };
 
 async fn find(store: &dyn Store, named: &str) -> anyhow::Result<ConnectionRow> {
@@ -188,9 +205,7 @@ async fn one(store: &dyn Store, named: &str, as_json: bool) -> anyhow::Result<Ex
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let server = servers::find(store, &row.server_id).await?;
     let mut fields = fields(&row);
-    fields.insert(1, ("Host", show::escaped(&server.hostname)));
     for asked in &disconnections {
         let what = format!(
             "at {} UTC ({}): {}",
@@ -219,6 +234,7 @@ fn fields(row: &ConnectionRow) -> Vec<(&'static str, String)> {
     };
     vec![
         ("Connection", row.connection_id.clone()),
+        ("Host", show::escaped(&row.hostname)),
         ("Server", row.server_id.clone()),
         ("Status", show::escaped(&row.status)),
         ("User", show::optional(row.user_name.as_deref())),
@@ -236,7 +252,7 @@ fn fields(row: &ConnectionRow) -> Vec<(&'static str, String)> {
             "Identity kind",
             show::optional(row.client_identity_kind.as_deref()),
         ),
-        ("Identity", show::optional(row.client_identity.as_deref())),
+        ("Identity", client(row)),
         ("Type", show::escaped(&row.connection_type)),
         ("Instance", show::escaped(&row.backend_instance)),
         (

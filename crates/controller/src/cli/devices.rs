@@ -105,6 +105,13 @@ const KIND: Kind<DeviceRow> = Kind {
     list: "device list",
     id: |row| &row.device_id,
     name: |row| row.device_name.as_deref(),
+    about: |row| {
+        format!(
+            "{} of {}",
+            status(row),
+            show::optional(row.user_name.as_deref())
+        )
+    },
 };
 
 /// The device that an operator means.
@@ -125,11 +132,7 @@ async fn add(store: &dyn Store, args: AddArgs) -> anyhow::Result<ExitCode> {
     };
     let device_id = device.device_id.clone();
     if !store.add_device(device).await? {
-        bail!(
-            "personal key {} of {} is revoked or over: it can have no new device; see 'personal-key list'",
-            key.key_id,
-            show::escaped(&key.user_name)
-        );
+        bail!("{}", personal_keys::no_new_device(&key));
     }
     let row = find(store, &device_id).await?;
     store.close().await?;
@@ -220,7 +223,7 @@ async fn one(store: &dyn Store, named: &str, as_json: bool) -> anyhow::Result<Ex
         let what = format!(
             "{} {}",
             show::escaped(&one.identity_kind),
-            show::escaped(&one.identity)
+            show::identity(&one.identity)
         );
         fields.push(("Identity", what));
     }

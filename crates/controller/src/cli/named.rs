@@ -15,6 +15,8 @@ pub(super) struct Kind<T> {
     pub(super) list: &'static str,
     pub(super) id: fn(&T) -> &str,
     pub(super) name: fn(&T) -> Option<&str>,
+    /// What tells one from others of its name, safe for a terminal: whose it is, whether it is good.
+    pub(super) about: fn(&T) -> String,
 }
 
 impl<T> Kind<T> {
@@ -45,7 +47,8 @@ impl<T> Kind<T> {
             ),
             (Some(last), others) => {
                 meant.push(last);
-                let ids: Vec<&str> = meant.iter().take(NAMED).map(self.id).collect();
+                let one = |row: &T| format!("{} ({})", (self.id)(row), (self.about)(row));
+                let ids: Vec<String> = meant.iter().take(NAMED).map(one).collect();
                 let more = if others >= NAMED { ", …" } else { "" };
                 bail!(
                     "{} {}s are meant by \"{}\"; name one by its id: {}{more}",
@@ -68,6 +71,7 @@ mod tests {
         list: "device list",
         id: |row| row.0,
         name: |row| Some(row.1),
+        about: |row| format!("{} letters", row.1.len()),
     };
 
     #[test]
@@ -88,7 +92,7 @@ mod tests {
         assert_eq!(pick("laptop").unwrap().0, "0199-a");
         let error = pick("phone").unwrap_err();
         assert!(
-            error.contains("2 devices") && error.contains("7, 8"),
+            error.contains("2 devices") && error.contains("7 (5 letters), 8 (5 letters)"),
             "{error}"
         );
         for none in ["", "x\u{1b}[2J"] {

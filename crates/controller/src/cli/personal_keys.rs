@@ -77,7 +77,7 @@ pub(super) struct CreateArgs {
     /// Where to reach the user
     #[arg(long, value_name = "ADDRESS", value_parser = short_text)]
     email: Option<String>,
-    /// For how long it is good, from 1m to 3650d; without an end unless given
+    /// For how long it is good, from 1m to 3650d, for example 365d; without an end unless given
     #[arg(long, value_name = "TIME", value_parser = lifetime_ms)]
     expires: Option<i64>,
     /// What it is for; shown in the list
@@ -111,6 +111,14 @@ const KIND: Kind<PersonalKeyRow> = Kind {
     list: "personal-key list",
     id: |row| &row.key_id,
     name: |row| Some(&row.user_name),
+    about: |row| {
+        format!(
+            "{} of {}, made {} UTC",
+            status_now(row),
+            show::escaped(&row.user_name),
+            show::instant(Some(&row.creation_date))
+        )
+    },
 };
 
 /// The key that an operator means.
@@ -176,6 +184,19 @@ fn may_rotate(row: &PersonalKeyRow, expires: Option<i64>) -> anyhow::Result<()> 
         _ => return Ok(()),
     };
     bail!("{} is {}: {cure}", whose(row), status_now(row))
+}
+
+/// Why a key that is revoked or over takes no device, and what to do.
+pub(super) fn no_new_device(row: &PersonalKeyRow) -> String {
+    let cure = match status_now(row) {
+        "expired" => "give it a new end with 'personal-key rotate --expires TIME'",
+        _ => "make a new one with 'personal-key create'",
+    };
+    format!(
+        "{} is {}: it can have no new device; {cure}",
+        whose(row),
+        status_now(row)
+    )
 }
 
 /// Shows a secret, alone on standard output so that it can be redirected.
@@ -291,13 +312,16 @@ fn status_now(key: &PersonalKeyRow) -> &str {
     }
 }
 
+/// A secret that is none of this key.
+const OTHER_SECRET: &str = "this is not its secret: it is that of another key, or older than the last 'personal-key rotate'";
+
 async fn verify(store: &dyn Store, named: &str, as_json: bool) -> anyhow::Result<ExitCode> {
     let row = find(store, named).await?;
     store.close().await?;
     let secret = read_secret()?;
     let why = match Secret::parse(secret.trim()) {
         Err(error) => Some(error.to_string()),
-        Ok(secret) if !secret.fits(&row.key_hash) => Some("this is another secret".to_owned()),
+        Ok(secret) if !secret.fits(&row.key_hash) => Some(OTHER_SECRET.to_owned()),
         Ok(_) => match status_now(&row) {
             "active" => None,
             status => Some(format!("the secret is right, but the key is {status}")),
@@ -338,6 +362,11 @@ fn read_secret() -> anyhow::Result<Zeroizing<String>> {
         .take(MAX_INPUT_BYTES)
         .read_line(&mut line)
         .context("the secret could not be read from standard input")?;
+    if line.trim().is_empty() {
+        bail!(
+            "standard input is empty: give the secret there, for example 'personal-key verify KEY < secret'"
+        );
+    }
     Ok(line)
 }
 

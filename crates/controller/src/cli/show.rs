@@ -27,6 +27,30 @@ pub(super) fn escaped(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
+/// An identity as hosts write it: printable ASCII with escapes of its own, which are not escaped once
+/// more. In quotes where a space at its end would not be seen.
+pub(super) fn identity(text: &str) -> String {
+    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let shown = if plain {
+        text.to_owned()
+    } else {
+        escaped(text)
+    };
+    if shown.trim() == shown {
+        shown
+    } else {
+        format!("\"{shown}\"")
+    }
+}
+
+/// So many things of a kind whose plural ends with "s".
+pub(super) fn count(number: impl Into<u64>, thing: &str) -> String {
+    match number.into() {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}
+
 /// The same for a cell that may be empty.
 pub(super) fn optional(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), escaped)
@@ -141,6 +165,22 @@ mod tests {
         assert_eq!(escaped("a\u{1b}[2J\n"), "a\\u{1b}[2J\\n");
         assert_eq!(escaped("x\u{202e}y"), "x\\u{202e}y");
         assert_eq!(escaped("büro-\"1\""), "büro-\"1\"");
+    }
+
+    #[test]
+    fn an_identity_is_escaped_once_and_its_spaces_are_seen() {
+        // `opaque_text` has escaped these two already.
+        assert_eq!(identity("a\\nb"), "a\\nb");
+        assert_eq!(identity("J\\xc3\\xbcrgen"), "J\\xc3\\xbcrgen");
+        assert_eq!(identity("alice "), "\"alice \"");
+        assert_eq!(identity("a\u{1b}[2J"), "a\\u{1b}[2J");
+    }
+
+    #[test]
+    fn one_of_a_kind_has_no_plural() {
+        assert_eq!(count(0_u32, "connection"), "0 connections");
+        assert_eq!(count(1_u32, "connection"), "1 connection");
+        assert_eq!(count(2_u32, "connection"), "2 connections");
     }
 
     #[test]

@@ -8,10 +8,11 @@ pub(super) fn short_text(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("it says nothing".to_owned());
     }
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(format!("it is longer than {MAX_TEXT_BYTES} bytes"));
+    }
     if !is_short_text(text) {
-        return Err(format!(
-            "it is longer than {MAX_TEXT_BYTES} bytes, or holds control characters"
-        ));
+        return Err("it holds control characters, such as a line break".to_owned());
     }
     Ok(text.to_owned())
 }

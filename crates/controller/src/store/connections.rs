@@ -48,6 +48,7 @@ pub struct ConnectionFilter {
 pub struct ConnectionRow {
     pub connection_id: String,
     pub server_id: String,
+    pub hostname: String,
     pub device_id: Option<String>,
     pub device_name: Option<String>,
     pub key_id: Option<String>,

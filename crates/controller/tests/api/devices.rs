@@ -109,6 +109,8 @@ async fn a_secret_is_shown_once_and_stands_nowhere() {
     let rotated = json(&world, &words("personal-key rotate ada --json")).await;
     let new = rotated["secret"].as_str().unwrap();
     assert_ne!(new, secret);
+    let nothing = verify(&world, "ada", "").await;
+    assert!(!nothing.status.success() && nothing.stdout.is_empty());
     let old = verify(&world, "ada", secret).await;
     let object: Value = serde_json::from_slice(&old.stdout).unwrap();
     assert_eq!(
@@ -304,6 +306,7 @@ async fn what_cannot_be_a_name_is_refused_with_a_sentence() {
     json(&world, &words("personal-key create --user ada --json")).await;
     let error = fails(&world, &words("device add --key ada --name x --platform x")).await;
     assert!(error.contains("2 personal keys are meant"), "{error}");
+    assert_eq!(error.matches("active of ada, made 2").count(), 2, "{error}");
 }
 
 #[tokio::test]
@@ -338,7 +341,14 @@ async fn hostile_names_are_matched_by_their_bytes_and_shown_escaped() {
         report(&world, &mut host, n as u64 + 1, vec![start]).await;
         let identify = ["device", "identity", "add", &device, "--cert", name];
         let told = shown(&world, &identify).await;
-        assert!(told.contains("1 connections that were nobody's"), "{told}");
+        assert!(told.contains("1 connection that was nobody's"), "{told}");
+        // Escaped once, and not once more by whoever shows it.
+        assert!(told.contains(&format!(" {written} now")), "{told}");
+        let device = shown(&world, &["device", "show", &device]).await;
+        assert!(
+            device.contains(&format!("certificate {written}\n")),
+            "{device}"
+        );
     }
     for line in [
         "connections list",

@@ -84,7 +84,7 @@ pub(super) async fn run(store: &dyn Store, command: IdentityCommand) -> anyhow::
 async fn add(store: &dyn Store, args: IdentityArgs) -> anyhow::Result<ExitCode> {
     let (kind, identity) = args.identity.written()?;
     let device = find(store, &args.device).await?;
-    let shown = format!("{} {}", word(&kind), show::escaped(&identity));
+    let shown = format!("{} {}", word(&kind), show::identity(&identity));
     let new = NewIdentity {
         kind,
         identity,
@@ -110,11 +110,16 @@ async fn add(store: &dyn Store, args: IdentityArgs) -> anyhow::Result<ExitCode> 
     }
     let refused = match asked.connections.len() {
         0 => String::new(),
-        count => format!(" The device is refused, so {count} of them that are up are to be ended."),
+        count => format!(
+            " The device is refused: {} to be ended.",
+            show::count(count as u64, "live connection")
+        ),
     };
     show::line(format_args!(
-        "Device {} has {shown} now, and {filled} connections that were nobody's.{refused}",
-        called(&device)
+        "Device {} has {shown} now, and {} that {} nobody's.{refused}",
+        called(&device),
+        show::count(filled, "connection"),
+        if filled == 1 { "was" } else { "were" },
     ))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -122,7 +127,7 @@ async fn add(store: &dyn Store, args: IdentityArgs) -> anyhow::Result<ExitCode> 
 async fn remove(store: &dyn Store, args: IdentityArgs) -> anyhow::Result<ExitCode> {
     let (kind, identity) = args.identity.written()?;
     let device = find(store, &args.device).await?;
-    let shown = format!("{} {}", word(&kind), show::escaped(&identity));
+    let shown = format!("{} {}", word(&kind), show::identity(&identity));
     let old = NewIdentity {
         kind,
         identity,

@@ -51,8 +51,9 @@ async fn connections(
 ) -> Result<Vec<ConnectionRow>, StoreError> {
     // Only what is asked for stands in the statement, so that the database finds its index.
     let mut select = QueryBuilder::<Sqlite>::new(
-        "SELECT c.*, d.device_name
-         FROM connections c LEFT JOIN devices d ON d.device_id = c.device_id WHERE TRUE",
+        "SELECT c.*, s.hostname, d.device_name
+         FROM connections c JOIN servers s ON s.server_id = c.server_id
+              LEFT JOIN devices d ON d.device_id = c.device_id WHERE TRUE",
     );
     let texts = [
         (" AND c.server_id = ", filter.server_id),
