@@ -26,14 +26,17 @@ pub(super) fn send(
                 message,
                 retry_after: None,
             }),
-            Ok(()) => match client
-                .exchange(Path::Messages, Some(body), Duration::ZERO)
-                .await
-            {
-                Ok(answer) => Event::Answer(answer.bytes),
-                Err(error) if error.is_unknown_key() => Event::UnknownKey(failure(&error)),
-                Err(error) => Event::SendFailed(failure(&error)),
-            },
+            Ok(()) => {
+                tracing::debug!("a request of the chain goes out");
+                match client
+                    .exchange(Path::Messages, Some(body), Duration::ZERO)
+                    .await
+                {
+                    Ok(answer) => Event::Answer(answer.bytes),
+                    Err(error) if error.is_unknown_key() => Event::UnknownKey(failure(&error)),
+                    Err(error) => Event::SendFailed(failure(&error)),
+                }
+            }
         };
         let _ = events.send(event).await;
     });

@@ -128,7 +128,13 @@ impl<D: Disk + Clone> Records<D> {
                     .map_err(|error| error.to_string())
             });
         match read {
-            Ok(batch) => batch,
+            Ok(batch) => {
+                if let Some(last) = batch.records.last() {
+                    let through = last.seq;
+                    tracing::debug!(through, "connection records are read for the controller");
+                }
+                batch
+            }
             Err(error) => {
                 self.failed("read", &error);
                 wire_batch(

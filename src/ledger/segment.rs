@@ -88,6 +88,9 @@ pub(super) fn temp_path(dir: &Path, stem: &str) -> PathBuf {
 
 /// Makes an unfinished file of `capacity` bytes that starts with `image`; durable but for its name.
 /// After an error nothing is left of it.
+///
+/// The zeros are written, not only promised: else the file system notes for each record that its
+/// block is in use now, and each sync waits for that note, too (ext4, XFS).
 pub(super) fn prepare<D: Disk>(
     disk: &D,
     temp: &Path,
@@ -103,7 +106,7 @@ pub(super) fn prepare<D: Disk>(
     let filled = disk
         .reserve(&file, capacity)
         .map_err(LedgerError::io("reserve the space of", temp))
-        .and_then(|()| overwrite(disk, &file, temp, image, image.len() as u64));
+        .and_then(|()| overwrite(disk, &file, temp, image, capacity));
     match filled {
         Ok(()) => Ok(file),
         Err(error) => {

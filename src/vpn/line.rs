@@ -6,7 +6,8 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -57,12 +58,14 @@ pub type Tell = Box<dyn Fn(Word) -> Result<(), Closed> + Send>;
 pub struct Line {
     tell: Tell,
     orders: Receiver<Order>,
+    waiting: Arc<AtomicUsize>,
     bell: Arc<EventFd>,
 }
 
 /// The agent's end. When it is dropped, the reader's [`Line::wait`] says so at once.
 pub struct Orders {
-    orders: Option<SyncSender<Order>>,
+    orders: Option<Sender<Order>>,
+    waiting: Arc<AtomicUsize>,
     bell: Arc<EventFd>,
 }
 
@@ -73,14 +76,19 @@ pub struct Orders {
 pub fn line(tell: Tell) -> std::io::Result<(Line, Orders)> {
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let bell = Arc::new(EventFd::from_value_and_flags(0, flags)?);
-    let (sender, orders) = mpsc::sync_channel(ORDERS_QUEUED);
+    // Bounded by `waiting`: a bounded channel takes the memory of all its orders at once, and most
+    // readers never get one.
+    let (sender, orders) = mpsc::channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
     let line = Line {
         tell,
         orders,
+        waiting: waiting.clone(),
         bell: bell.clone(),
     };
     let orders = Orders {
         orders: Some(sender),
+        waiting,
         bell,
     };
     Ok((line, orders))
@@ -90,10 +98,12 @@ impl Orders {
     /// Hands an order over; false when the reader has ended or has no room for more.
     #[must_use]
     pub fn give(&self, order: Order) -> bool {
-        let given = self
-            .orders
-            .as_ref()
-            .is_some_and(|orders| orders.try_send(order).is_ok());
+        let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < ORDERS_QUEUED;
+        let orders = self.orders.as_ref().filter(|_| has_room);
+        let given = orders.is_some_and(|orders| orders.send(order).is_ok());
+        if !given {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
         self.ring();
         given
     }
@@ -157,7 +167,10 @@ impl Line {
 
     fn order(&self) -> Result<Option<Order>, Closed> {
         match self.orders.try_recv() {
-            Ok(order) => Ok(Some(order)),
+            Ok(order) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                Ok(Some(order))
+            }
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(Closed),
         }

@@ -1,9 +1,10 @@
-//! How long an event takes to the disk, beside what the disk takes for one write of 4 KiB.
+//! How long an event takes to the disk, beside what the disk takes for one write of 4 KiB, which is
+//! what the kernel writes for a record: a page.
 //!
 //! Part of `cargo xtask bench events`: the last line that it prints is JSON. In an ordinary run it is
 //! short, and looks only whether the figures make sense.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -14,31 +15,43 @@ use crate::core::sessions::{BackendId, BackendKind};
 use crate::host::clock;
 use crate::ledger::tests::torture::scale;
 
-/// Between two events, and between two writes of the disk's own measure: 100 a second.
-const PACE: Duration = Duration::from_millis(10);
-/// Live sessions, all of which are kept beside the ledger with each start and end.
+/// Between two answers of a daemon, and between two writes of the disk's own measure.
+const PACE: Duration = Duration::from_millis(40);
+/// Events that one answer tells, in turn: 50 a second. All are starts, the slower kind.
+const GROUPS: [u128; 4] = [1, 2, 3, 2];
+/// Live sessions, all of which are told of with each answer.
 const LIVE: u128 = 100;
-/// Both are measured in turn, so that a machine whose disk changes its mind changes both.
-const ROUNDS: u64 = 10;
+/// Answers, and then writes, of a round: both are measured in turn, so that a machine whose disk
+/// changes its mind changes both.
+const EACH: usize = 20;
 /// Events at once: a daemon that has started again.
 const BURST: u128 = 1000;
 
 #[test]
 fn bench_events_durable() {
-    let each = scale(5, 500, 500);
+    let rounds = scale(1, 60, 60);
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_time().build().unwrap();
     let mut disk = spawn(dir.path());
+    // What is made once, the ledger's first files, is no event's time.
+    runtime.block_on(disk.take(&[1]));
+    let measure = measured_file(dir.path());
     let (mut writes, mut events) = (Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
-        writes.extend(write_4k(dir.path(), each));
-        events.extend(runtime.block_on(disk.take(u128::from(each), PACE)));
-        println!("  round {round} of {ROUNDS}");
+    let groups: Vec<u128> = GROUPS.into_iter().cycle().take(EACH).collect();
+    for round in 1..=rounds {
+        writes.extend(write_4k(&measure));
+        events.extend(runtime.block_on(disk.take(&groups)));
+        if round % 10 == 0 {
+            println!("  round {round} of {rounds}");
+        }
     }
-    let burst = runtime.block_on(disk.take(BURST, Duration::ZERO));
+    let burst = runtime.block_on(disk.take(&[BURST]));
     runtime.block_on(disk.disk.finish());
-    assert_eq!(events.len() as u64, ROUNDS * each);
+    assert_eq!(
+        events.len() as u128,
+        u128::from(rounds) * groups.iter().sum::<u128>()
+    );
     assert!(events.iter().all(|time| *time > Duration::ZERO));
     println!(
         "{}",
@@ -75,15 +88,15 @@ struct Driven {
 }
 
 impl Driven {
-    /// Tells it so many events, and returns for each the time from the event to the moment at which
-    /// the loop hears that it is on disk.
-    async fn take(&mut self, events: u128, pace: Duration) -> Vec<Duration> {
-        let end = self.told + events;
+    /// Tells it these groups of events, and returns for each event the time from when it is told to
+    /// the moment at which the loop hears that it is on disk.
+    async fn take(&mut self, groups: &[u128]) -> Vec<Duration> {
+        let mut groups = groups.iter();
+        let first = self.durable;
         let mut told_at = Vec::new();
         let mut times = Vec::new();
-        let first = self.told;
         let mut next = clock::now().boot;
-        while self.durable < end {
+        while groups.len() > 0 || self.durable < self.told {
             let wait = next.saturating_sub(clock::now().boot);
             tokio::select! {
                 biased;
@@ -96,17 +109,28 @@ impl Driven {
                         self.durable += 1;
                     }
                 }
-                () = tokio::time::sleep(wait), if self.told < end => {
-                    next += pace;
-                    told_at.push(clock::now().boot);
-                    let mut recording = start(self.told);
-                    recording.sessions = (0..LIVE).map(|n| session(self.told + n)).collect();
-                    self.told += 1;
+                () = tokio::time::sleep(wait), if groups.len() > 0 => {
+                    next += PACE;
+                    let count = groups.next().copied().unwrap_or_default();
+                    told_at.resize(told_at.len() + count as usize, clock::now().boot);
+                    let recording = self.recording(count);
                     self.disk.tell(DiskCommand::Record(Box::new(recording))).await;
                 }
             }
         }
         times
+    }
+
+    /// So many starts, as one answer of a daemon tells them, and all that are live then.
+    fn recording(&mut self, count: u128) -> Recording {
+        let mut recording = start(self.told);
+        for id in self.told + 1..self.told + count {
+            join(&mut recording, start(id));
+        }
+        self.told += count;
+        let first_live = self.told.saturating_sub(LIVE.max(count));
+        recording.sessions = (first_live..self.told).map(session).collect();
+        recording
     }
 }
 
@@ -133,24 +157,28 @@ pub(super) fn session(id: u128) -> KnownSession {
     }
 }
 
-/// Times of fdatasync(2) after a write of 4 KiB into space that is set aside and written already, as
-/// the ledger's is.
-fn write_4k(dir: &Path, count: u64) -> Vec<Duration> {
-    let path = dir.join("measure");
+/// Space that is set aside and written already, as the ledger's is.
+fn measured_file(dir: &Path) -> File {
     let mut options = OpenOptions::new();
     let options = options.create(true).truncate(true).write(true);
-    let file = options.open(path).unwrap();
+    let file = options.open(dir.join("measure")).unwrap();
     file.write_all_at(&vec![1; 1 << 20], 0).unwrap();
     file.sync_all().unwrap();
-    let time = |number: u64| {
+    file
+}
+
+/// Times of fdatasync(2) after a write.
+fn write_4k(file: &File) -> Vec<Duration> {
+    let time = |number: usize| {
         std::thread::sleep(PACE);
         let begun = clock::now().boot;
         let block = [number as u8; 4096];
-        file.write_all_at(&block, number % 256 * 4096).unwrap();
+        file.write_all_at(&block, number as u64 % 256 * 4096)
+            .unwrap();
         file.sync_data().unwrap();
         clock::now().boot - begun
     };
-    (0..count).map(time).collect()
+    (0..EACH).map(time).collect()
 }
 
 fn quantiles(times: &mut [Duration]) -> serde_json::Value {
