@@ -95,6 +95,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.keep {
         if let Some(tunnel) = &mut tunnel {
             tunnel.come_again()?;
+            let what = "the client's next connection";
+            wait_for_connection(&mut lab, &fleet, &server, what, |row| {
+                column(row, "client_identity") == tunnel.client_key()
+            })?;
         }
         say_how_to_look_around(&lab, &fleet, tunnel.as_ref());
         lab.keep()?;

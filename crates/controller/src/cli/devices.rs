@@ -107,9 +107,9 @@ const KIND: Kind<DeviceRow> = Kind {
     name: |row| row.device_name.as_deref(),
     about: |row| {
         format!(
-            "{} of {}",
-            status(row),
-            show::optional(row.user_name.as_deref())
+            "{}, {}",
+            show::optional(row.user_name.as_deref()),
+            status(row)
         )
     },
 };

@@ -113,9 +113,9 @@ const KIND: Kind<PersonalKeyRow> = Kind {
     name: |row| Some(&row.user_name),
     about: |row| {
         format!(
-            "{} of {}, made {} UTC",
-            status_now(row),
+            "{}, {}, made {} UTC",
             show::escaped(&row.user_name),
+            status_now(row),
             show::instant(Some(&row.creation_date))
         )
     },

@@ -306,7 +306,7 @@ async fn what_cannot_be_a_name_is_refused_with_a_sentence() {
     json(&world, &words("personal-key create --user ada --json")).await;
     let error = fails(&world, &words("device add --key ada --name x --platform x")).await;
     assert!(error.contains("2 personal keys are meant"), "{error}");
-    assert_eq!(error.matches("active of ada, made 2").count(), 2, "{error}");
+    assert_eq!(error.matches("ada, active, made 2").count(), 2, "{error}");
 }
 
 #[tokio::test]
