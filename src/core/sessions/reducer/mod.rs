@@ -55,6 +55,8 @@ pub struct Reducer {
 struct Backend {
     id: BackendId,
     epoch: Option<u64>,
+    /// Whether it has told all that it holds, or a session of its own accord.
+    answered: bool,
     unavailable: Option<(String, Stamp)>,
     live: usize,
     counts: Counts,
@@ -134,11 +136,15 @@ impl Reducer {
                 at: looked,
             } => {
                 self.enter_epoch(at, epoch, &mut turn);
+                self.backends[usize::from(at)].answered |= complete;
                 let looked = looked.boot.min(now.boot);
                 let look = Look { looked, complete };
                 self.snapshot(at, look, sessions, &mut turn);
             }
-            Obs::Up(session) => self.see(at, *session, None, &mut turn),
+            Obs::Up(session) => {
+                self.backends[usize::from(at)].answered = true;
+                self.see(at, *session, None, &mut turn);
+            }
             Obs::Update(patch) => self.patch(at, patch, &mut turn),
             Obs::Rekey { old, new } => self.rekey(at, &old, new, &mut turn),
             Obs::Down { key, end } => self.down((at, key), end, &mut turn),
@@ -190,6 +196,7 @@ impl Reducer {
         let new = Backend {
             id: id.clone(),
             epoch: None,
+            answered: false,
             unavailable: None,
             live: 0,
             counts: Counts::default(),

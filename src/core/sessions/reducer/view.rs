@@ -110,7 +110,7 @@ impl Reducer {
                 .unavailable
                 .as_ref()
                 .map(|(error, since)| (error.as_str(), *since)),
-            was_up: backend.epoch.is_some(),
+            was_up: backend.answered,
             counts: backend.counts,
         })
     }

@@ -384,6 +384,20 @@ fn a_failing_backend_keeps_its_sessions_and_says_so() {
 }
 
 #[test]
+fn a_backend_that_never_told_all_it_holds_was_never_up() {
+    let mut rig = Rig::new();
+    rig.see(0, Obs::Reset { epoch: EPOCH });
+    rig.see(0, snapshot(0, false, Vec::new()));
+    let error = "permission denied".to_owned();
+    let since = now(0);
+    rig.see(0, Obs::Unavailable { error, since });
+    let was_up = |rig: &Rig| rig.reducer.backends().any(|backend| backend.was_up);
+    assert!(!was_up(&rig));
+    rig.see(1_000, snapshot(1_000, true, Vec::new()));
+    assert!(was_up(&rig));
+}
+
+#[test]
 fn an_end_is_never_before_its_start_even_when_the_clock_steps_back() {
     let mut rig = Rig::new();
     rig.see(0, up(1, "ann", 9_000));
