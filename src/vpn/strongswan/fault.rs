@@ -12,7 +12,7 @@ use super::{
 pub enum Fault {
     /// No length of a packet.
     #[error(
-        "charon announced a packet of {0} bytes: that is no VICI (of a packet the first {MAX_PACKET} bytes are read)"
+        "charon announced a packet of {0} bytes, which is no VICI (of a packet the first {MAX_PACKET} bytes are read)"
     )]
     Length(u32),
     /// No type of a packet.

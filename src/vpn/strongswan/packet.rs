@@ -4,7 +4,6 @@
 //! "Packet layer". Bytes come in any pieces; what is no packet is a [`Fault`] of the connection.
 
 use super::Fault;
-use super::message::Section;
 
 /// Longest packet: what charon itself takes for the largest message (`VICI_MESSAGE_SIZE_MAX`).
 pub const MAX_PACKET: usize = 512 << 10;
@@ -91,8 +90,10 @@ impl<'a> Packet<'a> {
     /// not hide the others.
     ///
     /// # Errors
-    /// As [`Section::parse`], but for its length.
-    pub fn beginning(&self) -> Result<Section<'a>, Fault> {
+    /// As [`super::message::Section::parse`], but for its length.
+    pub fn beginning(&self) -> Result<super::message::Section<'a>, Fault> {
+        use super::message::Section;
+
         match Section::parse(self.message) {
             Err(Fault::TooMany) => Section::parse_beginning(self.message),
             Err(_) if self.may_be_cut() => Section::parse_beginning(self.message),
