@@ -11,11 +11,6 @@ pub const MAX_PACKET: usize = 512 << 10;
 /// Bytes of the length before each packet.
 const LENGTH_BYTES: usize = 4;
 
-/// Longest packet. Charon sends longer ones than it takes: a client with more than some 1,100 CHILD
-/// SAs makes the description of its IKE SA longer than [`MAX_PACKET`]. Who it is stands at the
-/// beginning, which is kept; the rest is passed over.
-pub const MAX_LENGTH: usize = 64 << 20;
-
 /// The type of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -131,6 +126,11 @@ impl<'a> Packet<'a> {
         })
     }
 }
+
+/// Longest packet. Charon sends longer ones than it takes: a client with more than some 1,100 CHILD
+/// SAs makes the description of its IKE SA longer than [`MAX_PACKET`]. Who it is stands at the
+/// beginning, which is kept; the rest is passed over.
+pub const MAX_LENGTH: usize = 64 << 20;
 
 /// Puts packets together. Keeps less than [`MAX_PACKET`] between two calls.
 #[derive(Debug, Default)]
