@@ -4,12 +4,18 @@
 //! "Packet layer". Bytes come in any pieces; what is no packet is a [`Fault`] of the connection.
 
 use super::Fault;
+use super::message::Section;
 
 /// Longest packet: what charon itself takes for the largest message (`VICI_MESSAGE_SIZE_MAX`).
 pub const MAX_PACKET: usize = 512 << 10;
 
 /// Bytes of the length before each packet.
 const LENGTH_BYTES: usize = 4;
+
+/// Longest packet. Charon sends longer ones than it takes: a client with more than some 1,100 CHILD
+/// SAs makes the description of its IKE SA longer than [`MAX_PACKET`]. Who it is stands at the
+/// beginning, which is kept; the rest is passed over.
+pub const MAX_LENGTH: usize = 64 << 20;
 
 /// The type of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,10 +91,8 @@ impl<'a> Packet<'a> {
     /// not hide the others.
     ///
     /// # Errors
-    /// As [`super::message::Section::parse`], but for its length.
-    pub fn beginning(&self) -> Result<super::message::Section<'a>, Fault> {
-        use super::message::Section;
-
+    /// As [`Section::parse`], but for its length.
+    pub fn beginning(&self) -> Result<Section<'a>, Fault> {
         match Section::parse(self.message) {
             Err(Fault::TooMany) => Section::parse_beginning(self.message),
             Err(_) if self.may_be_cut() => Section::parse_beginning(self.message),
@@ -126,11 +130,6 @@ impl<'a> Packet<'a> {
         })
     }
 }
-
-/// Longest packet. Charon sends longer ones than it takes: a client with more than some 1,100 CHILD
-/// SAs makes the description of its IKE SA longer than [`MAX_PACKET`]. Who it is stands at the
-/// beginning, which is kept; the rest is passed over.
-pub const MAX_LENGTH: usize = 64 << 20;
 
 /// Puts packets together. Keeps less than [`MAX_PACKET`] between two calls.
 #[derive(Debug, Default)]
