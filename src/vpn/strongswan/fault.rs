@@ -8,7 +8,7 @@ use super::limits::{MAX_DEPTH, MAX_ELEMENTS, MAX_PACKET, MAX_SESSIONS};
 pub enum Fault {
     /// No length of a packet.
     #[error(
-        "charon announced a packet of {0} bytes: that is no VICI (of a packet the first {MAX_PACKET} bytes are read)"
+        "charon announced a packet of {0} bytes, which is no VICI (of a packet the first {MAX_PACKET} bytes are read)"
     )]
     Length(u32),
     /// No type of a packet.

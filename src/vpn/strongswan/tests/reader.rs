@@ -210,7 +210,7 @@ fn nonsense_is_told_and_tried_again_later_and_later() {
     times.dedup();
     // It fails a second after each attempt here, and waits 1, 2, 4, 8, 16 s then.
     assert_eq!(times, [0, 2, 5, 10, 19, 36]);
-    let what = "charon announced a packet of 1213486160 bytes: that is no VICI (of a packet the first 524288 bytes are read)";
+    let what = "charon announced a packet of 1213486160 bytes, which is no VICI (of a packet the first 524288 bytes are read)";
     assert!(seen.iter().all(|seen| seen == what), "{seen:?}");
 }
 
