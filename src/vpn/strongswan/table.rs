@@ -22,8 +22,8 @@ use crate::core::{
     },
 };
 
-/// An SA that is down waits so long for the last counts of its CHILD SAs: charon tells them in the
-/// events right behind.
+/// An SA that is down waits so long for the last counts of its CHILD SAs, and for the SA that takes
+/// its place: charon tells them in the events right behind.
 pub const LAST_BYTES: Duration = Duration::from_millis(200);
 
 /// An SA that this side deleted waits so long for the connection to break: then charon stops. Also
@@ -118,7 +118,7 @@ impl Table {
         // authenticates anew, it deletes the SA whose time is up.
         self.release(obs, |leaving| {
             let renewed = leaving.leave == Leave::Expired;
-            !leaving.may_get_better() || renewed && leaving.entry.as_ref().is_some_and(of_it)
+            leaving.leave == Leave::Client || renewed && leaving.entry.as_ref().is_some_and(of_it)
         });
         self.while_listing(|list| list.fresh.insert(id))?;
         let former = self.former(&sa);
@@ -129,7 +129,8 @@ impl Table {
         }
         // An SA of the same client in whose place this one is: two sessions, not one that goes on.
         for leaving in &mut self.leaving {
-            if leaving.leave == Leave::Silent && leaving.entry.as_ref().is_some_and(of_it) {
+            let gave_way = matches!(leaving.leave, Leave::Silent | Leave::Timeout);
+            if gave_way && leaving.entry.as_ref().is_some_and(of_it) {
                 leaving.end.reason = Reason::Replaced;
             }
         }
@@ -476,7 +477,9 @@ impl Leaving {
         let at = self.end.at.boot;
         match self.leave {
             _ if self.ordered => at + self.last_bytes(),
-            Leave::Client | Leave::Timeout => at + self.last_bytes(),
+            Leave::Client => at + self.last_bytes(),
+            // One that gives way just when a request is under way looks as if that timed out.
+            Leave::Timeout => at + LAST_BYTES,
             Leave::Silent => at + BETTER_REASON,
             Leave::Ours | Leave::Expired => {
                 (last_deleted + BETTER_REASON).min(at + BETTER_REASON_AT_MOST)

@@ -230,6 +230,29 @@ fn a_reauthentication_goes_on_and_a_replacement_does_not() {
 }
 
 #[test]
+fn one_that_gives_way_while_a_request_is_under_way_did_not_time_out() {
+    let mut charon = Charon::with([Sa::up(1, "a"), Sa::up(2, "b")]);
+    let mut agent = Agent::listening(&mut charon, at(1000));
+    agent.told();
+    for sa in [Sa::up(1, "a"), Sa::up(2, "b")] {
+        charon.goes(Sa {
+            active: Some("IKE_MOBIKE"),
+            ..sa
+        });
+    }
+    charon.comes(Sa::up(3, "a"));
+    agent.serve(&mut charon, at(2000)).unwrap();
+    for millis in [2200, 4500, 9000] {
+        agent.tick(at(millis)).unwrap();
+    }
+    let told = agent.told();
+    assert_eq!(
+        (starts(&told), ends(&told)),
+        (1, vec!["replaced", "timeout"])
+    );
+}
+
+#[test]
 fn a_restart_of_the_agent_changes_nothing() {
     let mut charon = Charon::with([Sa {
         children: vec![(1, 9, 9)],
