@@ -386,7 +386,7 @@ fn a_failing_backend_keeps_its_sessions_and_says_so() {
 #[test]
 fn a_backend_that_never_told_all_it_holds_was_never_up() {
     let mut rig = Rig::new();
-    rig.see(0, Obs::Reset { epoch: EPOCH });
+    rig.see(0, Obs::Reset { epoch: 7 });
     rig.see(0, snapshot(0, false, Vec::new()));
     let error = "permission denied".to_owned();
     let since = now(0);
