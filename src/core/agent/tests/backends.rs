@@ -113,7 +113,12 @@ fn a_backend_that_never_answered_is_down_and_gives_way_to_those_that_are_up() {
                 old: SessionKey::Ike { unique_id: 1 },
                 new: SessionKey::Ike { unique_id: 2 },
             },
-            n if n > MAX_BACKENDS => Obs::Reset { epoch: 1 },
+            n if n > MAX_BACKENDS => Obs::Snapshot {
+                epoch: 1,
+                at: since,
+                complete: true,
+                sessions: Vec::new(),
+            },
             _ => Obs::Unavailable { error, since },
         };
         world.tell(Event::Observed(id, obs));
