@@ -179,7 +179,12 @@ impl World {
             return;
         };
         let heard = self.daemons[0].opened && self.daemons[0].lose == 0;
-        let known = self.oracle.open_row_of(id).is_some();
+        // One that a former process left and that was not listed since has no identity to find it by.
+        let row = self.oracle.open_row_of(id);
+        let known = self.reducer.as_ref().is_some_and(|reducer| {
+            let mut live = reducer.live();
+            live.any(|live| Some(live.connection_id) == row)
+        });
         if !heard || !known || self.oracle.has_twin(id) {
             self.oracle.session(id).may_split = true;
         }

@@ -67,6 +67,12 @@ impl Reducer {
         }
         let former = (at, old.clone());
         let Some(mut live) = self.remove_live(&former) else {
+            // Known from a former process, and not listed yet in this one: it waits under its new key.
+            if let Some(mut known) = self.take_restored(&former) {
+                known.key_hash = self.hash(&slot);
+                let id = (known.backend.clone(), known.key_hash, known.connection_id);
+                self.restored.insert(id, known);
+            }
             return;
         };
         self.departed.insert(former, turn.now.boot);

@@ -306,6 +306,24 @@ fn another_epoch_ends_what_was_and_what_was_kept() {
 }
 
 #[test]
+fn a_key_that_changes_before_the_first_list_after_a_restart_ends_nothing() {
+    let mut rig = Rig::new();
+    let begun = rig.see(0, Obs::Up(Box::new(session(1, "ann", 0))));
+    let id = begun[0].connection_id;
+    let mut rig = rig.restarted();
+    rig.see(1_000, Obs::Reset { epoch: 7 });
+    let (old, new) = (
+        SessionKey::Ike { unique_id: 1 },
+        SessionKey::Ike { unique_id: 2 },
+    );
+    assert_eq!(rig.see(1_500, Obs::Rekey { old, new }), []);
+    let listed = snapshot(2_000, true, vec![session(2, "ann", 0)]);
+    assert_eq!(rig.see(2_000, listed), []);
+    let live: Vec<_> = rig.reducer.live().map(|live| live.connection_id).collect();
+    assert_eq!(live, [id]);
+}
+
+#[test]
 fn a_reboot_of_the_host_ends_everything_at_its_last_sign_of_life() {
     let mut rig = Rig::new();
     rig.see(500, snapshot(500, true, vec![session(1, "ann", 500)]));

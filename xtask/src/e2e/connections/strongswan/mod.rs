@@ -141,7 +141,9 @@ impl StrongSwan {
         scene.row_that(*session, "with the new address", SOON, |row| {
             row.client_ip == address
         })?;
-        ensure!(peer.pings()?, "the tunnel does not answer after roaming");
+        // Its CHILD SA moves after its IKE SA.
+        let answer = "an answer through the tunnel after roaming";
+        scene.wait_for(answer, SOON, |_| Ok(peer.pings()?.then_some(())))?;
         Ok(())
     }
 
