@@ -1,0 +1,11 @@
+//! # Signed releases
+//!
+//! What decides that a package may be installed: The Update Framework's metadata and client
+//! workflow (specification 1.0.34), the package format, and which release may follow which.
+//! The agent, the updater and the controller share it.
+//!
+//! Reading order: [`code`] (why something is refused), [`handover`] (what the agent and the updater
+//! say to each other).
+
+pub mod code;
+pub mod handover;
