@@ -42,5 +42,3 @@ codes! {
         Rollback = "rollback", "its version is lower than one that was already trusted";
     }
 }
-
-pub(crate) use codes;
