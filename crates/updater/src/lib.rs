@@ -16,4 +16,6 @@ pub mod hold;
 pub mod journal;
 pub mod layout;
 pub mod probation;
+pub mod recovery;
+pub mod slots;
 pub mod supervisor;

@@ -81,7 +81,9 @@ pub struct Journal {
     /// The version in that slot, as its manifest says; absent when it has none.
     pub from_version: Option<Version>,
     /// What it leads to.
-    pub to: Version,
+    pub to: Slot,
+    /// The version in that slot.
+    pub to_version: Version,
     /// The boot in which this was written ([`crate::clock::Clock::boot_id`]).
     pub boot_id: String,
     /// How far it is.
@@ -117,7 +119,8 @@ pub(crate) mod tests {
             deployment: Some(7),
             from: Slot::System,
             from_version: Some(Version::new(1, 4, 0)),
-            to: Version::new(1, 5, 0),
+            to: Slot::Version(Version::new(1, 5, 0)),
+            to_version: Version::new(1, 5, 0),
             boot_id: "boot-1".into(),
             phase,
             tries: 1,
