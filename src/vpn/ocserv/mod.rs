@@ -187,12 +187,7 @@ impl Ocserv {
             let was_here = self.known.epoch();
             obs.extend(self.known.gone(now));
             if was_here.is_some() || mem::take(&mut self.left) {
-                obs.push(Obs::Snapshot {
-                    epoch: was_here.unwrap_or_default(),
-                    at: now,
-                    complete: true,
-                    sessions: Vec::new(),
-                });
+                obs.push(Obs::nobody(was_here.unwrap_or_default(), now));
             } else if !self.expected && !self.health.fails() {
                 return; // This host has no ocserv.
             }

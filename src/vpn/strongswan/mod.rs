@@ -190,7 +190,7 @@ impl StrongSwan {
             let was_here = self.epoch.take();
             self.gone(now, obs);
             if was_here.is_some() || mem::take(&mut self.left) {
-                obs.push(nobody(was_here.unwrap_or_default(), now));
+                obs.push(Obs::nobody(was_here.unwrap_or_default(), now));
             } else if !self.settings.expected && !self.health.fails() {
                 return; // This host has no strongSwan.
             }
@@ -309,16 +309,6 @@ fn epoch_of(vici: &Path) -> Result<u64, LinkError> {
         .wrapping_mul(1_000_000_000)
         .wrapping_add(metadata.mtime_nsec());
     Ok((born.cast_unsigned() ^ metadata.ino().rotate_left(40)).max(1))
-}
-
-/// Nobody is connected: charon does not run.
-fn nobody(epoch: u64, at: Now) -> Obs {
-    Obs::Snapshot {
-        epoch,
-        at,
-        complete: true,
-        sessions: Vec::new(),
-    }
 }
 
 fn backend_id() -> BackendId {

@@ -133,7 +133,7 @@ impl Interface {
         }
         if error.ends_sessions() {
             obs.extend(self.table.interface_down(now));
-            obs.push(nobody(self.epoch.unwrap_or_default(), now));
+            obs.push(Obs::nobody(self.epoch.unwrap_or_default(), now));
         }
         let failure = self.health.failed(&error, now);
         if failure.is_news {
@@ -180,16 +180,6 @@ pub(super) fn log_failure(what: &str, error: &ReadError) {
 /// Says in the log that a failure is over.
 pub(super) fn log_recovery(what: &str) {
     tracing::info!(interface = what, "WireGuard is read again");
-}
-
-/// Nobody is connected: the interface does not exist or is down.
-pub(super) fn nobody(epoch: u64, at: Now) -> Obs {
-    Obs::Snapshot {
-        epoch,
-        at,
-        complete: true,
-        sessions: Vec::new(),
-    }
 }
 
 pub(super) fn report(instance: &str, obs: Vec<Obs>) -> Report {

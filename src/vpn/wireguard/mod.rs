@@ -30,13 +30,13 @@ pub use reading::{DeviceReading, Handshake, MAX_ALLOWED_IPS, MAX_PEERS, PeerRead
 
 use self::{
     discover::{Found, MAX_INTERFACES},
-    interface::{Interface, log_failure, log_recovery, nobody, report},
+    interface::{Interface, log_failure, log_recovery, report},
 };
 use super::{Backend, Closed, Line, Report, health::Health};
 use crate::{
     core::{
         Now,
-        sessions::{BackendId, BackendKind},
+        sessions::{BackendId, BackendKind, Obs},
     },
     host::clock,
 };
@@ -148,7 +148,7 @@ impl WireGuard {
         }
         for name in mem::take(&mut self.expected) {
             if !exists(&name) {
-                reports.push(report(&name, vec![nobody(0, now)]));
+                reports.push(report(&name, vec![Obs::nobody(0, now)]));
             }
         }
         reports
