@@ -21,7 +21,6 @@ mod tests;
 
 use std::{
     fs, io, mem,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,7 +33,7 @@ use self::{
     table::Table,
 };
 use super::{
-    Address, Backend, BackendDetails, Backoff, Line, Order, Report, Stream, health::Health,
+    Address, Backend, BackendDetails, Backoff, Line, Order, Report, Stream, epoch, health::Health,
 };
 use crate::{
     core::{
@@ -301,14 +300,10 @@ impl Link {
     }
 }
 
-/// A charon that starts binds a new socket file: its inode and birth tell lives apart.
+/// Which charon this is.
 fn epoch_of(vici: &Path) -> Result<u64, LinkError> {
     let metadata = fs::metadata(vici).map_err(LinkError::from_connect)?;
-    let born = metadata
-        .mtime()
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(metadata.mtime_nsec());
-    Ok((born.cast_unsigned() ^ metadata.ino().rotate_left(40)).max(1))
+    Ok(epoch::of_socket(&metadata))
 }
 
 fn backend_id() -> BackendId {
