@@ -2,7 +2,6 @@
 //!
 //! The management interface comes first; while it is not at hand, the status file is followed.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -20,6 +19,7 @@ use super::file::{Look, StatusFile};
 use super::server::{Answer, Outcome, Server};
 use crate::core::Now;
 use crate::core::sessions::{Obs, SessionKey, Stamp};
+use crate::host::bounded;
 
 /// Reads of one turn: a daemon that floods leaves the others their turn.
 const READS: usize = 16;
@@ -374,7 +374,7 @@ fn send(stream: &mut Stream, conversation: &mut Conversation) -> Result<(), Faul
 fn read_password(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; MAX_PASSWORD]);
     let mut read = 0;
-    let mut file = File::open(path)?;
+    let mut file = bounded::open_regular(path)?;
     while read < MAX_PASSWORD {
         match file.read(&mut bytes[read..])? {
             0 => break,
