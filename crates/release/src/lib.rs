@@ -5,8 +5,8 @@
 //! The agent, the updater and the controller share it.
 //!
 //! Reading order: [`code`] (why something is refused), [`limits`], [`json`], [`metadata`] (what the
-//! roles say), [`author`] (making and signing them), [`handover`] (what the agent and the updater
-//! say to each other).
+//! roles say), [`trust`] (from a root to a package that may be used), [`author`] (making and
+//! signing metadata), [`handover`] (what the agent and the updater say to each other).
 
 pub mod author;
 pub mod code;
@@ -14,3 +14,4 @@ pub mod handover;
 pub mod json;
 pub mod limits;
 pub mod metadata;
+pub mod trust;
