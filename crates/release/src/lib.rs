@@ -4,8 +4,13 @@
 //! workflow (specification 1.0.34), the package format, and which release may follow which.
 //! The agent, the updater and the controller share it.
 //!
-//! Reading order: [`code`] (why something is refused), [`handover`] (what the agent and the updater
+//! Reading order: [`code`] (why something is refused), [`limits`], [`json`], [`metadata`] (what the
+//! roles say), [`author`] (making and signing them), [`handover`] (what the agent and the updater
 //! say to each other).
 
+pub mod author;
 pub mod code;
 pub mod handover;
+pub mod json;
+pub mod limits;
+pub mod metadata;
