@@ -4,8 +4,16 @@
 //! workflow (specification 1.0.34), the package format, and which release may follow which.
 //! The agent, the updater and the controller share it.
 //!
-//! Reading order: [`code`] (why something is refused), [`handover`] (what the agent and the updater
-//! say to each other).
+//! Reading order: [`code`] (why something is refused), [`version`] and [`release`] (what is signed
+//! about a release), [`policy`] (which release may follow which), [`copy`] and [`bundle`] (the
+//! package: copied, verified, unpacked), [`handover`] (what the agent and the updater say to each
+//! other).
 
+pub mod bundle;
 pub mod code;
+pub mod copy;
+pub mod digest;
 pub mod handover;
+pub mod policy;
+pub mod release;
+pub mod version;
