@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use semver::Version;
+use vpn_node_release::version::Version;
 
 /// All paths of one host, or of a tree that looks like one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 
 mod store;
 
-use semver::Version;
 use serde::{Deserialize, Serialize};
+use vpn_node_release::version::Version;
 
 use crate::probation::Baseline;
 

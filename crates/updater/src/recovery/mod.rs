@@ -12,9 +12,9 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use semver::Version;
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover;
+use vpn_node_release::version::Version;
 
 use crate::journal::{Journal, Origin, Phase, Slot};
 use crate::slots::{Link, Links};

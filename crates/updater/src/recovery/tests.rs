@@ -1,7 +1,7 @@
 //! Recovery on a model of a host: every crash, every torn file, any number of times.
 
 use proptest::prelude::*;
-use semver::Version;
+use vpn_node_release::version::Version;
 
 use super::*;
 use crate::journal::tests::journal;

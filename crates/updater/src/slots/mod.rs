@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use semver::Version;
+use vpn_node_release::version::Version;
 
 use crate::journal::Slot;
 use crate::layout::Layout;
