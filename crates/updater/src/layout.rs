@@ -162,6 +162,18 @@ impl Layout {
         self.state().join("work")
     }
 
+    /// Which package a slot was unpacked from: its SHA-256.
+    #[must_use]
+    pub fn package_of(&self, version: &Version) -> PathBuf {
+        self.packages().join(version.to_string())
+    }
+
+    /// One small file a slot ([`Self::package_of`]).
+    #[must_use]
+    pub fn packages(&self) -> PathBuf {
+        self.state().join("packages")
+    }
+
     /// The agent's state before a migration, one directory a version that migrated.
     #[must_use]
     pub fn snapshots(&self) -> PathBuf {

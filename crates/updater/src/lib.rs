@@ -21,4 +21,5 @@ pub mod preflight;
 pub mod probation;
 pub mod recovery;
 pub mod slots;
+pub mod snapshot;
 pub mod supervisor;

@@ -98,8 +98,8 @@ impl Model {
                 }
             }
             Step::Wait(journal) => self.journal = Some((**journal).clone()),
-            Step::End(journal, phase) => {
-                let line = (journal.attempt.clone(), *phase);
+            Step::End(journal) => {
+                let line = (journal.attempt.clone(), journal.outcome.unwrap());
                 if !self.history.contains(&line) {
                     self.history.push(line);
                 }
