@@ -38,8 +38,62 @@ codes! {
     MetadataCode {
         Unsigned = "unsigned", "the metadata has no valid signature of a key that it needs";
         BelowThreshold = "below_threshold", "fewer different keys signed than the role needs";
+        BadThreshold = "bad_threshold", "a role would need no signature at all";
+        DuplicateSignature = "duplicate_signature", "one key id stands twice among the signatures";
+        TooManySignatures = "too_many_signatures", "more signatures than anybody needs";
+        Malformed = "malformed", "not strict JSON, or not what the role must hold";
+        WrongType = "wrong_type", "metadata of one role in the place of another";
+        UnsupportedSpec = "unsupported_spec", "written for another major version of the TUF specification";
+        TooLarge = "metadata_too_large", "more bytes than the signed length or the limit of the role";
+        Missing = "metadata_missing", "a file that other metadata names is not in the repository or the bundle";
         Expired = "expired", "the metadata is past its expiry: the repository is not kept fresh, or someone withholds news";
         Rollback = "rollback", "its version is lower than one that was already trusted";
+        RootGap = "root_gap", "the file at the address of root N+1 is not version N+1";
+        SameVersionChanged = "same_version_changed", "a version that was already trusted came again with other content";
+        VersionMismatch = "version_mismatch", "its version is not the one that the role above names: eras are mixed";
+        HashMismatch = "metadata_hash_mismatch", "its bytes are not those whose hash the role above signed";
+        RoleRemoved = "role_removed", "targets metadata that was listed before is gone from the snapshot";
+        BadName = "bad_name", "a target path that leads elsewhere";
+        TargetUnknown = "target_unknown", "no role that may speak for this path has signed such a target";
+        TargetHash = "target_hash_mismatch", "the downloaded bytes are not those that were signed";
+        TargetLength = "target_length_mismatch", "more or fewer bytes than were signed";
+        NoTrust = "no_trust", "no root metadata was ever installed on this host";
+        TrustStoreUnreadable = "trust_store_unreadable", "what the host remembers about releases is torn or gone: fail closed";
+        TrustStoreUnwritable = "trust_store_unwritable", "what was verified could not be kept on disk";
+        FetchFailed = "fetch_failed", "the repository could not be reached: nothing was judged";
+    }
+}
+
+codes! {
+    /// Why the updater did not install, or went back ([`Self::as_str`]).
+    UpdaterCode {
+        // Before anything is installed.
+        TrustMissing = "trust_missing", "no root metadata is trusted on this host yet";
+        TrustExists = "trust_exists", "root metadata is trusted already, and replacing it was not asked for";
+        IncomingUnsafe = "incoming_unsafe", "what the agent left is a link, a special file, or has a name that is not allowed";
+        IncomingTooLarge = "incoming_too_large", "what the agent left is larger or more than any release";
+        IncomingChanged = "incoming_changed", "what the agent left changed while it was copied";
+        IncomingMissing = "incoming_missing", "a file that the request or the metadata names is not there";
+        RequestInvalid = "request_invalid", "the request cannot be read, or does not fit what is signed";
+        NoSpace = "no_space", "there is not enough room on a file system";
+        ReadOnly = "read_only", "a file system is mounted read-only";
+        DiskError = "disk_error", "the system refused to read or write a file";
+        PackageManagerBusy = "package_manager_busy", "dpkg or rpm works at this moment";
+        Busy = "busy", "another updater runs";
+        ConfigInvalid = "config_invalid", "updater.toml has a mistake";
+        PolicyUnreadable = "policy_unreadable", "policy.json cannot be read, and a pin or an opt-out may be in it";
+        InstallationGone = "installation_gone", "the running version's slot or its link vanished";
+        SlotDamaged = "slot_damaged", "an unpacked version is not what its digest says";
+        NoPrevious = "no_previous", "there is no version to go back to";
+        SnapshotFailed = "snapshot_failed", "the agent's state could not be kept for a way back";
+        Interrupted = "interrupted", "a power cut or a crash came in between; nothing is left of it";
+        InterruptedTooOften = "interrupted_too_often", "it never came to an end: each time the host went down or the updater was killed";
+        // On trial.
+        StartFailed = "start_failed", "the new version could not be started";
+        Crashed = "crashed", "the new version ended";
+        WrongVersion = "wrong_version", "what runs is not the version that was installed";
+        NeverHeartbeats = "never_heartbeats", "the new version did not try to reach the controller";
+        CutOff = "cut_off", "the new version does not reach the controller, and the former one does";
     }
 }
 
@@ -49,8 +103,8 @@ codes! {
         ReleaseInfoMalformed = "release_info_malformed", "what is signed about the release is missing, incomplete or not of this format";
         TargetPathMismatch = "target_path_mismatch", "the release lies at a path that is not that of its own version and platform";
         PackageTooLarge = "package_too_large", "the package is longer than any package may be";
-        PackageLengthMismatch = "package_length_mismatch", "the package is shorter or longer than the signed length";
-        PackageHashMismatch = "package_hash_mismatch", "the package's bytes are not those that were signed";
+        PackageLengthMismatch = "target_length_mismatch", "the package is shorter or longer than the signed length";
+        PackageHashMismatch = "target_hash_mismatch", "the package's bytes are not those that were signed";
         CompressionMalformed = "compression_malformed", "the package is not one whole zstd frame";
         CompressionDictionary = "compression_dictionary", "the zstd frame wants a dictionary";
         CompressionWindow = "compression_window", "the zstd frame wants more memory than a package may";
