@@ -5,12 +5,20 @@
 //! The agent, the updater and the controller share it.
 //!
 //! Reading order: [`code`] (why something is refused), [`limits`], [`json`], [`metadata`] (what the
-//! roles say), [`author`] (making and signing them), [`handover`] (what the agent and the updater
-//! say to each other).
+//! roles say), [`author`] (making and signing them), [`version`] and [`release`] (what is signed
+//! about a release), [`policy`] (which release may follow which), [`copy`] and [`bundle`] (the
+//! package: copied, verified, unpacked), [`handover`] (what the agent and the updater say to each
+//! other).
 
 pub mod author;
+pub mod bundle;
 pub mod code;
+pub mod copy;
+pub mod digest;
 pub mod handover;
 pub mod json;
 pub mod limits;
 pub mod metadata;
+pub mod policy;
+pub mod release;
+pub mod version;
