@@ -83,7 +83,11 @@ impl From<BundleError> for UpdateError {
             Some(source) => {
                 let by_system = Self::io("use", Path::new(""), source).code;
                 let known = by_system != UpdaterCode::DiskError.as_str();
-                let code = if known { by_system } else { error.code.as_str() };
+                let code = if known {
+                    by_system
+                } else {
+                    error.code.as_str()
+                };
                 Self::of(Kind::Failed, code, error.to_string())
             }
             None if error.code == PackageCode::NoSpace => {
