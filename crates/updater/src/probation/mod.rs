@@ -1,0 +1,70 @@
+//! How a new version is judged: it must do at least what the former one did.
+//!
+//! The run asks for a [`Baseline`] before the switch and for an [`Ending`] after it.
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+use vpn_node_release::code::UpdaterCode;
+
+use crate::error::UpdateError;
+use crate::supervisor::Supervisor;
+
+/// How the host was before the switch; it goes through the journal and is opaque to the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {}
+
+/// What is on trial.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial<'a> {
+    /// The version that must show up.
+    pub version: &'a Version,
+    /// How the host was before.
+    pub baseline: &'a Baseline,
+    /// The new version may have migrated the agent's state: stable cannot be started beside it for
+    /// a counter-check before the snapshot is restored.
+    pub migrates: bool,
+}
+
+/// When the trial will be judged; told at its start and at every extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// Wall clock, milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Why it was extended, as a sentence; absent at the start.
+    pub why: Option<String>,
+}
+
+/// How a trial ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The new version stays.
+    Keep {
+        /// What the operator should know nevertheless ("the controller was unreachable").
+        remark: Option<String>,
+    },
+    /// The host goes back and the version is blocked.
+    Revert {
+        /// Why.
+        code: UpdaterCode,
+        /// What was seen, as a sentence.
+        detail: String,
+    },
+}
+
+/// Takes the baseline and watches the trial. The run has set the link and written the journal;
+/// it starts the experiment itself before it calls [`Self::watch`], and goes back or commits after.
+pub trait Probation {
+    /// Looks at the running stable version; an agent that does not answer gives an empty baseline.
+    fn baseline(&mut self, supervisor: &mut dyn Supervisor) -> Baseline;
+
+    /// Watches until the verdict. `note` writes a new deadline into journal and status.
+    ///
+    /// # Errors
+    /// Only what `note` returns; the run then goes back to stable.
+    fn watch(
+        &mut self,
+        trial: Trial<'_>,
+        supervisor: &mut dyn Supervisor,
+        note: &mut dyn FnMut(Deadline) -> Result<(), UpdateError>,
+    ) -> Result<Ending, UpdateError>;
+}
