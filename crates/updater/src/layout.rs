@@ -174,6 +174,12 @@ impl Layout {
         self.state().join("lock")
     }
 
+    /// Where the plain supervisor takes orders (`vpn-node-updater supervise`); root's alone.
+    #[must_use]
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.at("run/vpn-node-updater/supervisor.sock")
+    }
+
     // --- The rest of the host. ---
 
     /// The updater's configuration; optional.
@@ -238,6 +244,7 @@ mod tests {
             layout.work(),
             layout.snapshots(),
             layout.lock(),
+            layout.supervisor_socket(),
             layout.config(),
         ];
         all.extend(layout.journal());

@@ -3,12 +3,16 @@
 //! The updater moves links; a supervisor moves processes. Every method may be called twice, and
 //! after a crash in any of them: the second call brings about the same end.
 
+pub mod plain;
 pub mod systemd;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A process of the agent, as the supervisor sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProcessState {
     /// It runs.
     Running {
@@ -27,7 +31,8 @@ pub enum ProcessState {
 }
 
 /// How a process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum How {
     /// With this exit code.
     Code(i32),
