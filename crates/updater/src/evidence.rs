@@ -16,8 +16,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use semver::Version;
 use serde::Deserialize;
+use vpn_node_release::version::Version;
 
 use crate::clock::Clock;
 

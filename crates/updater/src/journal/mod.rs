@@ -5,8 +5,9 @@
 
 mod store;
 
-use semver::Version;
 use serde::{Deserialize, Serialize};
+use vpn_node_release::handover;
+use vpn_node_release::version::Version;
 
 use crate::probation::Baseline;
 
@@ -65,6 +66,14 @@ pub enum Phase {
     Done,
 }
 
+impl Phase {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Done)
+    }
+}
+
 /// The journal's content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
@@ -81,7 +90,9 @@ pub struct Journal {
     /// The version in that slot, as its manifest says; absent when it has none.
     pub from_version: Option<Version>,
     /// What it leads to.
-    pub to: Version,
+    pub to: Slot,
+    /// The version in that slot.
+    pub to_version: Version,
     /// The boot in which this was written ([`crate::clock::Clock::boot_id`]).
     pub boot_id: String,
     /// How far it is.
@@ -94,10 +105,12 @@ pub struct Journal {
     pub changed_ms: i64,
     /// Wall clock when probation is judged, for people.
     pub deadline_ms: Option<i64>,
-    /// A snapshot of the agent's state was kept for this attempt.
-    pub snapshot: bool,
     /// How the host was before.
     pub baseline: Option<Baseline>,
+    /// How it ended, once it is [`Phase::Done`].
+    pub outcome: Option<handover::Phase>,
+    /// The version itself is why it is going back: it is blocked then.
+    pub blame: bool,
     /// Why it is going back, or why it ended.
     pub code: Option<String>,
     /// The sentence to it.
@@ -117,15 +130,17 @@ pub(crate) mod tests {
             deployment: Some(7),
             from: Slot::System,
             from_version: Some(Version::new(1, 4, 0)),
-            to: Version::new(1, 5, 0),
+            to: Slot::Version(Version::new(1, 5, 0)),
+            to_version: Version::new(1, 5, 0),
             boot_id: "boot-1".into(),
             phase,
             tries: 1,
             started_ms: 1,
             changed_ms: 2,
             deadline_ms: None,
-            snapshot: false,
             baseline: None,
+            outcome: None,
+            blame: false,
             code: None,
             detail: None,
         }

@@ -8,8 +8,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use semver::Version;
 use vpn_node_release::code::UpdaterCode;
+use vpn_node_release::version::Version;
 
 use super::Baseline;
 use crate::evidence::{Contact, Report, Silence};

@@ -7,8 +7,8 @@ mod baseline;
 pub mod judge;
 mod watch;
 
-use semver::Version;
 use vpn_node_release::code::UpdaterCode;
+use vpn_node_release::version::Version;
 
 use crate::error::UpdateError;
 use crate::supervisor::Supervisor;
