@@ -65,7 +65,13 @@ pub(crate) struct Judge {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory if there is a place: some tests make a thousand hosts, each with many an fsync.
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        };
         let layout = Layout::new(dir.path());
         for path in [layout.opt(), layout.state(), layout.incoming()] {
             fs::create_dir_all(path).unwrap();

@@ -136,7 +136,7 @@ pub(crate) fn package(version: &Version, state_format: StateFormat) -> Vec<u8> {
     };
     let program = |name: &str| format!("#!/bin/sh\necho {name} {version}\n").into_bytes();
     // Larger than one piece of a copy, and not the same twice.
-    let data: Vec<u8> = (0..200_000_u32)
+    let data: Vec<u8> = (0..70_000_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
     let entries = vec![
