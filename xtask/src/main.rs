@@ -11,6 +11,7 @@ mod demo;
 mod e2e;
 mod lab;
 mod package;
+mod release;
 mod shell;
 mod test;
 mod torture;
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Build the .deb and .rpm packages
     Package(package::Options),
+    /// Build the package of a release, ready to be signed; or prove that it is reproducible
+    Release(release::Options),
 }
 
 #[derive(Subcommand)]
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::E2e { what } => e2e::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),
+        Command::Release(options) => release::run(&options),
     };
     match outcome {
         Ok(code) => code,
