@@ -66,6 +66,8 @@ enum Bench {
     Peers(bench::peers::Options),
     /// How long an event takes to the disk and to the controller, beside the disk's own fdatasync
     Events(bench::events::Options),
+    /// Verifying and staging a package of 512 MiB beside `openssl dgst` and `cp`
+    Update(bench::update::Options),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +83,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Events(options),
         } => bench::events::run(&options),
+        Command::Bench {
+            what: Bench::Update(options),
+        } => bench::update::run(&options),
         Command::E2e { what } => e2e::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),
