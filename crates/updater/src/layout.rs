@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use semver::Version;
+use vpn_node_release::version::Version;
 
 /// All paths of one host, or of a tree that looks like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +160,18 @@ impl Layout {
     #[must_use]
     pub fn work(&self) -> PathBuf {
         self.state().join("work")
+    }
+
+    /// Which package a slot was unpacked from: its SHA-256.
+    #[must_use]
+    pub fn package_of(&self, version: &Version) -> PathBuf {
+        self.packages().join(version.to_string())
+    }
+
+    /// One small file a slot ([`Self::package_of`]).
+    #[must_use]
+    pub fn packages(&self) -> PathBuf {
+        self.state().join("packages")
     }
 
     /// The agent's state before a migration, one directory a version that migrated.

@@ -26,10 +26,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256, Sha512};
 
-pub use key::{Key, KeyId, RoleKeys};
+pub use key::{Key, KeyId, RoleKeys, Signers};
 pub use rejection::Rejection;
 pub use root::{Root, TopRole};
-pub use signed::{Envelope, Signature};
+pub use signed::{Envelope, Signature, Standing, VerifiedRole};
 pub use snapshot::Snapshot;
 pub use targets::{DelegatedRole, Delegations, TargetFile, Targets};
 pub use timestamp::Timestamp;

@@ -40,7 +40,7 @@ pub struct Signature {
 
 /// A role whose signatures held, with a digest of the bytes that they are over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verified<T> {
+pub struct VerifiedRole<T> {
     /// What was signed.
     pub role: T,
     /// SHA-256 of the canonical signed part, in hexadecimal: the same content has the same digest
@@ -166,7 +166,7 @@ impl Envelope {
         &self,
         signers: &Signers<'_>,
         what: &str,
-    ) -> Result<Verified<T>, Rejection> {
+    ) -> Result<VerifiedRole<T>, Rejection> {
         let canonical = self.canonical(what)?;
         self.judge(signers, &canonical, what)?;
         read(&canonical, what)
@@ -177,7 +177,7 @@ impl Envelope {
     ///
     /// # Errors
     /// [`MetadataCode::Malformed`], [`MetadataCode::WrongType`], [`MetadataCode::UnsupportedSpec`].
-    pub fn unverified<T: Role>(&self, what: &str) -> Result<Verified<T>, Rejection> {
+    pub fn unverified<T: Role>(&self, what: &str) -> Result<VerifiedRole<T>, Rejection> {
         read(&self.canonical(what)?, what)
     }
 
@@ -249,7 +249,7 @@ impl Envelope {
     }
 }
 
-fn read<T: Role>(canonical: &[u8], what: &str) -> Result<Verified<T>, Rejection> {
+fn read<T: Role>(canonical: &[u8], what: &str) -> Result<VerifiedRole<T>, Rejection> {
     let malformed = |error: &dyn std::fmt::Display| {
         Rejection::new(
             MetadataCode::Malformed,
@@ -290,7 +290,7 @@ fn read<T: Role>(canonical: &[u8], what: &str) -> Result<Verified<T>, Rejection>
     let role: T = serde_json::from_value(value).map_err(|error| malformed(&error))?;
     role.check()
         .map_err(|flaw| Rejection::new(flaw.code, what, flaw.text))?;
-    Ok(Verified {
+    Ok(VerifiedRole {
         role,
         digest: hex(&Sha256::digest(canonical)),
     })

@@ -7,11 +7,12 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 use vpn_node_release::code::UpdaterCode;
 
 use crate::error::{UpdateError, at};
@@ -44,6 +45,15 @@ impl Disk {
         Self { gate: Some(gate) }
     }
 
+    /// Only asks the gate, for changes that another module makes.
+    ///
+    /// # Errors
+    /// The gate's.
+    pub(crate) fn ask(&self, doing: &'static str, path: &Path) -> io::Result<()> {
+        let gate = self.gate.as_ref();
+        gate.map_or(Ok(()), |gate| gate.before(doing, path))
+    }
+
     /// Asks the gate, then does it; the error names `doing` and `path`.
     pub(crate) fn change<T>(
         &self,
@@ -51,11 +61,9 @@ impl Disk {
         path: &Path,
         change: impl FnOnce() -> io::Result<T>,
     ) -> Result<T, UpdateError> {
-        let allowed = self
-            .gate
-            .as_ref()
-            .map_or(Ok(()), |gate| gate.before(doing, path));
-        allowed.and_then(|()| change()).map_err(at(doing, path))
+        self.ask(doing, path)
+            .and_then(|()| change())
+            .map_err(at(doing, path))
     }
 
     /// Replaces the content of `path`; durable on return. `mode` holds from the first instant.
@@ -63,11 +71,44 @@ impl Disk {
     /// # Errors
     /// What the system refused; the old content stays.
     pub fn replace(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), UpdateError> {
+        self.replace_by(path, |temp| {
+            self.write_new(temp, bytes, mode)?
+                .sync_all()
+                .map_err(at("sync", temp))
+        })
+    }
+
+    /// As [`Self::replace`], and the file belongs to `owner` (user, group) afterwards. For files in
+    /// a directory of that user, who may have put anything in the way.
+    ///
+    /// # Errors
+    /// What the system refused; the old content stays.
+    pub fn replace_owned(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), UpdateError> {
+        self.remove_tree(&beside(path))?;
+        self.replace_by(path, |temp| {
+            let file = self.write_new(temp, bytes, mode)?;
+            if geteuid().is_root() {
+                fchown(&file, Some(owner.0), Some(owner.1)).map_err(at("change owner of", temp))?;
+            }
+            file.sync_all().map_err(at("sync", temp))
+        })
+    }
+
+    fn replace_by(
+        &self,
+        path: &Path,
+        write: impl FnOnce(&Path) -> Result<(), UpdateError>,
+    ) -> Result<(), UpdateError> {
         let temp = beside(path);
         self.remove_file(&temp)?;
-        let written = self
-            .write_new(&temp, bytes, mode)
-            .and_then(|()| self.change("replace", path, || fs::rename(&temp, path)));
+        let written =
+            write(&temp).and_then(|()| self.change("replace", path, || fs::rename(&temp, path)));
         if written.is_err() {
             // Best effort: a later call removes it too.
             let _ = self.remove_file(&temp);
@@ -179,13 +220,13 @@ impl Disk {
         })
     }
 
-    fn write_new(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), UpdateError> {
+    fn write_new(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<File, UpdateError> {
         let mut file = self.create_file(path, mode)?;
         // In two halves, so that a test can tear it.
         let (head, tail) = bytes.split_at(bytes.len() / 2);
         self.change("write", path, || file.write_all(head))?;
         self.change("write", path, || file.write_all(tail))?;
-        self.change("sync", path, || file.sync_all())
+        Ok(file)
     }
 }
 

@@ -5,8 +5,9 @@
 
 mod store;
 
-use semver::Version;
 use serde::{Deserialize, Serialize};
+use vpn_node_release::handover;
+use vpn_node_release::version::Version;
 
 use crate::probation::Baseline;
 
@@ -100,6 +101,8 @@ pub struct Journal {
     pub snapshot: bool,
     /// How the host was before.
     pub baseline: Option<Baseline>,
+    /// How it ended, once it is [`Phase::Done`].
+    pub outcome: Option<handover::Phase>,
     /// Why it is going back, or why it ended.
     pub code: Option<String>,
     /// The sentence to it.
@@ -129,6 +132,7 @@ pub(crate) mod tests {
             deadline_ms: None,
             snapshot: false,
             baseline: None,
+            outcome: None,
             code: None,
             detail: None,
         }

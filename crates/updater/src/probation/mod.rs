@@ -2,9 +2,9 @@
 //!
 //! The run asks for a [`Baseline`] before the switch and for an [`Ending`] after it.
 
-use semver::Version;
 use serde::{Deserialize, Serialize};
 use vpn_node_release::code::UpdaterCode;
+use vpn_node_release::version::Version;
 
 use crate::error::UpdateError;
 use crate::supervisor::Supervisor;
