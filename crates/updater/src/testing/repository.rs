@@ -104,7 +104,7 @@ impl Repository {
                 TargetFile {
                     length: package.len() as u64,
                     hashes: Hashes::from_sha256(&sha256),
-                    custom: custom.as_object().cloned(),
+                    custom: Some(custom),
                     extra: serde_json::Map::new(),
                 },
             );
