@@ -108,8 +108,8 @@ codes! {
         ReleaseInfoMalformed = "release_info_malformed", "what is signed about the release is missing, incomplete or not of this format";
         TargetPathMismatch = "target_path_mismatch", "the release lies at a path that is not that of its own version and platform";
         PackageTooLarge = "package_too_large", "the package is longer than any package may be";
-        PackageLengthMismatch = "package_length_mismatch", "the package is shorter or longer than the signed length";
-        PackageHashMismatch = "package_hash_mismatch", "the package's bytes are not those that were signed";
+        PackageLengthMismatch = "target_length_mismatch", "the package is shorter or longer than the signed length";
+        PackageHashMismatch = "target_hash_mismatch", "the package's bytes are not those that were signed";
         CompressionMalformed = "compression_malformed", "the package is not one whole zstd frame";
         CompressionDictionary = "compression_dictionary", "the zstd frame wants a dictionary";
         CompressionWindow = "compression_window", "the zstd frame wants more memory than a package may";

@@ -8,7 +8,8 @@
 //! roles say), [`trust`] (from a root to a package that may be used), [`author`] (making and
 //! signing metadata), [`version`] and [`release`] (what is signed about a release), [`policy`]
 //! (which release may follow which), [`copy`] and [`bundle`] (the package: copied, verified,
-//! unpacked), [`handover`] (what the agent and the updater say to each other).
+//! unpacked), [`offline`] (a release in one file), [`handover`] (what the agent and the updater say
+//! to each other).
 
 pub mod author;
 pub mod bundle;
@@ -19,6 +20,7 @@ pub mod handover;
 pub mod json;
 pub mod limits;
 pub mod metadata;
+pub mod offline;
 pub mod policy;
 pub mod release;
 pub mod trust;

@@ -8,19 +8,19 @@ use super::path::{EntryPath, Mode};
 use crate::code::PackageCode;
 
 /// Everything in an archive comes in blocks of this size.
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) path: EntryPath,
-    pub(super) kind: Kind,
+pub(crate) struct Header {
+    pub(crate) path: EntryPath,
+    pub(crate) kind: Kind,
     /// Seconds since the Unix epoch; the same in the whole archive.
-    pub(super) mtime: u64,
+    pub(crate) mtime: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
     File { mode: Mode, size: u64 },
 }
@@ -44,7 +44,7 @@ const MAGIC_BYTES: &[u8; 8] = b"ustar\x0000";
 
 impl Header {
     /// Reads a header that is not the end mark.
-    pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Self, BundleError> {
+    pub(crate) fn parse(block: &[u8; BLOCK]) -> Result<Self, BundleError> {
         if field(block, MAGIC) != MAGIC_BYTES {
             return malformed("a header is not of the format ustar");
         }
@@ -87,7 +87,7 @@ impl Header {
     }
 
     /// The only block that says this; none if the size or time does not fit.
-    pub(super) fn encode(&self) -> Option<[u8; BLOCK]> {
+    pub(crate) fn encode(&self) -> Option<[u8; BLOCK]> {
         let mut block = [0; BLOCK];
         let (mode, size, kind) = match self.kind {
             Kind::Directory => (0o755, 0, b'5'),
@@ -112,12 +112,12 @@ impl Header {
 }
 
 /// The end of an archive is two blocks of zeros.
-pub(super) fn is_end(block: &[u8; BLOCK]) -> bool {
+pub(crate) fn is_end(block: &[u8; BLOCK]) -> bool {
     block.iter().all(|byte| *byte == 0)
 }
 
 /// How many bytes follow a file of this size up to the next block.
-pub(super) const fn padding(size: u64) -> usize {
+pub(crate) const fn padding(size: u64) -> usize {
     let over = (size % BLOCK as u64) as usize;
     if over == 0 { 0 } else { BLOCK - over }
 }

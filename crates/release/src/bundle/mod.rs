@@ -9,7 +9,7 @@
 mod dir_sink;
 mod error;
 mod frame;
-mod header;
+pub(crate) mod header;
 mod limits;
 mod manifest;
 mod pack;

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, Write};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::BundleError;
 use super::limits::Limits;
@@ -39,7 +39,7 @@ impl Signed {
         path: &str,
         length: u64,
         sha256: Digest,
-        custom: Option<&Value>,
+        custom: Option<&Map<String, Value>>,
     ) -> Result<Self, BundleError> {
         let info = ReleaseInfo::from_custom(custom).map_err(|error| {
             BundleError::new(PackageCode::ReleaseInfoMalformed, error.to_string())
