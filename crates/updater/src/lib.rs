@@ -21,6 +21,7 @@ pub mod incoming;
 pub mod journal;
 pub mod layout;
 pub mod lock;
+pub mod offline;
 pub mod preflight;
 pub mod probation;
 pub mod recovery;
@@ -31,4 +32,5 @@ pub mod status;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;
+pub mod trust;
 pub mod verify;
