@@ -79,6 +79,8 @@ codes! {
         ReadOnly = "read_only", "a file system is mounted read-only";
         DiskError = "disk_error", "the system refused to read or write a file";
         PackageManagerBusy = "package_manager_busy", "dpkg or rpm works at this moment";
+        NotRoot = "not_root", "only root may do this";
+        NotPossible = "not_possible", "a plan found something that stands against the update";
         Busy = "busy", "another updater runs";
         ConfigInvalid = "config_invalid", "updater.toml has a mistake";
         PolicyUnreadable = "policy_unreadable", "policy.json cannot be read, and a pin or an opt-out may be in it";

@@ -9,6 +9,7 @@
 //! version is judged) by its [`evidence`], and below them [`disk`], [`clock`], [`config`], [`hold`]
 //! and [`error`].
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod disk;
@@ -22,6 +23,7 @@ pub mod journal;
 pub mod layout;
 pub mod lock;
 pub mod offline;
+pub mod plan;
 pub mod preflight;
 pub mod probation;
 pub mod recovery;

@@ -263,7 +263,7 @@ fn prepare(
 }
 
 /// Into a file that nobody but root can reach, hashing what is written.
-fn copy(
+pub(crate) fn copy(
     host: &Host<'_>,
     fetch: &mut dyn Fetch,
     found: &Found,
