@@ -175,11 +175,7 @@ fn a_file_that_is_no_release_says_so_and_changes_nothing() {
 fn a_mistake_in_the_configuration_stops_updates_but_no_recovery() {
     let tree = Tree::new();
     fs::create_dir_all(tree.path("etc/vpn-node")).unwrap();
-    fs::write(
-        tree.path("etc/vpn-node/updater.toml"),
-        "probaton = '2m'\n",
-    )
-    .unwrap();
+    fs::write(tree.path("etc/vpn-node/updater.toml"), "probaton = '2m'\n").unwrap();
     let (code, text) = tree.run(&["run"]);
     assert_eq!(code, 1);
     assert!(

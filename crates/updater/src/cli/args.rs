@@ -12,7 +12,6 @@ use vpn_node_release::version::Version;
 #[command(
     name = "vpn-node-updater",
     version,
-    propagate_version = true,
     after_long_help = "\
 Examples:
   vpn-node-updater trust root.json --sha256 5f1c…    whom this host believes; once
