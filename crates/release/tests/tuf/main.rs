@@ -1,6 +1,7 @@
 //! The TUF client against repositories that lie. `docs/releases.md` has a row for each refusal.
 
 mod delegations;
+mod docs;
 mod eras;
 mod keys;
 mod limits;
