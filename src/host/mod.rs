@@ -1,7 +1,7 @@
 //! What the agent reads and keeps on this machine.
 
 pub mod atomic;
-mod bounded;
+pub(crate) mod bounded;
 pub mod clock;
 pub mod hardware;
 pub mod ids;

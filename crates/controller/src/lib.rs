@@ -26,6 +26,7 @@ pub mod keys;
 pub mod personal_key;
 mod places;
 pub mod registration;
+pub mod releases;
 pub mod rules;
 mod secrecy;
 pub mod serve;

@@ -48,6 +48,25 @@ pub enum Action {
         /// What the ends will say.
         reason: DisconnectReason,
     },
+    /// Install this release, which the release keys must have signed: the directive chooses when,
+    /// never what is in it. Acknowledged as soon as the host has taken it up; how it goes is told
+    /// by [`crate::message::Heartbeat::update`]. A later one takes the place of an earlier one.
+    Update {
+        /// The row of `server_update_deployments`.
+        deployment_id: u64,
+        /// Version (semver.org).
+        version: String,
+        /// TUF target path, for example `vpn-node/1.5.0/linux-amd64.tar.zst`.
+        target: String,
+        /// Address of a repository to take it from; absent: the controller's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        repository: Option<String>,
+    },
+    /// Do not install it after all. What is already on trial is judged as it would have been.
+    CancelUpdate {
+        /// The row of `server_update_deployments`.
+        deployment_id: u64,
+    },
     /// A kind from a newer controller.
     #[serde(other)]
     Unknown,

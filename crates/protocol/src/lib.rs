@@ -6,7 +6,7 @@
 //! Reading order: [`token`] (the one pasted string), [`envelope`] (how everything is signed),
 //! [`certificate`] (whom the agent believes), [`enrolment`], [`chain`] and [`message`] (what
 //! goes to and fro afterwards), [`directive`], [`identity`] (new keys, copies), [`sealing`] and [`connection`] (what proxies and
-//! disks must not read), [`hardware`], [`metrics`].
+//! disks must not read), [`hardware`], [`metrics`], [`update`].
 
 pub mod certificate;
 pub mod chain;
@@ -23,3 +23,4 @@ pub mod message;
 pub mod metrics;
 pub mod sealing;
 pub mod token;
+pub mod update;

@@ -12,6 +12,7 @@ use crate::envelope::{Envelope, Payload};
 use crate::hardware::HardwareStatus;
 use crate::metrics::SystemMetrics;
 use crate::sealing::Sealed;
+use crate::update::UpdateReport;
 
 /// What every chained request says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +110,9 @@ pub struct Heartbeat {
     /// Set when the agent asks to be challenged, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification_wanted: Option<Purpose>,
+    /// Its software; absent from agents that do not update themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateReport>,
 }
 
 /// One VPN backend of a host. Counts of connections and bytes are sums: they name no client.

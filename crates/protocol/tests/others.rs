@@ -81,6 +81,7 @@ fn heartbeat() -> Message<Heartbeat> {
             location: Some("caf\u{e9} \u{1f511}".into()),
             authorisation: Authorisation::Unverified,
             verification_wanted: None,
+            update: None,
         },
     }
 }

@@ -175,7 +175,9 @@ impl Agent {
                 ref connection_ids,
                 reason,
             } => return self.disconnect(directive.id, connection_ids, reason, now),
-            Action::Unknown => DirectiveOutcome::Unsupported,
+            Action::Update { .. } | Action::CancelUpdate { .. } | Action::Unknown => {
+                DirectiveOutcome::Unsupported
+            }
         };
         Some((outcome, None))
     }

@@ -94,6 +94,7 @@ impl Agent {
             location: self.about.location.clone(),
             authorisation: state,
             verification_wanted: self.wants_challenge(state),
+            update: None,
         };
         self.submit(heartbeat, now);
     }

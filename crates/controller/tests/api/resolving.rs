@@ -29,6 +29,8 @@ fn wants(host: &Host, world: &World, reply: &Reply) -> Vec<&'static str> {
             Action::Challenge { .. } => "challenge",
             Action::Rotate => "rotate",
             Action::Disconnect { .. } => "disconnect",
+            Action::Update { .. } => "update",
+            Action::CancelUpdate { .. } => "cancel_update",
             Action::Unknown => "unknown",
         })
         .collect()

@@ -395,6 +395,7 @@ impl Host {
             location: None,
             authorisation: self.authorisation,
             verification_wanted: None,
+            update: None,
         }
     }
 

@@ -230,6 +230,7 @@ pub(crate) fn heartbeat() -> Message<Heartbeat> {
             location: None,
             authorisation: Authorisation::Unverified,
             verification_wanted: Some(Purpose::Start),
+            update: None,
         },
     }
 }

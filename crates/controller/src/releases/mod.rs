@@ -1,0 +1,4 @@
+//! temporary
+pub mod disk;
+pub mod key_file;
+pub mod passphrase;
