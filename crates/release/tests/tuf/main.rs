@@ -5,6 +5,7 @@ mod docs;
 mod eras;
 mod keys;
 mod limits;
+mod mixtures;
 mod other_makers;
 mod power;
 mod roots;

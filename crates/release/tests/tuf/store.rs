@@ -71,6 +71,11 @@ fn of_two_whole_copies_the_later_counts() {
         world.put_timestamp();
         let rejection = host.refresh(&mut world).unwrap_err();
         assert_eq!(rejection.code, MetadataCode::Rollback);
+        let files = host.files();
+        assert_eq!(
+            files[COPIES[0]], files[COPIES[1]],
+            "both are the same again"
+        );
     }
 }
 
