@@ -5,6 +5,7 @@ mod eras;
 mod keys;
 mod limits;
 mod other_makers;
+mod packages;
 mod power;
 mod roots;
 mod signatures;
