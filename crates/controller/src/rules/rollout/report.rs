@@ -17,6 +17,9 @@ use crate::rules::state::{OpenDirective, Snapshot, Want};
 
 /// Longest code that is kept, in bytes: those of `docs/releases.md` are shorter.
 const MAX_CODE_BYTES: usize = 64;
+/// Codes of the agent that mean more than a refusal (`docs/releases.md`).
+const UNKNOWN_DEPLOYMENT: &str = "unknown_deployment";
+const SUPERSEDED: &str = "superseded";
 /// A host whose newest metadata is older than this, in seconds, gets no news: the timestamp role
 /// expires after seven days.
 pub const STALE_S: u64 = 7 * 24 * 3600;
@@ -129,66 +132,113 @@ pub(in crate::rules) fn acknowledged(
     directive: &OpenDirective,
     ack: &DirectiveAck,
 ) -> Option<Effect> {
-    let detail = ack.detail.as_deref().unwrap_or_default();
+    let (code, detail) = split(ack.detail.as_deref().unwrap_or_default());
     let (id, from, status, code, detail) = match (&directive.want, ack.outcome) {
-        (Want::CancelUpdate { deployment_id }, DirectiveOutcome::Applied) => (
-            *deployment_id,
-            From::Early,
-            DeploymentStatus::Superseded,
-            "cancelled",
-            "an operator took it back",
-        ),
-        (Want::Update { deployment_id, .. }, DirectiveOutcome::Unsupported) => (
-            *deployment_id,
-            From::Open,
-            DeploymentStatus::Failed,
-            "agent_too_old",
-            "the agent on the host does not know updates",
-        ),
-        (Want::Update { deployment_id, .. }, DirectiveOutcome::Failed) => (
-            *deployment_id,
-            From::Open,
-            DeploymentStatus::Refused,
-            "not_taken_up",
-            detail,
-        ),
+        (Want::CancelUpdate { deployment_id: id }, DirectiveOutcome::Applied) => {
+            let why = "an operator took it back";
+            (
+                *id,
+                From::Early,
+                DeploymentStatus::Superseded,
+                "cancelled",
+                why,
+            )
+        }
+        // It forgot it, or never took it up.
+        (Want::CancelUpdate { deployment_id: id }, DirectiveOutcome::Failed)
+            if code == Some(UNKNOWN_DEPLOYMENT) =>
+        {
+            (
+                *id,
+                From::Early,
+                DeploymentStatus::Superseded,
+                UNKNOWN_DEPLOYMENT,
+                detail,
+            )
+        }
+        (
+            Want::Update {
+                deployment_id: id, ..
+            },
+            DirectiveOutcome::Unsupported,
+        ) => {
+            let why = "the agent on the host does not know updates";
+            (
+                *id,
+                From::Open,
+                DeploymentStatus::Failed,
+                "agent_too_old",
+                why,
+            )
+        }
+        (
+            Want::Update {
+                deployment_id: id, ..
+            },
+            DirectiveOutcome::Failed,
+        ) => {
+            let status = match code {
+                Some(SUPERSEDED) => DeploymentStatus::Superseded,
+                _ => DeploymentStatus::Refused,
+            };
+            (
+                *id,
+                From::Open,
+                status,
+                code.unwrap_or("not_taken_up"),
+                detail,
+            )
+        }
         _ => return None,
     };
-    // The same message may say it better.
-    if let Subject::Heartbeat(heartbeat) = &request.subject
-        && named(heartbeat) == Some(id)
-        && snapshot
-            .deployment
-            .as_ref()
-            .is_some_and(|one| one.server_id == snapshot.server_id)
-    {
-        let told = heartbeat
-            .update
-            .as_ref()
-            .and_then(|update| update.deployment.as_ref());
-        if told.is_some_and(|told| told.status.is_final()) {
-            return None;
-        }
+    if says_its_end(request, id) {
+        return None;
     }
-    let detail = printable(detail, MAX_DETAIL_BYTES);
-    let version = match &directive.want {
-        Want::Update { version, .. } => version.as_str(),
-        _ => "",
+    let (code, detail) = (
+        printable(code, MAX_CODE_BYTES),
+        printable(detail, MAX_DETAIL_BYTES),
+    );
+    let event = match &directive.want {
+        Want::Update { version, .. } if ended_badly(status) => {
+            let why = format!(": {code}: {detail}");
+            let id = &snapshot.server_id;
+            Some(bad_end(id, version, status, &why, request.now_ms))
+        }
+        _ => None,
     };
-    let why = format!(": {code}: {detail}");
-    let event = ended_badly(status)
-        .then(|| bad_end(&snapshot.server_id, version, status, &why, request.now_ms));
     Some(Effect::Deployment(Box::new(DeploymentWrite {
         id,
         from,
         status,
         progress: None,
-        failure: Some((code.to_owned(), detail)),
+        failure: Some((code, detail)),
         previous_version: None,
         at_ms: request.now_ms,
         said: true,
         event,
     })))
+}
+
+/// `code: sentence`, as agents write the detail of what they did not take up.
+fn split(detail: &str) -> (Option<&str>, &str) {
+    let is_code = |text: &str| {
+        let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        !text.is_empty() && text.len() <= MAX_CODE_BYTES && text.bytes().all(word)
+    };
+    match detail.split_once(": ") {
+        Some((code, rest)) if is_code(code) => (Some(code), rest),
+        _ => (None, detail),
+    }
+}
+
+/// Whether the same message tells how the deployment ended, which says more.
+fn says_its_end(request: &Request, deployment_id: i64) -> bool {
+    let Subject::Heartbeat(heartbeat) = &request.subject else {
+        return false;
+    };
+    let update = heartbeat.update.as_ref();
+    let told = update.and_then(|update| update.deployment.as_ref());
+    named(heartbeat) == Some(deployment_id) && told.is_some_and(|told| told.status.is_final())
 }
 
 /// Checks the sizes of a report.

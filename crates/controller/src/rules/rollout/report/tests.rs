@@ -72,7 +72,7 @@ fn write(effects: &[Effect]) -> Option<&DeploymentWrite> {
 
 fn quiet(effects: &[Effect]) -> Vec<&NewEvent> {
     let event = |effect| match effect {
-        &Effect::QuietEvent { ref event, .. } => Some(event),
+        Effect::QuietEvent { event, .. } => Some(event),
         _ => None,
     };
     effects.iter().filter_map(event).collect()
