@@ -9,6 +9,7 @@ mod lists;
 mod named;
 mod personal_keys;
 mod registration;
+mod rollouts;
 mod servers;
 mod serving;
 mod show;
@@ -68,6 +69,9 @@ enum Command {
     /// Add, list, show and revoke the devices of users, and say what VPN daemons call them
     #[command(subcommand)]
     Device(devices::DeviceCommand),
+    /// Have hosts install a published release, a few at a time; watch, pause, resume and abort that
+    #[command(subcommand)]
+    Rollout(rollouts::RolloutCommand),
     /// What hosts said of themselves
     #[command(subcommand)]
     Heartbeats(lists::HeartbeatsCommand),
@@ -128,6 +132,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Connections(command) => connections::run(command, &place.load()?).await,
         Command::PersonalKey(command) => personal_keys::run(command, &place.load()?).await,
         Command::Device(command) => devices::run(command, &place.load()?).await,
+        Command::Rollout(command) => rollouts::run(command, &place.load()?).await,
         Command::Heartbeats(command) => lists::heartbeats(command, &place.load()?).await,
         Command::Events(command) => events::run(command, &place.load()?).await,
     }
@@ -221,6 +226,17 @@ mod tests {
             "device identity add laptop --eap alice",
             "device identity add laptop --ike C=CH,CN=alice",
             "device identity remove laptop --user alice --json",
+            "rollout create 1.5.0",
+            "rollout create 1.5.0 --channel beta --group eu --group us --server host-1 --canary 2 --percent 10 --max-in-flight 5 --stop-on-failures 0 --mandatory --note soon --dry-run --yes --json",
+            "rollout status --watch",
+            "rollout status 0199c0de --json",
+            "rollout list --json",
+            "rollout pause 0199c0de --reason lunch --json",
+            "rollout resume 1.5.0 --json",
+            "rollout abort 0199c0de --reason bad --json",
+            "server group add eu host-1 host-2",
+            "server group remove eu host-1",
+            "server group list eu --json",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",
             "events list --type clone_suspected --severity high --unhandled --server a --since 24h",

@@ -21,6 +21,7 @@ mod lifecycle;
 mod lists;
 mod map;
 mod reenrol;
+mod rollouts;
 mod writer;
 
 use std::path::Path;
