@@ -9,6 +9,7 @@ mod lists;
 mod named;
 mod personal_keys;
 mod registration;
+mod releases;
 mod servers;
 mod serving;
 mod show;
@@ -68,6 +69,8 @@ enum Command {
     /// Add, list, show and revoke the devices of users, and say what VPN daemons call them
     #[command(subcommand)]
     Device(devices::DeviceCommand),
+    /// Make, sign, publish and revoke the releases that hosts install
+    Release(releases::ReleaseArgs),
     /// What hosts said of themselves
     #[command(subcommand)]
     Heartbeats(lists::HeartbeatsCommand),
@@ -128,6 +131,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Connections(command) => connections::run(command, &place.load()?).await,
         Command::PersonalKey(command) => personal_keys::run(command, &place.load()?).await,
         Command::Device(command) => devices::run(command, &place.load()?).await,
+        Command::Release(args) => releases::run(args, &place).await,
         Command::Heartbeats(command) => lists::heartbeats(command, &place.load()?).await,
         Command::Events(command) => events::run(command, &place.load()?).await,
     }
@@ -221,6 +225,25 @@ mod tests {
             "device identity add laptop --eap alice",
             "device identity add laptop --ike C=CH,CN=alice",
             "device identity remove laptop --user alice --json",
+            "release init --root-keys 3 --root-threshold 2 --targets-keys 2 --keys k --passphrase-file p",
+            "release --repository r init --root-key a.pub --root-key b.pub --targets-key c.pub --online-key o.pub",
+            "release make-key alice.key",
+            "release make-key --online",
+            "release add a.tar.zst b.tar.zst --channel beta --security-floor 1.4.0 --min-version 1.2.0 --mandatory --description faster",
+            "release sign --key alice.key --repository r",
+            "release refresh --above 12",
+            "release renew root --expires 730d",
+            "release rotate-key targets --add bob.pub --remove 1a2b3c4d",
+            "release rotate-key root --threshold 2",
+            "release revoke 1.5.0 --platform linux-arm64 --security-floor 1.5.1",
+            "release republish 1.4.0 --channel stable",
+            "release export 1.5.0 --platform linux-amd64 --to f.tar",
+            "release export --to f.tar",
+            "release import f.tar --root-sha256 00",
+            "release list --json",
+            "release show --json",
+            "release check",
+            "release discard",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",
             "events list --type clone_suspected --severity high --unhandled --server a --since 24h",

@@ -8,6 +8,7 @@
 mod connections;
 mod devices;
 mod events;
+mod releases;
 mod rows;
 pub mod sqlite;
 
@@ -40,6 +41,7 @@ pub use devices::{
     NewPersonalKey, NotAsked, PersonalKeyRow, Revocation, RotatedKey, Swept,
 };
 pub use events::{EventFilter, HandleEnd, Handling};
+pub use releases::{Mirror, MirrorEnd, ReleaseRow, ReleaseStore};
 pub use rows::{
     EventRow, HardwareLogRow, HeartbeatRow, RegistrationKeyRow, ServerRow, SuspicionRow,
     VerificationRow,
@@ -184,8 +186,8 @@ pub enum StoreError {
 }
 
 /// The controller's memory: what is said here of servers, tokens, requests and events, and what the
-/// two parts say of connections and of whose they are.
-pub trait Store: ConnectionStore + DeviceStore + Send + Sync {
+/// other parts say of connections, of whose they are, and of releases.
+pub trait Store: ConnectionStore + DeviceStore + ReleaseStore + Send + Sync {
     /// Adds a registration key.
     fn create_registration_key(&self, key: NewRegistrationKey) -> Answer<'_, ()>;
     /// Looks a registration key up by its public half in hex.

@@ -21,6 +21,7 @@ mod lifecycle;
 mod lists;
 mod map;
 mod reenrol;
+mod releases;
 mod writer;
 
 use std::path::Path;
