@@ -5,6 +5,7 @@
 //! Only names that a repository has are looked for: no directory is listed, no name leads out of
 //! the tree, and temporary files (which begin with a dot) have no address.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -61,6 +62,7 @@ async fn serve(
     let served = ServeFile::new(file).try_call(request).await;
     let mut response = match served {
         Ok(response) => response.map(Body::new),
+        Err(error) if error.kind() == ErrorKind::NotFound => return nothing(),
         Err(error) => {
             tracing::warn!(%error, "a file of the releases cannot be read");
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();

@@ -107,8 +107,11 @@ impl Tree {
     }
 
     /// The right to change something, for one process at a time.
-    pub(super) fn lock(&self) -> Result<Lock, DiskError> {
-        Lock::take(&self.dir.join("lock"))
+    pub(super) fn lock(&self) -> Result<Lock, ReleaseError> {
+        if !self.metadata().is_dir() {
+            return Err(ReleaseError::Missing(self.dir.clone()));
+        }
+        Ok(Lock::take(&self.dir.join("lock"))?)
     }
 
     /// Whether there is anything signed.

@@ -161,16 +161,22 @@ fn from_the_first_key_to_the_controllers_table() {
 #[test]
 fn a_new_repository_makes_its_keys_and_says_what_hosts_trust() {
     let world = World::new();
-    let init =
-        "init --root-keys 1 --root-threshold 1 --targets-keys 1 --keys . --passphrase-file words";
+    let init = "init --root-keys 1 --root-threshold 1 --targets-key tom.pub --keys . --passphrase-file words";
     let said = world.signers(init);
+    assert!(said.contains("root-1.pub"), "{said}");
+    assert!(
+        said.contains("the list of releases version 1 has 0 of 1 signatures"),
+        "{said}"
+    );
+    let said = world.signers("sign --key tom.key --passphrase-file words");
     assert!(said.contains("Published: root version 1"), "{said}");
     assert!(said.contains("vpn-node update trust"), "{said}");
-    for (file, mode) in [("root-1.key", 0o600), ("targets-1.key", 0o600)] {
-        let found = fs::metadata(world.path(file)).unwrap().permissions().mode();
-        assert_eq!(found & 0o7777, mode, "{file}");
-        assert!(world.path(file).with_extension("pub").exists());
-    }
+    let found = fs::metadata(world.path("root-1.key"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(found & 0o7777, 0o600);
+    assert!(world.path("root-1.pub").exists());
     let online = fs::read_dir(world.path("signers/online-keys")).unwrap();
     for entry in online {
         let entry = entry.unwrap();

@@ -37,7 +37,8 @@ fn after_a_crash_at_every_step_hosts_go_on_and_the_next_look_finishes() {
             let is_last =
                 path.ends_with("timestamp.json") && path.to_string_lossy().contains("metadata");
             let moved = path.to_string_lossy().contains("staged/targets/vpn-node") && done > 0;
-            if !(is_last && done == ORDER.len()) && !moved {
+            let is_replaced = is_last && done == ORDER.len();
+            if !is_replaced && !moved {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, bytes).unwrap();
             }

@@ -111,10 +111,8 @@ fn an_unsigned_or_half_signed_import_changes_nothing() {
     let mut envelope = Envelope::parse(&fs::read(&path).unwrap(), "x").unwrap();
     envelope.signatures.clear();
     fs::write(&path, envelope.to_bytes()).unwrap();
-    for name in ["1.root.json"] {
-        let name = format!("metadata/{name}");
-        fs::copy(target.tree.dir().join(&name), source.tree.dir().join(&name)).unwrap();
-    }
+    let root = "metadata/1.root.json";
+    fs::copy(target.tree.dir().join(root), source.tree.dir().join(root)).unwrap();
     let refused = import(&target.tree, source.tree.dir(), None, target.now).unwrap_err();
     assert!(refused.to_string().contains("unsigned"), "{refused}");
     assert_eq!(before, snapshot(target.tree.dir()));

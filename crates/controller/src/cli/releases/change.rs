@@ -117,7 +117,6 @@ pub(super) struct RefreshArgs {
 
 pub(super) async fn refresh(work: &Work, args: RefreshArgs) -> anyhow::Result<ExitCode> {
     let tree = &work.tree;
-    tree.load_optional()?;
     let outcome = publish::advance(tree, Some(args.above), now())?;
     if !outcome.live && !outcome.has_online_key && outcome.targets.is_none() {
         tell::outcome(tree, &outcome)?;
