@@ -68,11 +68,10 @@ codes! {
     /// Why the updater did not install, or went back ([`Self::as_str`]).
     UpdaterCode {
         // Before anything is installed.
-        TrustMissing = "trust_missing", "no root metadata is trusted on this host yet";
+        TrustInvalid = "trust_invalid", "the root metadata is not the one that was expected";
         TrustExists = "trust_exists", "root metadata is trusted already, and replacing it was not asked for";
         IncomingUnsafe = "incoming_unsafe", "what the agent left is a link, a special file, or has a name that is not allowed";
         IncomingTooLarge = "incoming_too_large", "what the agent left is larger or more than any release";
-        IncomingChanged = "incoming_changed", "what the agent left changed while it was copied";
         IncomingMissing = "incoming_missing", "a file that the request or the metadata names is not there";
         RequestInvalid = "request_invalid", "the request cannot be read, or does not fit what is signed";
         NoSpace = "no_space", "there is not enough room on a file system";
@@ -91,6 +90,12 @@ codes! {
         // On trial.
         StartFailed = "start_failed", "the new version could not be started";
         Crashed = "crashed", "the new version ended";
+        StateUnreadable = "state_unreadable", "the new version cannot read this host's state or configuration (exit code 78)";
+        Unresponsive = "unresponsive", "the new version runs and does not answer: it hangs";
+        MemoryExceeded = "memory_exceeded", "the new version took more memory than it may";
+        LedgerBroken = "ledger_broken", "the new version cannot store connection records";
+        BackendLost = "backend_lost", "a VPN daemon that the former version was in touch with does not answer the new one";
+        SessionsLost = "sessions_lost", "VPN connections went away under the new version";
         WrongVersion = "wrong_version", "what runs is not the version that was installed";
         NeverHeartbeats = "never_heartbeats", "the new version did not try to reach the controller";
         CutOff = "cut_off", "the new version does not reach the controller, and the former one does";
@@ -103,8 +108,8 @@ codes! {
         ReleaseInfoMalformed = "release_info_malformed", "what is signed about the release is missing, incomplete or not of this format";
         TargetPathMismatch = "target_path_mismatch", "the release lies at a path that is not that of its own version and platform";
         PackageTooLarge = "package_too_large", "the package is longer than any package may be";
-        PackageLengthMismatch = "package_length_mismatch", "the package is shorter or longer than the signed length";
-        PackageHashMismatch = "package_hash_mismatch", "the package's bytes are not those that were signed";
+        PackageLengthMismatch = "target_length_mismatch", "the package is shorter or longer than the signed length";
+        PackageHashMismatch = "target_hash_mismatch", "the package's bytes are not those that were signed";
         CompressionMalformed = "compression_malformed", "the package is not one whole zstd frame";
         CompressionDictionary = "compression_dictionary", "the zstd frame wants a dictionary";
         CompressionWindow = "compression_window", "the zstd frame wants more memory than a package may";

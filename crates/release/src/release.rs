@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::version::{Platform, Version, Word};
 
@@ -14,6 +14,9 @@ use crate::version::{Platform, Version, Word};
 pub const CUSTOM_KEY: &str = "vpn_node";
 /// The only product of these releases.
 pub const PRODUCT: &str = "vpn-node";
+/// What the agent of these sources reads and writes in `/var/lib/vpn-node`. Whoever changes the
+/// format of anything there raises `writes`, and keeps `reads_min` as long as it migrates.
+pub const OUR_STATE: StateFormat = StateFormat::only(1);
 /// Longest description, in bytes.
 pub const MAX_DESCRIPTION_BYTES: usize = 2000;
 /// Largest counter: what every JSON reader, also one that has only doubles, reads exactly.
@@ -101,7 +104,7 @@ impl ReleaseInfo {
     /// # Errors
     /// It has no [`CUSTOM_KEY`], a field is missing, unknown or outside its limits, or fields
     /// contradict each other.
-    pub fn from_custom(custom: Option<&Value>) -> Result<Self, InfoError> {
+    pub fn from_custom(custom: Option<&Map<String, Value>>) -> Result<Self, InfoError> {
         let value = custom
             .and_then(|custom| custom.get(CUSTOM_KEY))
             .ok_or_else(|| InfoError(format!("has no {CUSTOM_KEY:?}: it is no release of ours")))?;
@@ -115,12 +118,10 @@ impl ReleaseInfo {
     ///
     /// # Errors
     /// As [`Self::from_custom`]: what it would refuse is not written either.
-    pub fn to_custom(&self) -> Result<Value, InfoError> {
+    pub fn to_custom(&self) -> Result<Map<String, Value>, InfoError> {
         self.check()?;
         let value = serde_json::to_value(self).map_err(|error| InfoError(error.to_string()))?;
-        Ok(Value::Object(
-            [(CUSTOM_KEY.to_owned(), value)].into_iter().collect(),
-        ))
+        Ok([(CUSTOM_KEY.to_owned(), value)].into_iter().collect())
     }
 
     /// Where its target file lies: `vpn-node/1.5.0/linux-amd64.tar.zst`.
@@ -227,7 +228,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn custom() -> Value {
+    fn custom() -> Map<String, Value> {
         info().to_custom().unwrap()
     }
 
@@ -246,7 +247,7 @@ pub(crate) mod tests {
     #[test]
     fn a_release_without_its_signed_fields_is_refused() {
         assert!(ReleaseInfo::from_custom(None).is_err());
-        assert!(ReleaseInfo::from_custom(Some(&json!({"other": 1}))).is_err());
+        assert!(ReleaseInfo::from_custom(json!({"other": 1}).as_object()).is_err());
         let fields: Vec<String> = custom()["vpn_node"]
             .as_object()
             .unwrap()

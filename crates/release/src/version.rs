@@ -53,6 +53,12 @@ impl Version {
         Ok(Self(version))
     }
 
+    /// The version as the crate `semver` knows it.
+    #[must_use]
+    pub const fn as_semver(&self) -> &semver::Version {
+        &self.0
+    }
+
     /// Whether it is a release candidate or the like (`1.5.0-rc.1`).
     #[must_use]
     pub fn is_prerelease(&self) -> bool {

@@ -5,8 +5,10 @@
 use std::io;
 use std::path::Path;
 
+use crate::supervisor::SupervisorError;
 use nix::errno::Errno;
-use vpn_node_release::code::UpdaterCode;
+use vpn_node_release::bundle::BundleError;
+use vpn_node_release::code::{PackageCode, UpdaterCode};
 
 /// What kind of an ending; it decides the exit code and the word in the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,34 @@ impl UpdateError {
             UpdaterCode::DiskError,
             format!("cannot {doing} {path}: {source}"),
         )
+    }
+}
+
+impl From<SupervisorError> for UpdateError {
+    fn from(error: SupervisorError) -> Self {
+        Self::failed(UpdaterCode::StartFailed, error.to_string())
+    }
+}
+
+impl From<BundleError> for UpdateError {
+    fn from(error: BundleError) -> Self {
+        match &error.source {
+            // The system's doing, not the package's.
+            Some(source) => {
+                let by_system = Self::io("use", Path::new(""), source).code;
+                let known = by_system != UpdaterCode::DiskError.as_str();
+                let code = if known {
+                    by_system
+                } else {
+                    error.code.as_str()
+                };
+                Self::of(Kind::Failed, code, error.to_string())
+            }
+            None if error.code == PackageCode::NoSpace => {
+                Self::failed(UpdaterCode::NoSpace, error.to_string())
+            }
+            None => Self::of(Kind::Refused, error.code.as_str(), error.to_string()),
+        }
     }
 }
 

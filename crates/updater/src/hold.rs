@@ -2,10 +2,10 @@
 //!
 //! A file that cannot be read holds everything back: a pin or an opt-out must not vanish with it.
 
-use semver::Version;
 use serde::{Deserialize, Serialize};
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover;
+use vpn_node_release::version::Version;
 
 use crate::disk::{self, Disk};
 use crate::error::UpdateError;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use semver::Version;
+use vpn_node_release::version::Version;
 
 /// All paths of one host, or of a tree that looks like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +162,18 @@ impl Layout {
         self.state().join("work")
     }
 
+    /// Which package a slot was unpacked from: its SHA-256.
+    #[must_use]
+    pub fn package_of(&self, version: &Version) -> PathBuf {
+        self.packages().join(version.to_string())
+    }
+
+    /// One small file a slot ([`Self::package_of`]).
+    #[must_use]
+    pub fn packages(&self) -> PathBuf {
+        self.state().join("packages")
+    }
+
     /// The agent's state before a migration, one directory a version that migrated.
     #[must_use]
     pub fn snapshots(&self) -> PathBuf {
@@ -172,6 +184,18 @@ impl Layout {
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.state().join("lock")
+    }
+
+    /// Where the plain supervisor takes orders (`vpn-node-updater supervise`); root's alone.
+    #[must_use]
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.at("run/vpn-node-updater/supervisor.sock")
+    }
+
+    /// Held for one change of policy, status or history ([`crate::lock::brief`]).
+    #[must_use]
+    pub fn brief_lock(&self) -> PathBuf {
+        self.state().join("lock.brief")
     }
 
     // --- The rest of the host. ---
@@ -238,6 +262,7 @@ mod tests {
             layout.work(),
             layout.snapshots(),
             layout.lock(),
+            layout.supervisor_socket(),
             layout.config(),
         ];
         all.extend(layout.journal());

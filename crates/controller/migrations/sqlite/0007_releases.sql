@@ -46,6 +46,9 @@ CREATE TABLE rollouts (
     -- Percent of ended deployments that may end badly.
     stop_on_failures INTEGER NOT NULL,
     mandatory BOOLEAN NOT NULL DEFAULT FALSE,
+    -- Deployments that ended since it last began to run: what stop_on_failures is a percentage of.
+    ended_well INTEGER NOT NULL DEFAULT 0,
+    ended_badly INTEGER NOT NULL DEFAULT 0,
     notes TEXT
 );
 CREATE INDEX idx_rollouts_state ON rollouts(state);
@@ -58,12 +61,26 @@ ALTER TABLE server_update_deployments ADD COLUMN code TEXT;
 ALTER TABLE server_update_deployments ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE server_update_deployments ADD COLUMN total INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE server_update_deployments ADD COLUMN bytes_per_s INTEGER NOT NULL DEFAULT 0;
+-- When status or bytes last changed; when the host last spoke of it; how often it was told to.
 ALTER TABLE server_update_deployments ADD COLUMN changed_at TIMESTAMP;
+ALTER TABLE server_update_deployments ADD COLUMN reported_at TIMESTAMP;
+ALTER TABLE server_update_deployments ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
 -- A host has one deployment of a rollout.
 CREATE UNIQUE INDEX idx_server_update_deployments_rollout
     ON server_update_deployments(rollout_id, server_id);
 CREATE INDEX idx_server_update_deployments_server
     ON server_update_deployments(server_id, status);
+-- In the order in which hosts get their turn.
+CREATE INDEX idx_server_update_deployments_order
+    ON server_update_deployments(rollout_id, deployment_id);
+-- What the scheduler reads: those that hosts work on (directive_id says so), and those that wait.
+CREATE INDEX idx_server_update_deployments_in_flight ON server_update_deployments(rollout_id)
+    WHERE directive_id IS NOT NULL AND status IN
+        ('pending', 'waiting_window', 'downloading', 'verified', 'staged', 'probation');
+CREATE INDEX idx_server_update_deployments_waiting
+    ON server_update_deployments(rollout_id, deployment_id)
+    WHERE directive_id IS NULL AND status IN
+        ('pending', 'waiting_window', 'downloading', 'verified', 'staged', 'probation');
 
 -- What a host last said of its software (JSON of UpdateReport without its deployment), and when.
 CREATE TABLE server_software (

@@ -18,6 +18,7 @@ pub mod heartbeat;
 pub mod introduction;
 pub mod lifecycle;
 pub mod request;
+pub mod rollout;
 pub mod rotation;
 pub mod state;
 mod verification;

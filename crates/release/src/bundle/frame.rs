@@ -14,9 +14,12 @@ const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The longest frame header: magic, descriptor, window, no dictionary, content size.
 const HEADER_BYTES: usize = 4 + 1 + 1 + 8;
 
+/// The whole package, with the bytes of its header that were looked at before.
+type Source<R> = BufReader<Counting<Chain<Cursor<Vec<u8>>, R>>>;
+
 /// What is inside the frame, in order.
 pub(super) struct Frame<R: Read> {
-    decoder: Decoder<'static, BufReader<Counting<Chain<Cursor<Vec<u8>>, R>>>>,
+    decoder: Decoder<'static, Source<R>>,
     written: u64,
     ratio: u64,
 }

@@ -11,6 +11,7 @@ use super::path::{EntryPath, Mode};
 use super::tree::TREE_MARK;
 use crate::code::PackageCode;
 use crate::digest::Digest;
+use crate::json;
 use crate::release::{ReleaseInfo, StateFormat};
 use crate::version::{Platform, Version, Word};
 
@@ -85,7 +86,11 @@ impl Manifest {
                 format_args!("its manifest {why}"),
             ))
         };
-        let manifest: Self = match serde_json::from_slice(bytes) {
+        let value = match json::parse(bytes) {
+            Ok(value) => value,
+            Err(error) => return malformed(format!("cannot be read: {error}")),
+        };
+        let manifest: Self = match serde_json::from_value(value) {
             Ok(manifest) => manifest,
             Err(error) => return malformed(format!("cannot be read: {error}")),
         };

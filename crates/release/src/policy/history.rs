@@ -11,7 +11,10 @@ use crate::release::tests::info;
 #[derive(Clone, Debug)]
 enum Event {
     /// It is assigned; installed if the judge lets it in.
-    Assigned { release: ReleaseInfo, content: u8 },
+    Assigned {
+        release: Box<ReleaseInfo>,
+        content: u8,
+    },
     /// Probation ended badly, or root went back: the former version runs again.
     RolledBack,
     /// Root's switches, one bit each: disabled, pinned to what runs, block what runs.
@@ -37,9 +40,9 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => assigned.prop_map(|(version, floor, counter, content, mandatory, min)| {
             let security_floor = floor.min(version.clone());
-            let release = ReleaseInfo {
+            let release = Box::new(ReleaseInfo {
                 version, counter, mandatory, security_floor, min_version_required: min, ..info()
-            };
+            });
             Event::Assigned { release, content }
         }),
         1 => Just(Event::RolledBack),

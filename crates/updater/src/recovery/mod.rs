@@ -7,14 +7,15 @@
 //! What holds at the end, whatever was torn: `stable` leads to a whole slot if there is one,
 //! there is no experiment, and the stable agent is what runs.
 
+pub mod apply;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
 
-use semver::Version;
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover;
+use vpn_node_release::version::Version;
 
 use crate::journal::{Journal, Origin, Phase, Slot};
 use crate::slots::{Link, Links};
@@ -70,7 +71,7 @@ pub enum Step {
     /// Write this down; the attempt waits to be taken up again.
     Wait(Box<Journal>),
     /// Tell how it ended: a line of history, then the journal's last word.
-    End(Box<Journal>, handover::Phase),
+    End(Box<Journal>),
 }
 
 /// The steps from these facts to rest.
@@ -83,11 +84,13 @@ pub fn recover(facts: &Facts) -> Vec<Step> {
     match journal.phase {
         Phase::Committing if facts.valid.contains(&journal.to) => forward(facts, journal),
         Phase::Committing => {
-            let gone = ended(
-                journal,
-                UpdaterCode::InstallationGone,
-                "the new version's directory vanished while it was being made the stable one",
-            );
+            let gone = Journal {
+                code: Some(UpdaterCode::InstallationGone.to_string()),
+                detail: Some(
+                    "the new version's directory vanished before it became the stable one".into(),
+                ),
+                ..journal.clone()
+            };
             back(facts, &gone)
         }
         Phase::Reverting => back(facts, journal),
@@ -136,17 +139,19 @@ fn interrupted_before(facts: &Facts, journal: &Journal) -> Vec<Step> {
     if journal.tries >= MAX_TRIES {
         let end = ended(
             journal,
+            handover::Phase::Failed,
             UpdaterCode::InterruptedTooOften,
             format!("begun {} times and never finished", journal.tries),
         );
-        steps.push(Step::End(Box::new(end), handover::Phase::Failed));
+        steps.push(Step::End(Box::new(end)));
     } else if !waits(facts, journal) {
         let end = ended(
             journal,
+            handover::Phase::Failed,
             UpdaterCode::Interrupted,
             "the updater was stopped before anything was switched; ask for it again",
         );
-        steps.push(Step::End(Box::new(end), handover::Phase::Failed));
+        steps.push(Step::End(Box::new(end)));
     }
     steps
 }
@@ -159,6 +164,7 @@ fn interrupted_on_trial(facts: &Facts, journal: &Journal) -> Vec<Step> {
     if journal.tries >= MAX_TRIES {
         let end = ended(
             journal,
+            handover::Phase::RolledBack,
             UpdaterCode::InterruptedTooOften,
             format!(
                 "the host went down or the updater was killed on each of {} trials",
@@ -166,7 +172,7 @@ fn interrupted_on_trial(facts: &Facts, journal: &Journal) -> Vec<Step> {
             ),
         );
         block(&end, &mut steps);
-        steps.push(Step::End(Box::new(end), handover::Phase::RolledBack));
+        steps.push(Step::End(Box::new(end)));
     } else if waits(facts, journal) {
         let again = Journal {
             phase: Phase::Staged,
@@ -177,10 +183,11 @@ fn interrupted_on_trial(facts: &Facts, journal: &Journal) -> Vec<Step> {
     } else {
         let end = ended(
             journal,
+            handover::Phase::RolledBack,
             UpdaterCode::Interrupted,
             "the host went down or the updater was killed during the trial; ask for it again",
         );
-        steps.push(Step::End(Box::new(end), handover::Phase::RolledBack));
+        steps.push(Step::End(Box::new(end)));
     }
     steps
 }
@@ -204,8 +211,8 @@ fn forward(facts: &Facts, journal: &Journal) -> Vec<Step> {
         settle_snapshot(facts, &mut steps);
     }
     steps.extend([Step::RemoveExperiment, Step::Settle]);
-    let end = done(journal);
-    steps.push(Step::End(Box::new(end), handover::Phase::Installed));
+    let end = done(journal, handover::Phase::Installed);
+    steps.push(Step::End(Box::new(end)));
     steps
 }
 
@@ -214,9 +221,11 @@ fn back(facts: &Facts, journal: &Journal) -> Vec<Step> {
     let mut steps = Vec::new();
     repair_stable(facts, Some(journal), &mut steps);
     leave_experiment(facts, &mut steps);
-    block(journal, &mut steps);
-    let end = done(journal);
-    steps.push(Step::End(Box::new(end), handover::Phase::RolledBack));
+    if journal.blame {
+        block(journal, &mut steps);
+    }
+    let end = done(journal, handover::Phase::RolledBack);
+    steps.push(Step::End(Box::new(end)));
     steps
 }
 
@@ -265,17 +274,23 @@ fn waits(facts: &Facts, journal: &Journal) -> bool {
     journal.origin == Origin::Request && facts.request_waits
 }
 
-fn ended(journal: &Journal, code: UpdaterCode, detail: impl Into<String>) -> Journal {
+fn ended(
+    journal: &Journal,
+    outcome: handover::Phase,
+    code: UpdaterCode,
+    detail: impl Into<String>,
+) -> Journal {
     Journal {
         code: Some(code.to_string()),
         detail: Some(detail.into()),
-        ..done(journal)
+        ..done(journal, outcome)
     }
 }
 
-fn done(journal: &Journal) -> Journal {
+fn done(journal: &Journal, outcome: handover::Phase) -> Journal {
     Journal {
         phase: Phase::Done,
+        outcome: Some(outcome),
         deadline_ms: None,
         ..journal.clone()
     }

@@ -1,7 +1,7 @@
 //! Recovery on a model of a host: every crash, every torn file, any number of times.
 
 use proptest::prelude::*;
-use semver::Version;
+use vpn_node_release::version::Version;
 
 use super::*;
 use crate::journal::tests::journal;
@@ -98,8 +98,8 @@ impl Model {
                 }
             }
             Step::Wait(journal) => self.journal = Some((**journal).clone()),
-            Step::End(journal, phase) => {
-                let line = (journal.attempt.clone(), *phase);
+            Step::End(journal) => {
+                let line = (journal.attempt.clone(), journal.outcome.unwrap());
                 if !self.history.contains(&line) {
                     self.history.push(line);
                 }
@@ -122,7 +122,13 @@ impl Model {
                 m.runs = Some(Runs::Experiment);
                 m.migrated = migrates;
             },
-            &|m| m.journal = Some(journal(verdict)),
+            &|m| {
+                let blame = verdict == Phase::Reverting;
+                m.journal = Some(Journal {
+                    blame,
+                    ..journal(verdict)
+                });
+            },
         ];
         for step in &script[..steps.min(script.len())] {
             step(self);

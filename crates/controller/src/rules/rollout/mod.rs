@@ -1,0 +1,2 @@
+//! Rollouts.
+pub mod windows;
