@@ -12,6 +12,7 @@ mod hardware;
 mod keys;
 pub(crate) mod racers;
 mod reenrolment;
+mod releases;
 mod revocation;
 
 use ed25519_dalek::SigningKey;
@@ -63,6 +64,7 @@ pub(crate) async fn all(store: &dyn Store) {
     devices::hostile_names_are_stored_as_they_are(store).await;
     capabilities::backends_come_go_and_do_not_pile_up(store).await;
     devices::gaps_are_listed(store).await;
+    releases::rows_follow_what_is_signed(store).await;
 }
 
 /// What a later process finds.

@@ -21,6 +21,7 @@ mod lifecycle;
 mod lists;
 mod map;
 mod reenrol;
+mod releases;
 mod rollouts;
 mod writer;
 

@@ -71,11 +71,11 @@ fn write(effects: &[Effect]) -> Option<&DeploymentWrite> {
 }
 
 fn quiet(effects: &[Effect]) -> Vec<&NewEvent> {
-    let event = |effect| match effect {
+    let events = effects.iter().filter_map(|effect| match effect {
         Effect::QuietEvent { event, .. } => Some(event),
         _ => None,
-    };
-    effects.iter().filter_map(event).collect()
+    });
+    events.collect()
 }
 
 #[test]
