@@ -73,11 +73,14 @@ codes! {
         IncomingUnsafe = "incoming_unsafe", "what the agent left is a link, a special file, or has a name that is not allowed";
         IncomingTooLarge = "incoming_too_large", "what the agent left is larger or more than any release";
         IncomingMissing = "incoming_missing", "a file that the request or the metadata names is not there";
+        OfflineInvalid = "offline_invalid", "the offline file is cut off, changed or was not made by `release export`";
         RequestInvalid = "request_invalid", "the request cannot be read, or does not fit what is signed";
         NoSpace = "no_space", "there is not enough room on a file system";
         ReadOnly = "read_only", "a file system is mounted read-only";
         DiskError = "disk_error", "the system refused to read or write a file";
         PackageManagerBusy = "package_manager_busy", "dpkg or rpm works at this moment";
+        NotRoot = "not_root", "only root may do this";
+        NotPossible = "not_possible", "a plan found something that stands against the update";
         Busy = "busy", "another updater runs";
         ConfigInvalid = "config_invalid", "updater.toml has a mistake";
         PolicyUnreadable = "policy_unreadable", "policy.json cannot be read, and a pin or an opt-out may be in it";
