@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod mixtures;
 mod other_makers;
+mod packages;
 mod power;
 mod roots;
 mod signatures;
