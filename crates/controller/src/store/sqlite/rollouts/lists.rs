@@ -119,17 +119,21 @@ pub(super) async fn deployments(
 }
 
 pub(super) async fn to_roll(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
-    let select = format!(
+    sqlx::query_scalar(AssertSqlSafe(to_roll_sql()))
+        .fetch_all(pool)
+        .await
+        .map_err(database)
+}
+
+/// A text of its own, so that a test sees which indexes it uses.
+pub(super) fn to_roll_sql() -> String {
+    format!(
         "SELECT rollout_id FROM rollouts WHERE state = 'running'
          UNION
          SELECT rollout_id FROM server_update_deployments
              INDEXED BY idx_server_update_deployments_in_flight
          WHERE directive_id IS NOT NULL AND status IN {OPEN} AND rollout_id IS NOT NULL"
-    );
-    sqlx::query_scalar(AssertSqlSafe(select))
-        .fetch_all(pool)
-        .await
-        .map_err(database)
+    )
 }
 
 pub(super) async fn groups(pool: &SqlitePool) -> Result<Vec<GroupRow>, StoreError> {
