@@ -1,6 +1,6 @@
 //! `rollout status`: how far a rollout is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -100,12 +100,8 @@ async fn full(store: &dyn Store, config: &Config, row: RolloutRow) -> anyhow::Re
         limit: ALL,
         ..DeploymentFilter::default()
     };
-    let has: HashSet<String> = store
-        .deployments(list(Which::All))
-        .await?
-        .into_iter()
-        .map(|one| one.server_id)
-        .collect();
+    let has = store.rollout_servers(&row.rollout_id).await?;
+    let has: HashSet<String> = has.into_iter().collect();
     Ok(Full {
         counts: store.rollout_counts(&row.rollout_id).await?,
         in_flight: store.deployments(list(Which::InFlight)).await?,
@@ -137,13 +133,10 @@ async fn without(
     let pace = Pace::of(config.heartbeat_interval_s);
     let percent = u8::try_from(row.percent).unwrap_or(100);
     let plan = choose(&hosts, &releases, percent, pace, clock::now_ms());
-    let why = |id: &str| {
-        let found = plan.left_out.iter().find(|(other, _)| other == id);
-        found.map(|(_, why)| why)
-    };
+    let why: HashMap<String, LeftOut> = plan.left_out.into_iter().collect();
     Ok(fleet
         .iter()
-        .map(|one| match why(&one.host.server_id) {
+        .map(|one| match why.get(&one.host.server_id) {
             Some(why) => Out::new(one, why),
             None => Out {
                 code: "came_later",

@@ -12,8 +12,8 @@ use crate::rules::rollout::{Host, Release, RolloutState, Software, Terms, Window
 use crate::store::sqlite::map::{database, enum_of, instant, instant_optional, number};
 use crate::store::{StoreError, Turn};
 
-/// Waiting deployments that one step looks at: some 2 ms, so that a hundred thousand hosts are looked at
-/// within minutes, and no step scans them all.
+/// Waiting deployments that one step looks at: a few milliseconds, so that a hundred thousand hosts are
+/// looked at within minutes, and no step scans them all.
 const LOOK: i64 = 512;
 
 /// A deployment with its directive, its host and the host's software.

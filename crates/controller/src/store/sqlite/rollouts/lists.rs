@@ -78,6 +78,20 @@ pub(super) async fn counts(
     .map_err(database)
 }
 
+pub(super) async fn servers(
+    pool: &SqlitePool,
+    rollout_id: &str,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar(
+        "SELECT server_id FROM server_update_deployments
+         WHERE rollout_id = ? AND server_id IS NOT NULL",
+    )
+    .bind(rollout_id)
+    .fetch_all(pool)
+    .await
+    .map_err(database)
+}
+
 pub(super) async fn deployments(
     pool: &SqlitePool,
     filter: DeploymentFilter,

@@ -46,6 +46,10 @@ impl RolloutStore for SqliteStore {
         Box::pin(lists::counts(&self.readers, rollout_id))
     }
 
+    fn rollout_servers<'a>(&'a self, rollout_id: &'a str) -> Answer<'a, Vec<String>> {
+        Box::pin(lists::servers(&self.readers, rollout_id))
+    }
+
     fn deployments(&self, filter: DeploymentFilter) -> Answer<'_, Vec<DeploymentRow>> {
         Box::pin(lists::deployments(&self.readers, filter))
     }
