@@ -154,6 +154,8 @@ pub enum Which {
     InFlight,
     /// Those that were refused, failed, rolled back or are blocked.
     Bad,
+    /// Those that were not superseded and did not end badly: the first of them are the canaries.
+    Canaries,
 }
 
 /// A server in a group.

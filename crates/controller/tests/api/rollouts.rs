@@ -185,7 +185,12 @@ async fn a_host_that_forgot_is_told_again_of_the_same_deployment() {
     fleet.create("rollout create 1.5.0 --yes --json").await;
     let (n, first) = fleet.told_one().await;
     fleet
-        .beat(n, None, std::slice::from_ref(&first), DirectiveOutcome::Applied)
+        .beat(
+            n,
+            None,
+            std::slice::from_ref(&first),
+            DirectiveOutcome::Applied,
+        )
         .await;
     for _ in 0..11 {
         fleet.world.pass(60_000);

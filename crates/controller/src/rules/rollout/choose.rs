@@ -213,6 +213,7 @@ mod tests {
             channel: "stable".into(),
             counter: 7,
             min_version: Some("1.2.0".into()),
+            mandatory: false,
         }
     }
 

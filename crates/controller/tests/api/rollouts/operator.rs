@@ -79,6 +79,10 @@ async fn the_plan_says_who_gets_it_and_who_does_not_and_why() {
     );
     let text = shown(&fleet.world, &["rollout", "status"]).await;
     assert!(
+        text.contains("pending") && text.contains("First, alone: 0 of 1 have it"),
+        "{text}"
+    );
+    assert!(
         text.contains("pending") && text.contains("Left out: 3 hosts"),
         "{text}"
     );

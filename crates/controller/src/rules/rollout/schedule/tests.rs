@@ -48,6 +48,7 @@ fn rollout(canary: u32, max_in_flight: u32, stop_on_failures: u8) -> Rollout {
             channel: "stable".into(),
             counter: 7,
             min_version: None,
+            mandatory: false,
         }],
         ended_well: 0,
         ended_badly: 0,

@@ -131,7 +131,7 @@ pub(super) async fn releases(
 ) -> Result<Vec<Release>, StoreError> {
     let rows = sqlx::query(
         "SELECT update_id, version, channel, os || '-' || arch AS platform, MAX(counter) AS counter,
-                min_version_required
+                min_version_required, COALESCE(mandatory, FALSE) AS mandatory
          FROM server_updates
          WHERE version = ?1 AND state = 'published' AND (?2 IS NULL OR channel = ?2)
            AND channel IS NOT NULL AND os IS NOT NULL AND arch IS NOT NULL
@@ -153,6 +153,7 @@ pub(super) async fn releases(
                 channel: row.get("channel"),
                 counter: number("server_updates.counter", counter.unwrap_or(0))?,
                 min_version: row.get("min_version_required"),
+                mandatory: row.get("mandatory"),
             })
         })
         .collect()

@@ -120,6 +120,10 @@ pub(super) async fn deployments(
         Which::Bad => {
             select.push(format!(" AND d.status IN {BAD}"));
         }
+        Which::Canaries => {
+            let good = format!(" AND d.status <> 'superseded' AND d.status NOT IN {BAD}");
+            select.push(good);
+        }
     }
     select
         .push(" ORDER BY d.deployment_id")
