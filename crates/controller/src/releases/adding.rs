@@ -261,7 +261,7 @@ fn target_file(info: &ReleaseInfo, hashed: Hashed) -> Result<TargetFile, Release
     Ok(TargetFile {
         length: hashed.length,
         hashes: Hashes::from_sha256(&hashed.digest.to_string()),
-        custom: custom.as_object().cloned(),
+        custom: Some(custom),
         extra: Extra::new(),
     })
 }

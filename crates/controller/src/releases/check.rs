@@ -126,8 +126,12 @@ pub(super) fn signed(path: &str, file: &TargetFile) -> Result<Signed, ReleaseErr
     let Some(digest) = digest else {
         return refused(format!("\"{}\" has no SHA-256", path.escape_debug()));
     };
-    let custom = file.custom.clone().map(serde_json::Value::Object);
-    Ok(Signed::new(path, file.length, digest, custom.as_ref())?)
+    Ok(Signed::new(
+        path,
+        file.length,
+        digest,
+        file.custom.as_ref(),
+    )?)
 }
 
 /// Where a package lies below `targets/`.
