@@ -85,7 +85,7 @@ pub(super) async fn sign(work: &Work, args: SignArgs) -> anyhow::Result<ExitCode
     for (file, path) in files.iter().zip(&args.key) {
         opened.push(file.open(&args.passphrase.of(path)?)?);
     }
-    let outcome = signing::sign(tree, &opened, now())?;
+    let outcome = signing::sign(tree, &stage, &opened, now())?;
     tell::outcome(tree, &outcome)?;
     if outcome.root == Some(1) {
         tell::fingerprint(tree)?;
