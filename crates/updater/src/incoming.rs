@@ -17,6 +17,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover::{MAX_FILE_BYTES, Request};
 
+use crate::disk::Disk;
 use crate::error::UpdateError;
 use crate::layout::Layout;
 
@@ -93,7 +94,9 @@ impl Incoming {
     ///
     /// # Errors
     /// What the system refused, for example because the agent made a directory of it.
-    pub fn remove_request(&self) -> Result<(), UpdateError> {
+    pub fn remove_request(&self, disk: &Disk) -> Result<(), UpdateError> {
+        disk.ask("remove", self.shown.as_ref())
+            .map_err(|error| unreadable(&self.shown, &error))?;
         match unlinkat(&self.dir, REQUEST, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             // rmdir takes an empty one. A full one stays, and the agent hurts itself alone: until
@@ -251,8 +254,8 @@ mod tests {
         fs::write(host.incoming.join(REQUEST), GOOD).unwrap();
         assert_eq!(host.request().unwrap().unwrap().version, "1.5.0");
         let incoming = Incoming::open(&host.layout).unwrap().unwrap();
-        incoming.remove_request().unwrap();
-        incoming.remove_request().unwrap();
+        incoming.remove_request(&Disk::default()).unwrap();
+        incoming.remove_request(&Disk::default()).unwrap();
         assert_eq!(host.request().unwrap(), None);
         assert!(
             Incoming::open(&Layout::new("/nonexistent"))
@@ -310,7 +313,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         assert_eq!(host.request().unwrap_err().code, "incoming_unsafe");
         let incoming = Incoming::open(&host.layout).unwrap().unwrap();
-        incoming.remove_request().unwrap();
+        incoming.remove_request(&Disk::default()).unwrap();
 
         fs::write(&path, vec![b' '; 65 * 1024]).unwrap();
         assert_eq!(host.request().unwrap_err().code, "incoming_too_large");
