@@ -100,8 +100,9 @@ pub(super) fn create_dirs(path: &Path, mode: u32) -> Result<(), DiskError> {
         }
         _ => {}
     }
-    // Whatever the umask is: it is the operator's, and others are to serve these files.
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed(path, "created"))?;
+    // Whatever the umask is: others are to serve these files. A USB stick without permissions says
+    // no, and does not need it.
+    let _ = fs::set_permissions(path, Permissions::from_mode(mode));
     sync_dir(above)
 }
 
@@ -166,8 +167,8 @@ impl Temporary {
             .mode(mode)
             .open(&temporary)
             .map_err(failed(path, "written"))?;
-        file.set_permissions(Permissions::from_mode(mode))
-            .map_err(failed(path, "written"))?;
+        // As for directories.
+        let _ = file.set_permissions(Permissions::from_mode(mode));
         Ok(Self {
             path: temporary,
             file,

@@ -18,6 +18,8 @@ pub trait RolloutStore: Send + Sync {
     fn rollouts(&self) -> Answer<'_, Vec<RolloutRow>>;
     /// How many deployments of a rollout are how far.
     fn rollout_counts<'a>(&'a self, rollout_id: &'a str) -> Answer<'a, Vec<StatusCount>>;
+    /// Servers that have a deployment of a rollout, by id.
+    fn rollout_servers<'a>(&'a self, rollout_id: &'a str) -> Answer<'a, Vec<String>>;
     /// Deployments, in the order in which hosts get their turn; those of one server: the newest first.
     fn deployments(&self, filter: DeploymentFilter) -> Answer<'_, Vec<DeploymentRow>>;
     /// Pauses, resumes or aborts; `false` when the rollout is in no state for that.
@@ -152,6 +154,8 @@ pub enum Which {
     InFlight,
     /// Those that were refused, failed, rolled back or are blocked.
     Bad,
+    /// Those that were not superseded and did not end badly: the first of them are the canaries.
+    Canaries,
 }
 
 /// A server in a group.

@@ -47,7 +47,7 @@ pub(in crate::cli) struct CreateArgs {
     /// a canary that ends badly stops it at once
     #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
     stop_on_failures: u8,
-    /// Do not wait for the window. A host that pins its version or disables updates is not overruled
+    /// Do not wait for the window, as for a release that is signed as mandatory. A host that pins its version or disables updates is not overruled
     #[arg(long)]
     mandatory: bool,
     /// Say more about it; shown by 'rollout status'
@@ -71,9 +71,10 @@ fn window(text: &str) -> Result<Windows, String> {
 pub(super) async fn run(
     store: &dyn Store,
     config: &Config,
-    args: CreateArgs,
+    mut args: CreateArgs,
 ) -> anyhow::Result<ExitCode> {
     let releases = published(store, &args).await?;
+    args.mandatory |= releases.iter().any(|one| one.mandatory);
     let members = store.groups().await?;
     left_out::check_groups(&members, &args.groups)?;
     let mut named = vec![];

@@ -1,5 +1,7 @@
 //! Who is part of a rollout, who is left out, and why.
 
+use std::collections::HashSet;
+
 use anyhow::bail;
 use serde::Serialize;
 
@@ -40,15 +42,15 @@ pub(super) fn in_scope(
     if groups.is_empty() && servers.is_empty() {
         return fleet;
     }
-    let grouped = |id: &str| {
-        let here = |row: &GroupRow| row.server_id == id && groups.contains(&row.group_name);
-        members.iter().any(here)
-    };
+    let grouped = members
+        .iter()
+        .filter(|row| groups.contains(&row.group_name));
+    let ids: HashSet<&str> = grouped
+        .map(|row| row.server_id.as_str())
+        .chain(servers.iter().map(String::as_str))
+        .collect();
     let mut fleet = fleet;
-    fleet.retain(|one| {
-        let id = &one.host.server_id;
-        servers.contains(id) || grouped(id)
-    });
+    fleet.retain(|one| ids.contains(one.host.server_id.as_str()));
     fleet
 }
 

@@ -1,6 +1,6 @@
 //! `rollout status`: how far a rollout is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,12 +17,17 @@ use crate::clock;
 use crate::config::Config;
 use crate::rules::rollout::choose::{LeftOut, choose};
 use crate::rules::rollout::{Host, Pace, Windows};
-use crate::store::{DeploymentFilter, DeploymentRow, RolloutRow, StatusCount, Store, Which};
+use crate::store::{
+    DeploymentFilter, DeploymentRow, FleetHost, RolloutRow, StatusCount, Store, Which,
+};
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Characters of a full bar.
 const BAR: i64 = 40;
+/// Why a host has no deployment that would get one now.
+const CAME_LATER: &str =
+    "it could not take it when the rollout began, and could now: begin another one";
 /// The most that is asked for in one list.
 const ALL: u32 = u32::MAX;
 
@@ -44,6 +49,10 @@ struct Full {
     #[serde(flatten)]
     row: RolloutRow,
     counts: Vec<StatusCount>,
+    /// Of those that have not ended, hosts that are not heard.
+    silent: usize,
+    /// Who gets it first, alone.
+    canaries: Vec<DeploymentRow>,
     in_flight: Vec<DeploymentRow>,
     failures: Vec<DeploymentRow>,
     left_out: Vec<Out>,
@@ -94,23 +103,31 @@ async fn newest(store: &dyn Store) -> anyhow::Result<RolloutRow> {
 }
 
 async fn full(store: &dyn Store, config: &Config, row: RolloutRow) -> anyhow::Result<Full> {
-    let list = |which| DeploymentFilter {
+    let list = |which, limit| DeploymentFilter {
         rollout_id: Some(row.rollout_id.clone()),
         which,
-        limit: ALL,
+        limit,
         ..DeploymentFilter::default()
     };
-    let has: HashSet<String> = store
-        .deployments(list(Which::All))
-        .await?
-        .into_iter()
-        .map(|one| one.server_id)
-        .collect();
+    let pace = Pace::of(config.heartbeat_interval_s);
+    let fleet = store.fleet().await?;
+    let has = store.rollout_servers(&row.rollout_id).await?;
+    let has: HashSet<String> = has.into_iter().collect();
+    let now_ms = clock::now_ms();
+    let is_silent = |one: &&FleetHost| {
+        let open = one.open_version.as_deref() == Some(&row.version);
+        open && has.contains(&one.host.server_id) && !one.host.is_heard(pace, now_ms)
+    };
     Ok(Full {
         counts: store.rollout_counts(&row.rollout_id).await?,
-        in_flight: store.deployments(list(Which::InFlight)).await?,
-        failures: store.deployments(list(Which::Bad)).await?,
-        left_out: without(store, config, &row, &has).await?,
+        silent: fleet.iter().filter(is_silent).count(),
+        canaries: match u32::try_from(row.canary)? {
+            0 => vec![],
+            canary => store.deployments(list(Which::Canaries, canary)).await?,
+        },
+        in_flight: store.deployments(list(Which::InFlight, ALL)).await?,
+        failures: store.deployments(list(Which::Bad, ALL)).await?,
+        left_out: without(store, &row, fleet, &has, pace, now_ms).await?,
         row,
     })
 }
@@ -118,42 +135,31 @@ async fn full(store: &dyn Store, config: &Config, row: RolloutRow) -> anyhow::Re
 /// Hosts of the rollout's groups and servers that have no deployment of it, and why that is so now.
 async fn without(
     store: &dyn Store,
-    config: &Config,
     row: &RolloutRow,
+    fleet: Vec<FleetHost>,
     has: &HashSet<String>,
+    pace: Pace,
+    now_ms: i64,
 ) -> anyhow::Result<Vec<Out>> {
     let groups: Vec<String> = serde_json::from_str(&row.group_names)?;
     let servers: Vec<String> = serde_json::from_str(&row.server_ids)?;
     let mut releases = store.published(&row.version).await?;
     releases.retain(|one| one.channel == row.channel);
-    let mut fleet = in_scope(
-        store.fleet().await?,
-        &store.groups().await?,
-        &groups,
-        &servers,
-    );
+    let mut fleet = in_scope(fleet, &store.groups().await?, &groups, &servers);
     fleet.retain(|one| !has.contains(&one.host.server_id));
     let hosts: Vec<Host> = fleet.iter().map(|one| one.host.clone()).collect();
-    let pace = Pace::of(config.heartbeat_interval_s);
     let percent = u8::try_from(row.percent).unwrap_or(100);
-    let plan = choose(&hosts, &releases, percent, pace, clock::now_ms());
-    let why = |id: &str| {
-        let found = plan.left_out.iter().find(|(other, _)| other == id);
-        found.map(|(_, why)| why)
+    let plan = choose(&hosts, &releases, percent, pace, now_ms);
+    let why: HashMap<String, LeftOut> = plan.left_out.into_iter().collect();
+    let out = |one: &FleetHost| match why.get(&one.host.server_id) {
+        Some(why) => Out::new(one, why),
+        None => Out {
+            code: "came_later",
+            reason: CAME_LATER.to_owned(),
+            ..Out::new(one, &LeftOut::Percent)
+        },
     };
-    Ok(fleet
-        .iter()
-        .map(|one| match why(&one.host.server_id) {
-            Some(why) => Out::new(one, why),
-            None => Out {
-                code: "came_later",
-                reason:
-                    "it could not take it when the rollout began, and could now: begin another one"
-                        .to_owned(),
-                ..Out::new(one, &LeftOut::Percent)
-            },
-        })
-        .collect())
+    Ok(fleet.iter().map(out).collect())
 }
 
 fn text(full: &Full) -> anyhow::Result<()> {
@@ -165,6 +171,13 @@ fn text(full: &Full) -> anyhow::Result<()> {
             show::line(bar(word, count.deployments, full.row.deployments))?;
         }
     }
+    if full.silent > 0 {
+        let hosts = show::count(full.silent as u64, "host");
+        show::line(format_args!(
+            "\nSilent: {hosts} of those that have not ended; a host gets its turn when it is heard."
+        ))?;
+    }
+    canaries(full)?;
     if !full.in_flight.is_empty() {
         show::line("\nIn flight:")?;
         let rows = full
@@ -200,6 +213,34 @@ fn text(full: &Full) -> anyhow::Result<()> {
         left_out::more(full.failures.len())?;
     }
     left_out::table(&full.left_out)
+}
+
+/// The canaries that everybody else waits for.
+fn canaries(full: &Full) -> anyhow::Result<()> {
+    let ended = matches!(full.row.state.as_str(), "completed" | "aborted");
+    let waits = |row: &&DeploymentRow| row.status != "installed";
+    let waited_for: Vec<&DeploymentRow> = full.canaries.iter().filter(waits).collect();
+    if ended || waited_for.is_empty() {
+        return Ok(());
+    }
+    show::line(format_args!(
+        "\nFirst, alone: {} of {} have it; the others wait for",
+        full.canaries.len() - waited_for.len(),
+        full.canaries.len()
+    ))?;
+    let rows = waited_for.iter().take(left_out::ROWS).map(|row| {
+        vec![
+            show::escaped(&row.hostname),
+            row.server_id.clone(),
+            show::escaped(&row.status),
+            show::instant(row.last_heartbeat.as_deref()),
+        ]
+    });
+    show::table(
+        &["HOST", "SERVER", "STATUS", "LAST HEARD"],
+        rows.collect(),
+        "",
+    )
 }
 
 fn fields(row: &RolloutRow) -> Vec<(&'static str, String)> {

@@ -42,7 +42,7 @@ pub enum LeftOut {
 }
 
 impl LeftOut {
-    /// The stable word.
+    /// The stable word: that of the host for the same (`docs/releases.md`), where it has one.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -52,13 +52,13 @@ impl LeftOut {
             Self::NoReport => "no_report",
             Self::NotManaged => "not_managed",
             Self::NoBuild(_) => "no_build",
-            Self::OtherChannel(_) => "other_channel",
+            Self::OtherChannel(_) => "wrong_channel",
             Self::Disabled => "updates_disabled",
             Self::Pinned(_) => "pinned",
-            Self::Blocked => "version_blocked",
-            Self::AlreadyThere => "already_there",
-            Self::Later(_) => "later_release_known",
-            Self::MinVersion(_) => "min_version",
+            Self::Blocked => "blocked",
+            Self::AlreadyThere => "already_installed",
+            Self::Later(_) => "counter_lower",
+            Self::MinVersion(_) => "min_version_unmet",
             Self::Percent => "percent",
         }
     }
@@ -213,6 +213,7 @@ mod tests {
             channel: "stable".into(),
             counter: 7,
             min_version: Some("1.2.0".into()),
+            mandatory: false,
         }
     }
 
@@ -246,18 +247,15 @@ mod tests {
             (|h| h.software = None, "no_report"),
             (|h| soft(h).managed = false, "not_managed"),
             (|h| soft(h).platform = "linux-arm64".into(), "no_build"),
-            (|h| soft(h).channel = "beta".into(), "other_channel"),
+            (|h| soft(h).channel = "beta".into(), "wrong_channel"),
             (|h| soft(h).disabled = true, "updates_disabled"),
             (|h| soft(h).pinned = Some("1.4.0".into()), "pinned"),
             (|h| soft(h).pinned = Some("1.5.0".into()), ""),
-            (
-                |h| soft(h).blocked = vec!["1.5.0".into()],
-                "version_blocked",
-            ),
-            (|h| h.version = "1.5.0".into(), "already_there"),
-            (|h| soft(h).counter = 8, "later_release_known"),
-            (|h| h.version = "1.2.0-rc.1".into(), "min_version"),
-            (|h| h.version = "what?".into(), "min_version"),
+            (|h| soft(h).blocked = vec!["1.5.0".into()], "blocked"),
+            (|h| h.version = "1.5.0".into(), "already_installed"),
+            (|h| soft(h).counter = 8, "counter_lower"),
+            (|h| h.version = "1.2.0-rc.1".into(), "min_version_unmet"),
+            (|h| h.version = "what?".into(), "min_version_unmet"),
         ];
         let releases = [release()];
         for (change, code) in cases {

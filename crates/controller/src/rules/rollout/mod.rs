@@ -102,6 +102,8 @@ pub struct Release {
     pub counter: u64,
     /// A host must run at least this version.
     pub min_version: Option<String>,
+    /// Does not wait for a maintenance window.
+    pub mandatory: bool,
 }
 
 /// How fast things are expected to happen.

@@ -8,7 +8,7 @@
 use vpn_node_protocol::update::DeploymentStatus;
 
 use super::choose::{LeftOut, fit};
-use super::{Host, Pace, Release, RolloutState, Terms, UPDATE_DEADLINE_S, ended_badly, is_early};
+use super::{Host, Pace, Release, RolloutState, Terms, UPDATE_DEADLINE_S, is_early};
 use crate::rules::state::ServerStatus;
 
 /// Fewer ended deployments than these count as so many: one failure among the first two says less
@@ -80,8 +80,8 @@ pub struct Told {
 pub struct Facts {
     /// Every deployment in flight.
     pub in_flight: Vec<Deployment>,
-    /// The canaries: the first [`Terms::canary`] that were not superseded, and did not end badly
-    /// before the rollout last began to run.
+    /// The canaries: the first [`Terms::canary`] that were not superseded and did not end badly. One
+    /// that ends badly stops the rollout; when an operator has it go on, the next one is in its place.
     pub canaries: Vec<Deployment>,
     /// Some of those that wait for their turn.
     pub waiting: Vec<Deployment>,
@@ -123,7 +123,7 @@ pub fn decide(rollout: &Rollout, facts: &Facts, pace: Pace, now_ms: i64) -> Vec<
     let mut decisions = vec![];
     let runs = rollout.state == RolloutState::Running;
     let stop = if runs {
-        reason_to_stop(rollout, facts)
+        reason_to_stop(rollout, facts, pace)
     } else {
         None
     };
@@ -155,21 +155,18 @@ fn gives_its_place(decision: &Decision) -> bool {
     matches!(decision, Decision::TakeBack(_) | Decision::End { .. })
 }
 
-fn reason_to_stop(rollout: &Rollout, facts: &Facts) -> Option<String> {
+fn reason_to_stop(rollout: &Rollout, facts: &Facts, pace: Pace) -> Option<String> {
     if rollout.releases.is_empty() && facts.any_open {
         return Some(format!(
             "release {} is not published any more",
             rollout.version
         ));
     }
-    if let Some(bad) = facts.canaries.iter().find(|one| ended_badly(one.status)) {
-        return Some(format!(
-            "the release ended as {} on a canary, server {}",
-            bad.status.as_str(),
-            bad.host.server_id
-        ));
-    }
     let (well, badly) = (rollout.ended_well, rollout.ended_badly);
+    // Only canaries were told since it began to run.
+    if badly > 0 && canaries(facts, pace) == Canaries::Alone {
+        return Some("the release ended badly on a canary".to_owned());
+    }
     too_many_failures(well, badly, rollout.terms.stop_on_failures).then(|| {
         format!(
             "{badly} of {} deployments ended badly, and more than {} percent stop it",

@@ -71,11 +71,13 @@ fn write(effects: &[Effect]) -> Option<&DeploymentWrite> {
 }
 
 fn quiet(effects: &[Effect]) -> Vec<&NewEvent> {
-    let event = |effect| match effect {
-        Effect::QuietEvent { event, .. } => Some(event),
-        _ => None,
-    };
-    effects.iter().filter_map(event).collect()
+    let mut events = vec![];
+    for effect in effects {
+        if let Effect::QuietEvent { event, .. } = effect {
+            events.push(event);
+        }
+    }
+    events
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use vpn_node_protocol::update::DeploymentStatus;
 
-use super::super::{Software, Windows};
+use super::super::{Software, Windows, ended_badly};
 use super::*;
 
 const NOW: i64 = 1_790_000_000_000;
@@ -27,7 +27,6 @@ struct Sim {
     does: Vec<Does>,
     /// Since when the host has the directive.
     has: Vec<Option<i64>>,
-    began_ms: i64,
     now_ms: i64,
 }
 
@@ -49,6 +48,7 @@ fn rollout(canary: u32, max_in_flight: u32, stop_on_failures: u8) -> Rollout {
             channel: "stable".into(),
             counter: 7,
             min_version: None,
+            mandatory: false,
         }],
         ended_well: 0,
         ended_badly: 0,
@@ -93,7 +93,6 @@ impl Sim {
             has: vec![None; does.len()],
             rollout,
             does,
-            began_ms: NOW,
             now_ms: NOW,
         }
     }
@@ -104,8 +103,7 @@ impl Sim {
         let told = |one: &&Deployment| one.told.is_some();
         let rows = || self.rows.iter();
         let counts = |one: &&Deployment| {
-            let before = ended_badly(one.status) && one.changed_ms <= self.began_ms;
-            one.status != DeploymentStatus::Superseded && !before
+            one.status != DeploymentStatus::Superseded && !ended_badly(one.status)
         };
         let canary = self.rollout.terms.canary as usize;
         Facts {
@@ -258,7 +256,6 @@ proptest! {
                 }
                 sim.rollout.state = RolloutState::Running;
                 (sim.rollout.ended_well, sim.rollout.ended_badly) = (0, 0);
-                sim.began_ms = sim.now_ms;
             }
             if sim.rollout.state == RolloutState::Completed {
                 break;

@@ -2,9 +2,10 @@
 
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
+use vpn_node_protocol::update::DeploymentStatus;
 
 use super::step::cancel;
-use super::told::{expire, move_on};
+use super::told::move_on;
 use super::{EARLY, OPEN};
 use crate::clock::to_text;
 use crate::rules::rollout::RolloutState;
@@ -12,7 +13,6 @@ use crate::rules::rollout::report::{DeploymentWrite, From};
 use crate::rules::state::word;
 use crate::store::sqlite::map::database;
 use crate::store::{GroupChange, NewRollout, RolloutChange, StoreError};
-use vpn_node_protocol::update::DeploymentStatus;
 
 pub(super) async fn create(conn: &mut SqliteConnection, new: NewRollout) -> Result<(), StoreError> {
     let at = to_text(new.created_ms);
@@ -41,61 +41,75 @@ pub(super) async fn create(conn: &mut SqliteConnection, new: NewRollout) -> Resu
     .execute(&mut *conn)
     .await
     .map_err(database)?;
-    for (server_id, update_id) in &new.chosen {
-        supersede(conn, server_id, &new).await?;
-        sqlx::query(
-            "INSERT INTO server_update_deployments
-                 (update_id, server_id, status, rollout_id, version, changed_at)
-             VALUES (?, ?, 'pending', ?, ?, ?)",
-        )
-        .bind(update_id)
-        .bind(server_id)
-        .bind(&new.rollout_id)
-        .bind(&new.version)
-        .bind(&at)
+    // As one statement each: a transaction of a hundred thousand would keep the server waiting.
+    let chosen = serde_json::to_string(&new.chosen).expect("ids have a JSON form");
+    supersede(conn, &chosen, &new).await?;
+    sqlx::query(
+        "INSERT INTO server_update_deployments
+             (update_id, server_id, status, rollout_id, version, changed_at)
+         SELECT value ->> 1, value ->> 0, 'pending', ?, ?, ? FROM json_each(?) ORDER BY key",
+    )
+    .bind(&new.rollout_id)
+    .bind(&new.version)
+    .bind(&at)
+    .bind(&chosen)
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(database)
+}
+
+/// Older deployments of these hosts give way, as long as a host has not handed them to its updater: what
+/// is further goes on to its end, and the new one waits for that. `chosen` is [`NewRollout::chosen`].
+async fn supersede(
+    conn: &mut SqliteConnection,
+    chosen: &str,
+    new: &NewRollout,
+) -> Result<(), StoreError> {
+    const CODE: &str = "newer_rollout";
+    let why = format!("rollout {} takes its place", new.rollout_id);
+    let update = format!(
+        "UPDATE server_update_deployments
+         SET status = 'superseded', code = ?1, failure_reason = ?1 || ': ' || ?2, changed_at = ?3
+         WHERE directive_id IS NULL AND status IN {EARLY}
+           AND server_id IN (SELECT value ->> 0 FROM json_each(?4))"
+    );
+    sqlx::query(AssertSqlSafe(update))
+        .bind(CODE)
+        .bind(&why)
+        .bind(to_text(new.created_ms))
+        .bind(chosen)
         .execute(&mut *conn)
         .await
         .map_err(database)?;
-    }
-    Ok(())
-}
-
-/// Older deployments of a host give way, as long as the host has not handed them to its updater: what
-/// is further goes on to its end, and the new one waits for that.
-async fn supersede(
-    conn: &mut SqliteConnection,
-    server_id: &str,
-    new: &NewRollout,
-) -> Result<(), StoreError> {
+    // No more than are in flight.
     let select = format!(
-        "SELECT d.deployment_id, x.delivered_at IS NOT NULL FROM server_update_deployments d
+        "SELECT d.deployment_id, d.server_id, x.delivered_at IS NOT NULL
+         FROM server_update_deployments d INDEXED BY idx_server_update_deployments_in_flight
          LEFT JOIN directives x ON x.directive_id = d.directive_id
-         WHERE d.server_id = ? AND d.status IN {EARLY}"
+         WHERE d.directive_id IS NOT NULL AND d.status IN {OPEN} AND d.status IN {EARLY}
+           AND d.server_id IN (SELECT value ->> 0 FROM json_each(?))"
     );
-    let older: Vec<(i64, bool)> = sqlx::query_as(AssertSqlSafe(select))
-        .bind(server_id)
+    let older: Vec<(i64, String, bool)> = sqlx::query_as(AssertSqlSafe(select))
+        .bind(chosen)
         .fetch_all(&mut *conn)
         .await
         .map_err(database)?;
-    for (id, delivered) in older {
+    for (id, server_id, delivered) in older {
         let write = DeploymentWrite {
             id,
             from: From::Early,
             status: DeploymentStatus::Superseded,
             progress: None,
-            failure: Some((
-                "newer_rollout".to_owned(),
-                format!("rollout {} takes its place", new.rollout_id),
-            )),
+            failure: Some((CODE.to_owned(), why.clone())),
             previous_version: None,
             at_ms: new.created_ms,
             said: false,
             event: None,
         };
-        expire(conn, server_id, id, new.created_ms).await?;
-        move_on(conn, server_id, &write).await?;
+        move_on(conn, &server_id, &write).await?;
         if delivered {
-            cancel(conn, server_id, id, new.created_ms).await?;
+            cancel(conn, &server_id, id, new.created_ms).await?;
         }
     }
     Ok(())

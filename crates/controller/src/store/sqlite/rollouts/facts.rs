@@ -12,8 +12,8 @@ use crate::rules::rollout::{Host, Release, RolloutState, Software, Terms, Window
 use crate::store::sqlite::map::{database, enum_of, instant, instant_optional, number};
 use crate::store::{StoreError, Turn};
 
-/// Waiting deployments that one step looks at: some 2 ms, so that a hundred thousand hosts are looked at
-/// within minutes, and no step scans them all.
+/// Waiting deployments that one step looks at: a few milliseconds, so that a hundred thousand hosts are
+/// looked at within minutes, and no step scans them all.
 const LOOK: i64 = 512;
 
 /// A deployment with its directive, its host and the host's software.
@@ -64,7 +64,7 @@ pub(super) async fn load(
     conn: &mut SqliteConnection,
     turn: &Turn,
 ) -> Result<Option<(Rollout, Facts, Option<i64>)>, StoreError> {
-    let Some((rollout, began)) = rollout(conn, &turn.rollout_id).await? else {
+    let Some(rollout) = rollout(conn, &turn.rollout_id).await? else {
         return Ok(None);
     };
     let mut facts = Facts {
@@ -74,7 +74,7 @@ pub(super) async fn load(
     };
     let mut last = None;
     if rollout.state == RolloutState::Running {
-        facts.canaries = first(conn, turn, rollout.terms.canary, &began).await?;
+        facts.canaries = first(conn, turn, rollout.terms.canary).await?;
         let places = facts.in_flight.len() < rollout.terms.max_in_flight as usize;
         if places && canaries(&facts, turn.pace) == Canaries::Done {
             facts.waiting = waiting(conn, turn).await?;
@@ -88,7 +88,7 @@ pub(super) async fn load(
 async fn rollout(
     conn: &mut SqliteConnection,
     rollout_id: &str,
-) -> Result<Option<(Rollout, String)>, StoreError> {
+) -> Result<Option<Rollout>, StoreError> {
     let row = sqlx::query("SELECT * FROM rollouts WHERE rollout_id = ?")
         .bind(rollout_id)
         .fetch_optional(&mut *conn)
@@ -106,7 +106,7 @@ async fn rollout(
         ended_badly: number("rollouts.ended_badly", row.get("ended_badly"))?,
         version,
     };
-    Ok(Some((rollout, row.get("state_changed_at"))))
+    Ok(Some(rollout))
 }
 
 fn terms(row: &SqliteRow) -> Result<Terms, StoreError> {
@@ -131,7 +131,7 @@ pub(super) async fn releases(
 ) -> Result<Vec<Release>, StoreError> {
     let rows = sqlx::query(
         "SELECT update_id, version, channel, os || '-' || arch AS platform, MAX(counter) AS counter,
-                min_version_required
+                min_version_required, COALESCE(mandatory, FALSE) AS mandatory
          FROM server_updates
          WHERE version = ?1 AND state = 'published' AND (?2 IS NULL OR channel = ?2)
            AND channel IS NOT NULL AND os IS NOT NULL AND arch IS NOT NULL
@@ -153,6 +153,7 @@ pub(super) async fn releases(
                 channel: row.get("channel"),
                 counter: number("server_updates.counter", counter.unwrap_or(0))?,
                 min_version: row.get("min_version_required"),
+                mandatory: row.get("mandatory"),
             })
         })
         .collect()
@@ -162,36 +163,24 @@ async fn in_flight(
     conn: &mut SqliteConnection,
     turn: &Turn,
 ) -> Result<Vec<Deployment>, StoreError> {
-    let select = format!(
-        "{SELECT} WHERE d.rollout_id = ? AND d.directive_id IS NOT NULL AND d.status IN {OPEN}
-         ORDER BY d.deployment_id"
-    );
-    let rows = sqlx::query(AssertSqlSafe(select)).bind(&turn.rollout_id);
+    let rows = sqlx::query(AssertSqlSafe(in_flight_sql())).bind(&turn.rollout_id);
     let rows = rows.fetch_all(conn).await.map_err(database)?;
     rows.iter()
         .map(|row| deployment(row, turn.now_ms))
         .collect()
 }
 
-/// The canaries. One that was superseded says nothing about the release, and one that ended badly
-/// before an operator had the rollout go on is dealt with: the next one takes its place.
+/// The canaries ([`Facts::canaries`]).
 async fn first(
     conn: &mut SqliteConnection,
     turn: &Turn,
     canary: u32,
-    began: &str,
 ) -> Result<Vec<Deployment>, StoreError> {
     if canary == 0 {
         return Ok(vec![]);
     }
-    let select = format!(
-        "{SELECT} WHERE d.rollout_id = ? AND d.status <> 'superseded'
-           AND NOT (d.status IN {BAD} AND d.changed_at <= ?)
-         ORDER BY d.deployment_id LIMIT ?"
-    );
-    let rows = sqlx::query(AssertSqlSafe(select))
+    let rows = sqlx::query(AssertSqlSafe(canaries_sql()))
         .bind(&turn.rollout_id)
-        .bind(began)
         .bind(canary);
     let rows = rows.fetch_all(conn).await.map_err(database)?;
     rows.iter()
@@ -200,12 +189,7 @@ async fn first(
 }
 
 async fn waiting(conn: &mut SqliteConnection, turn: &Turn) -> Result<Vec<Deployment>, StoreError> {
-    let select = format!(
-        "{SELECT} WHERE d.rollout_id = ? AND d.deployment_id > ? AND d.directive_id IS NULL
-           AND d.status IN {OPEN}
-         ORDER BY d.deployment_id LIMIT {LOOK}"
-    );
-    let rows = sqlx::query(AssertSqlSafe(select))
+    let rows = sqlx::query(AssertSqlSafe(waiting_sql()))
         .bind(&turn.rollout_id)
         .bind(turn.after);
     let rows = rows.fetch_all(conn).await.map_err(database)?;
@@ -215,18 +199,42 @@ async fn waiting(conn: &mut SqliteConnection, turn: &Turn) -> Result<Vec<Deploym
 }
 
 async fn any_open(conn: &mut SqliteConnection, rollout_id: &str) -> Result<bool, StoreError> {
-    // Each half has its own partial index.
-    let select = format!(
-        "SELECT EXISTS (SELECT 1 FROM server_update_deployments
-                        WHERE rollout_id = ?1 AND directive_id IS NOT NULL AND status IN {OPEN})
-             OR EXISTS (SELECT 1 FROM server_update_deployments
-                        WHERE rollout_id = ?1 AND directive_id IS NULL AND status IN {OPEN})"
-    );
-    sqlx::query_scalar(AssertSqlSafe(select))
+    sqlx::query_scalar(AssertSqlSafe(any_open_sql()))
         .bind(rollout_id)
         .fetch_one(conn)
         .await
         .map_err(database)
+}
+
+// Texts of their own, so that a test sees which indexes they use.
+
+pub(super) fn in_flight_sql() -> String {
+    format!("{SELECT} WHERE d.rollout_id = ? AND d.directive_id IS NOT NULL AND d.status IN {OPEN}")
+}
+
+pub(super) fn canaries_sql() -> String {
+    format!(
+        "{SELECT} WHERE d.rollout_id = ? AND d.status <> 'superseded' AND d.status NOT IN {BAD}
+         ORDER BY d.deployment_id LIMIT ?"
+    )
+}
+
+pub(super) fn waiting_sql() -> String {
+    format!(
+        "{SELECT} WHERE d.rollout_id = ? AND d.deployment_id > ? AND d.directive_id IS NULL
+           AND d.status IN {OPEN}
+         ORDER BY d.deployment_id LIMIT {LOOK}"
+    )
+}
+
+pub(super) fn any_open_sql() -> String {
+    // Each half has its own partial index.
+    format!(
+        "SELECT EXISTS (SELECT 1 FROM server_update_deployments
+                        WHERE rollout_id = ?1 AND directive_id IS NOT NULL AND status IN {OPEN})
+             OR EXISTS (SELECT 1 FROM server_update_deployments
+                        WHERE rollout_id = ?1 AND directive_id IS NULL AND status IN {OPEN})"
+    )
 }
 
 fn deployment(row: &SqliteRow, now_ms: i64) -> Result<Deployment, StoreError> {

@@ -78,6 +78,20 @@ pub(super) async fn counts(
     .map_err(database)
 }
 
+pub(super) async fn servers(
+    pool: &SqlitePool,
+    rollout_id: &str,
+) -> Result<Vec<String>, StoreError> {
+    sqlx::query_scalar(
+        "SELECT server_id FROM server_update_deployments
+         WHERE rollout_id = ? AND server_id IS NOT NULL",
+    )
+    .bind(rollout_id)
+    .fetch_all(pool)
+    .await
+    .map_err(database)
+}
+
 pub(super) async fn deployments(
     pool: &SqlitePool,
     filter: DeploymentFilter,
@@ -106,6 +120,10 @@ pub(super) async fn deployments(
         Which::Bad => {
             select.push(format!(" AND d.status IN {BAD}"));
         }
+        Which::Canaries => {
+            let good = format!(" AND d.status <> 'superseded' AND d.status NOT IN {BAD}");
+            select.push(good);
+        }
     }
     select
         .push(" ORDER BY d.deployment_id")
@@ -119,17 +137,21 @@ pub(super) async fn deployments(
 }
 
 pub(super) async fn to_roll(pool: &SqlitePool) -> Result<Vec<String>, StoreError> {
-    let select = format!(
+    sqlx::query_scalar(AssertSqlSafe(to_roll_sql()))
+        .fetch_all(pool)
+        .await
+        .map_err(database)
+}
+
+/// A text of its own, so that a test sees which indexes it uses.
+pub(super) fn to_roll_sql() -> String {
+    format!(
         "SELECT rollout_id FROM rollouts WHERE state = 'running'
          UNION
          SELECT rollout_id FROM server_update_deployments
              INDEXED BY idx_server_update_deployments_in_flight
          WHERE directive_id IS NOT NULL AND status IN {OPEN} AND rollout_id IS NOT NULL"
-    );
-    sqlx::query_scalar(AssertSqlSafe(select))
-        .fetch_all(pool)
-        .await
-        .map_err(database)
+    )
 }
 
 pub(super) async fn groups(pool: &SqlitePool) -> Result<Vec<GroupRow>, StoreError> {
