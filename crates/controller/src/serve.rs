@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::keys::{KeyError, Keys};
 use crate::places::{Places, Seat};
 use crate::releases::{Tree, keeper};
+use crate::rolling;
 use crate::store::{self, Store, StoreError, Swept};
 use crate::tls::{self, TlsError};
 
@@ -134,6 +135,12 @@ pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Running, S
         stop.clone(),
     ));
     tokio::spawn(refuse_holders(
+        Arc::clone(&store),
+        Arc::clone(&clock),
+        config.heartbeat_interval_s,
+        stop.clone(),
+    ));
+    tokio::spawn(rolling::roll(
         Arc::clone(&store),
         Arc::clone(&clock),
         config.heartbeat_interval_s,

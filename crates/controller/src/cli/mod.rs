@@ -10,6 +10,7 @@ mod named;
 mod personal_keys;
 mod registration;
 mod releases;
+mod rollouts;
 mod servers;
 mod serving;
 mod show;
@@ -69,6 +70,9 @@ enum Command {
     /// Add, list, show and revoke the devices of users, and say what VPN daemons call them
     #[command(subcommand)]
     Device(devices::DeviceCommand),
+    /// Have hosts install a published release, a few at a time; watch, pause, resume and abort that
+    #[command(subcommand)]
+    Rollout(rollouts::RolloutCommand),
     /// Make, sign, publish and revoke the releases that hosts install
     Release(releases::ReleaseArgs),
     /// What hosts said of themselves
@@ -131,6 +135,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Connections(command) => connections::run(command, &place.load()?).await,
         Command::PersonalKey(command) => personal_keys::run(command, &place.load()?).await,
         Command::Device(command) => devices::run(command, &place.load()?).await,
+        Command::Rollout(command) => rollouts::run(command, &place.load()?).await,
         Command::Release(args) => releases::run(args, &place).await,
         Command::Heartbeats(command) => lists::heartbeats(command, &place.load()?).await,
         Command::Events(command) => events::run(command, &place.load()?).await,
@@ -225,6 +230,17 @@ mod tests {
             "device identity add laptop --eap alice",
             "device identity add laptop --ike C=CH,CN=alice",
             "device identity remove laptop --user alice --json",
+            "rollout create 1.5.0",
+            "rollout create 1.5.0 --channel beta --group eu --group us --server host-1 --canary 2 --percent 10 --max-in-flight 5 --stop-on-failures 0 --mandatory --note soon --dry-run --yes --json",
+            "rollout status --watch",
+            "rollout status 0199c0de --json",
+            "rollout list --json",
+            "rollout pause 0199c0de --reason lunch --json",
+            "rollout resume 1.5.0 --json",
+            "rollout abort 0199c0de --reason bad --json",
+            "server group add eu host-1 host-2",
+            "server group remove eu host-1",
+            "server group list eu --json",
             "release init --root-keys 3 --root-threshold 2 --targets-keys 2 --keys k --passphrase-file p",
             "release --repository r init --root-key a.pub --root-key b.pub --targets-key c.pub --online-key o.pub",
             "release make-key alice.key",

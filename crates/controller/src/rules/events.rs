@@ -50,6 +50,12 @@ catalogue! {
     RevocationNotEnforced, "revocation_not_enforced", High, "connections",
         "A host did not end a connection whose device or personal key is revoked.",
         "Read the host's reason in the event, and end the session at its VPN daemon; an older agent must be updated. The host is asked again.";
+    RolloutHalted, "rollout_halted", High, "rollout",
+        "A rollout stopped by itself: too many hosts ended badly, a canary did, or the release was taken back.",
+        "See `rollout status`; then `rollout resume`, or `rollout abort` and publish a better release.";
+    HostMetadataStale, "host_metadata_stale", High, "rollout",
+        "A host has had no fresh release metadata for more than seven days: somebody withholds it, or it cannot reach the repository.",
+        "Compare the metadata that the controller serves (`release show`) with what the host gets, and look at what lies between them.";
     RegistrationKeyReuse, "registration_key_reuse", High, "api",
         "A second host asked to be enrolled with a used token: somebody has a copy of it.",
         "Look at the server that the token enrolled: it may be the wrong one of the two.";
@@ -131,6 +137,15 @@ catalogue! {
     ConnectionGap, "connection_gap", Medium, "connections",
         "A host lost connection records.",
         "Look at its disk and its `max_bytes`; expected after a restored backup.";
+    UpdateRolledBack, "update_rolled_back", Medium, "rollout",
+        "A release ran badly on a host, and the host went back to the version before by itself.",
+        "Read the reason in the event; the host does not try that version again for a while.";
+    UpdateFailed, "update_failed", Medium, "rollout",
+        "A host did not install a release: it refused it, has it blocked, or could not.",
+        "Read the reason in the event (`docs/releases.md` has the codes) and `rollout status`.";
+    UpdateReportIgnored, "update_report_ignored", Medium, "rollout",
+        "A host said of updates what cannot be: a deployment that is not its own or not yet handed out, another version, impossible sizes.",
+        "Nothing after a restored backup; else compare the versions of agent and controller, and examine the host.";
     ControllerStateRollback, "controller_state_rollback", Medium, "chain",
         "A host is ahead of this database and proved it with the controller's own signature.",
         "Nothing after a restored backup or a failover; else examine the disk of the database.";

@@ -9,6 +9,7 @@ mod connections;
 mod devices;
 mod events;
 mod releases;
+mod rollouts;
 mod rows;
 pub mod sqlite;
 
@@ -42,6 +43,10 @@ pub use devices::{
 };
 pub use events::{EventFilter, HandleEnd, Handling};
 pub use releases::{Mirror, MirrorEnd, ReleaseRow, ReleaseStore};
+pub use rollouts::{
+    DeploymentFilter, DeploymentRow, FleetHost, GroupChange, GroupRow, NewRollout, Rolled,
+    RolloutChange, RolloutRow, RolloutStore, SoftwareRow, StatusCount, Turn, Which,
+};
 pub use rows::{
     EventRow, HardwareLogRow, HeartbeatRow, RegistrationKeyRow, ServerRow, SuspicionRow,
     VerificationRow,
@@ -78,6 +83,8 @@ pub struct Wants {
     pub new_key: Option<PublicKey>,
     /// The fingerprint that came last.
     pub hardware: bool,
+    /// This deployment, whosever it is.
+    pub deployment: Option<i64>,
 }
 
 /// Whose key this is: enough to verify a request before any transaction.
@@ -186,8 +193,8 @@ pub enum StoreError {
 }
 
 /// The controller's memory: what is said here of servers, tokens, requests and events, and what the
-/// other parts say of connections, of whose they are, and of releases.
-pub trait Store: ConnectionStore + DeviceStore + ReleaseStore + Send + Sync {
+/// parts say of connections, of whose they are, of releases and of rollouts.
+pub trait Store: ConnectionStore + DeviceStore + ReleaseStore + RolloutStore + Send + Sync {
     /// Adds a registration key.
     fn create_registration_key(&self, key: NewRegistrationKey) -> Answer<'_, ()>;
     /// Looks a registration key up by its public half in hex.
