@@ -7,10 +7,12 @@
 mod apt;
 mod bench;
 mod build;
+mod container;
 mod demo;
 mod e2e;
 mod lab;
 mod package;
+mod release;
 mod shell;
 mod test;
 mod torture;
@@ -46,6 +48,11 @@ enum Command {
         #[command(subcommand)]
         what: e2e::What,
     },
+    /// Show on a machine in namespaces what only a host with a running systemd can show
+    Container {
+        #[command(subcommand)]
+        what: container::What,
+    },
     /// Break what a promise must survive, again and again, until it is broken or proven
     Torture {
         #[command(subcommand)]
@@ -53,6 +60,8 @@ enum Command {
     },
     /// Build the .deb and .rpm packages
     Package(package::Options),
+    /// Build the package of a release, ready to be signed; or prove that it is reproducible
+    Release(release::Options),
 }
 
 #[derive(Subcommand)]
@@ -63,6 +72,8 @@ enum Bench {
     Peers(bench::peers::Options),
     /// How long an event takes to the disk and to the controller, beside the disk's own fdatasync
     Events(bench::events::Options),
+    /// Verifying and staging a package of 512 MiB beside `openssl dgst` and `cp`
+    Update(bench::update::Options),
 }
 
 fn main() -> ExitCode {
@@ -78,9 +89,14 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Events(options),
         } => bench::events::run(&options),
+        Command::Bench {
+            what: Bench::Update(options),
+        } => bench::update::run(&options),
         Command::E2e { what } => e2e::run(&what),
+        Command::Container { what } => container::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),
+        Command::Release(options) => release::run(&options),
     };
     match outcome {
         Ok(code) => code,

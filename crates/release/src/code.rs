@@ -68,17 +68,19 @@ codes! {
     /// Why the updater did not install, or went back ([`Self::as_str`]).
     UpdaterCode {
         // Before anything is installed.
-        TrustMissing = "trust_missing", "no root metadata is trusted on this host yet";
+        TrustInvalid = "trust_invalid", "the root metadata is not the one that was expected";
         TrustExists = "trust_exists", "root metadata is trusted already, and replacing it was not asked for";
         IncomingUnsafe = "incoming_unsafe", "what the agent left is a link, a special file, or has a name that is not allowed";
         IncomingTooLarge = "incoming_too_large", "what the agent left is larger or more than any release";
-        IncomingChanged = "incoming_changed", "what the agent left changed while it was copied";
         IncomingMissing = "incoming_missing", "a file that the request or the metadata names is not there";
+        OfflineInvalid = "offline_invalid", "the offline file is cut off, changed or was not made by `release export`";
         RequestInvalid = "request_invalid", "the request cannot be read, or does not fit what is signed";
         NoSpace = "no_space", "there is not enough room on a file system";
         ReadOnly = "read_only", "a file system is mounted read-only";
         DiskError = "disk_error", "the system refused to read or write a file";
         PackageManagerBusy = "package_manager_busy", "dpkg or rpm works at this moment";
+        NotRoot = "not_root", "only root may do this";
+        NotPossible = "not_possible", "a plan found something that stands against the update";
         Busy = "busy", "another updater runs";
         ConfigInvalid = "config_invalid", "updater.toml has a mistake";
         PolicyUnreadable = "policy_unreadable", "policy.json cannot be read, and a pin or an opt-out may be in it";
@@ -91,6 +93,12 @@ codes! {
         // On trial.
         StartFailed = "start_failed", "the new version could not be started";
         Crashed = "crashed", "the new version ended";
+        StateUnreadable = "state_unreadable", "the new version cannot read this host's state or configuration (exit code 78)";
+        Unresponsive = "unresponsive", "the new version runs and does not answer: it hangs";
+        MemoryExceeded = "memory_exceeded", "the new version took more memory than it may";
+        LedgerBroken = "ledger_broken", "the new version cannot store connection records";
+        BackendLost = "backend_lost", "a VPN daemon that the former version was in touch with does not answer the new one";
+        SessionsLost = "sessions_lost", "VPN connections went away under the new version";
         WrongVersion = "wrong_version", "what runs is not the version that was installed";
         NeverHeartbeats = "never_heartbeats", "the new version did not try to reach the controller";
         CutOff = "cut_off", "the new version does not reach the controller, and the former one does";

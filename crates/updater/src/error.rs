@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::supervisor::SupervisorError;
 use nix::errno::Errno;
 use vpn_node_release::bundle::BundleError;
 use vpn_node_release::code::{PackageCode, UpdaterCode};
@@ -73,6 +74,12 @@ impl UpdateError {
             UpdaterCode::DiskError,
             format!("cannot {doing} {path}: {source}"),
         )
+    }
+}
+
+impl From<SupervisorError> for UpdateError {
+    fn from(error: SupervisorError) -> Self {
+        Self::failed(UpdaterCode::StartFailed, error.to_string())
     }
 }
 

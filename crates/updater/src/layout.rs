@@ -32,6 +32,12 @@ impl Layout {
         &self.root
     }
 
+    /// Whether this is the host itself and no tree beside it.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
@@ -186,6 +192,18 @@ impl Layout {
         self.state().join("lock")
     }
 
+    /// Where the plain supervisor takes orders (`vpn-node-updater supervise`); root's alone.
+    #[must_use]
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.at("run/vpn-node-updater/supervisor.sock")
+    }
+
+    /// Held for one change of policy, status or history ([`crate::lock::brief`]).
+    #[must_use]
+    pub fn brief_lock(&self) -> PathBuf {
+        self.state().join("lock.brief")
+    }
+
     // --- The rest of the host. ---
 
     /// The updater's configuration; optional.
@@ -250,6 +268,7 @@ mod tests {
             layout.work(),
             layout.snapshots(),
             layout.lock(),
+            layout.supervisor_socket(),
             layout.config(),
         ];
         all.extend(layout.journal());
