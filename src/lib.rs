@@ -7,7 +7,7 @@
 //! | `src/bin/*` | a few lines each: arguments, exit code | `daemon`, `cli` |
 //! | [`daemon`] | the wiring and the one event loop | everything below |
 //! | [`cli`] | arguments, then rendering (text, json) | `config`, `status`, `remote`, `host` |
-//! | [`vpn`] | one module a backend: a pure parser and a thin reader | `core`, `host::clock` |
+//! | [`vpn`] | one module a backend: a pure parser and a thin reader | `core`, `host::{clock, bounded}` |
 //! | [`host`] | what is read and kept on this machine | `core` |
 //! | [`ledger`] | the durable connection ledger | `host::atomic` |
 //! | [`remote`] | the client of the controller | `core`, `host::{state, atomic, clock}` |

@@ -4,8 +4,10 @@
 //! they could move the cursor, hide text or forge a log line, so everything that is not plainly
 //! printable is written as an escape, and endless text ends in an ellipsis.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::Path;
+
+use vpn_node_protocol::encoding::char_for_terminals;
 
 /// Characters shown before the ellipsis: a few terminal lines, enough for any honest path or URL.
 pub const MAX_SHOWN_CHARS: usize = 1024;
@@ -47,10 +49,8 @@ impl fmt::Display for Shown<'_> {
                     return f.write_str("…");
                 }
                 left -= 1;
-                match character {
-                    // Quotes are harmless on a terminal; Rust would escape them.
-                    '\'' | '"' => write!(f, "{character}")?,
-                    other => write!(f, "{}", other.escape_debug())?,
+                for shown in char_for_terminals(character) {
+                    f.write_char(shown)?;
                 }
             }
             for byte in chunk.invalid() {

@@ -24,6 +24,16 @@ pub(crate) fn open(path: &Path, flags: i32) -> io::Result<File> {
         .open(path)
 }
 
+/// Opens a file whose whole content somebody is to have written before: anything but a regular file
+/// is an error. Of a FIFO nobody could say whether what is read is all.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = open(path, 0)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
 /// Reads at most `max` bytes from where `file` stands.
 pub(crate) fn prefix_of(file: &File, max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -49,5 +59,7 @@ mod tests {
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(read_prefix(&path, 100).unwrap(), b"");
+        let error = open_regular(&path).unwrap_err();
+        assert_eq!(error.to_string(), "it is not a regular file");
     }
 }

@@ -1,10 +1,11 @@
 //! What the agent reads and keeps on this machine.
 
 pub mod atomic;
-mod bounded;
+pub(crate) mod bounded;
 pub mod clock;
 pub mod hardware;
 pub mod ids;
+pub mod installation;
 pub mod logging;
 pub mod metrics;
 pub mod sealing;

@@ -4,6 +4,8 @@
 //! kind. It says what it sees as [`Obs`]; who is connected is decided by [`crate::core::sessions`].
 //! It ends a session when it is told to ([`Order`]), by the daemon's own means.
 
+mod epoch;
+mod health;
 mod line;
 pub mod ocserv;
 pub mod openvpn;

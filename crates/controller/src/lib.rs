@@ -27,6 +27,7 @@ pub mod keys;
 pub mod personal_key;
 mod places;
 pub mod registration;
+pub mod releases;
 pub mod rolling;
 pub mod rules;
 mod secrecy;

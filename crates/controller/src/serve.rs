@@ -25,6 +25,7 @@ use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::keys::{KeyError, Keys};
 use crate::places::{Places, Seat};
+use crate::releases::{Tree, keeper};
 use crate::rolling;
 use crate::store::{self, Store, StoreError, Swept};
 use crate::tls::{self, TlsError};
@@ -141,8 +142,14 @@ pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Running, S
     ));
     tokio::spawn(rolling::roll(
         Arc::clone(&store),
-        clock,
+        Arc::clone(&clock),
         config.heartbeat_interval_s,
+        stop.clone(),
+    ));
+    tokio::spawn(keeper::keep(
+        Tree::at(config.releases()),
+        Arc::clone(&store),
+        clock,
         stop.clone(),
     ));
     let acceptor = TlsAcceptor::from(tls);

@@ -149,6 +149,14 @@ pub fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// A character of a text from outside as a terminal may show it: what steers a terminal or is not
+/// seen becomes an escape. Quotes, which Rust would escape too, are harmless there and stay.
+pub fn char_for_terminals(c: char) -> impl Iterator<Item = char> {
+    let plain = matches!(c, '\'' | '"').then_some(c);
+    let escaped = plain.is_none().then(|| c.escape_debug());
+    plain.into_iter().chain(escaped.into_iter().flatten())
+}
+
 /// The same JSON, safe for a terminal too: what serde_json leaves as it is, but no terminal shows
 /// (C1 controls, direction marks and the like, which stand in strings only), becomes a `\u` escape.
 #[must_use]
@@ -199,6 +207,23 @@ mod tests {
             length_prefixed(&[b"ab", b"c"]),
             length_prefixed(&[b"a", b"bc"])
         );
+    }
+
+    #[test]
+    fn only_what_is_seen_and_steers_nothing_is_shown_as_it_is() {
+        for (c, shown) in [
+            ('ü', "ü"),
+            ('"', "\""),
+            ('\'', "'"),
+            ('\\', "\\\\"),
+            ('\n', "\\n"),
+            ('\u{1b}', "\\u{1b}"),
+            ('\u{9b}', "\\u{9b}"),
+            ('\u{202e}', "\\u{202e}"),
+            ('\u{301}', "\\u{301}"),
+        ] {
+            assert_eq!(char_for_terminals(c).collect::<String>(), shown);
+        }
     }
 
     #[test]

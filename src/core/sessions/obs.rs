@@ -52,6 +52,19 @@ pub enum Obs {
     },
 }
 
+impl Obs {
+    /// Nobody is connected, at an instant when the daemon or interface is known not to run.
+    #[must_use]
+    pub fn nobody(epoch: u64, at: Stamp) -> Self {
+        Self::Snapshot {
+            epoch,
+            at,
+            complete: true,
+            sessions: Vec::new(),
+        }
+    }
+}
+
 /// The current values of one session; what is `None` did not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patch {

@@ -12,15 +12,16 @@ mod tests;
 pub mod users;
 
 use std::io;
-use std::mem::{self, Discriminant};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::known::Known;
 use self::occtl::{Events, Occtl};
+use super::health::Health;
 use super::{Address, Backend, BackendDetails, Backoff, Closed, Line, Order, Report, Stream};
 use crate::core::Now;
-use crate::core::sessions::{BackendId, BackendKind, Obs, Session, SessionKey, Stamp};
+use crate::core::sessions::{BackendId, BackendKind, Obs, Session, SessionKey};
 use crate::host::clock;
 
 /// The name of the one instance.
@@ -82,7 +83,7 @@ pub struct Ocserv {
     events: Option<Events>,
     look_at: Duration,
     backoff: Backoff,
-    failing: Option<(Discriminant<OcservError>, Stamp)>,
+    health: Health<OcservError>,
 }
 
 impl Ocserv {
@@ -103,7 +104,7 @@ impl Ocserv {
             events: None,
             look_at: Duration::ZERO,
             backoff: Backoff::default(),
-            failing: None,
+            health: Health::default(),
         }
     }
 
@@ -146,7 +147,7 @@ impl Ocserv {
                 report.obs = self.known.looked(epoch, sessions, now);
                 self.left = false;
                 self.backoff.worked();
-                if self.failing.take().is_some() {
+                if self.health.recovered() {
                     tracing::info!("ocserv is read again");
                 }
             }
@@ -186,23 +187,16 @@ impl Ocserv {
             let was_here = self.known.epoch();
             obs.extend(self.known.gone(now));
             if was_here.is_some() || mem::take(&mut self.left) {
-                obs.push(Obs::Snapshot {
-                    epoch: was_here.unwrap_or_default(),
-                    at: now,
-                    complete: true,
-                    sessions: Vec::new(),
-                });
-            } else if !self.expected && self.failing.is_none() {
+                obs.push(Obs::nobody(was_here.unwrap_or_default(), now));
+            } else if !self.expected && !self.health.fails() {
                 return; // This host has no ocserv.
             }
         } else {
             self.backoff.failed(now.boot);
         }
-        let (kind, socket) = (mem::discriminant(error), &self.occtl.socket);
-        let before = self.failing;
-        let since = before.map_or(now, |(_, since)| since);
-        self.failing = Some((kind, since));
-        if before.is_none_or(|(known, _)| known != kind) {
+        let socket = &self.occtl.socket;
+        let failure = self.health.failed(error, now);
+        if failure.is_news {
             if matches!(error, OcservError::Absent) {
                 tracing::info!(?socket, "ocserv is not running");
             } else {
@@ -211,7 +205,7 @@ impl Ocserv {
         }
         obs.push(Obs::Unavailable {
             error: format!("{}: {error}", socket.display()),
-            since,
+            since: failure.since,
         });
     }
 
@@ -221,7 +215,7 @@ impl Ocserv {
         let mut asked = false;
         let result = loop {
             line.tell(vec![self.look(clock::now())])?;
-            if self.failing.is_some() {
+            if self.health.fails() {
                 break Err("ocserv cannot be read".to_owned());
             }
             if !self.known.has(&order.key) {

@@ -4,13 +4,15 @@
 //! interface and its status file. Thin; what a configuration means is told by [`super::config`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::Address;
 use super::config::{self, ServerConfig};
 use super::{Places, Settings};
+use crate::host::bounded;
 
 /// Most servers read on one host.
 pub(super) const MAX_SERVERS: usize = 32;
@@ -19,7 +21,7 @@ pub(super) const MAX_SERVERS: usize = 32;
 const MAX_ENTRIES: usize = 1024;
 
 /// Longest configuration: certificates and keys may be in it.
-const MAX_CONFIG: u64 = 256 * 1024;
+const MAX_CONFIG: usize = 256 * 1024;
 
 /// Longest name of an instance.
 const MAX_NAME: usize = 64;
@@ -182,7 +184,7 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
         if path
             .extension()
             .is_some_and(|extension| extension == "conf")
-            && path.is_file()
+            && may_be_config(&path)
         {
             files.push(path);
         }
@@ -192,12 +194,15 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether a daemon could be started with it. A FIFO cannot be read a second time, which is said.
+fn may_be_config(path: &Path) -> bool {
+    let kind = fs::metadata(path).map(|metadata| metadata.file_type());
+    kind.is_ok_and(|kind| kind.is_file() || kind.is_fifo())
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?
-        .take(MAX_CONFIG + 1)
-        .read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_CONFIG {
+    let text = bounded::prefix_of(&bounded::open_regular(path)?, MAX_CONFIG + 1)?;
+    if text.len() > MAX_CONFIG {
         // What follows may be what forbids to connect.
         return Err(io::Error::other("it is larger than any configuration"));
     }
@@ -383,12 +388,32 @@ mod tests {
     }
 
     #[test]
+    fn a_fifo_holds_nobody_up_and_is_told() {
+        let host = Host::new();
+        host.write("server/site.conf", SERVER);
+        let fifo = host.0.path().join("openvpn/server/fifo.conf");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // How a unit's configuration is masked, which is no server's.
+        std::os::unix::fs::symlink("/dev/null", host.0.path().join("openvpn/off.conf")).unwrap();
+        let discovery = discover(&host.settings());
+        let names: Vec<&str> = discovery
+            .servers
+            .iter()
+            .map(|found| &found.name[..])
+            .collect();
+        assert_eq!(names, ["site"]);
+        let (path, error) = discovery.unreadable.unwrap();
+        assert_eq!(path, fifo);
+        assert_eq!(error.to_string(), "it is not a regular file");
+    }
+
+    #[test]
     fn too_many_and_too_long_ones_are_left_out() {
         let host = Host::new();
         for n in 0..100 {
             host.write(&format!("server/{n:03}.conf"), SERVER);
         }
-        let long = format!("{}\n{SERVER}", "#".repeat(MAX_CONFIG as usize));
+        let long = format!("{}\n{SERVER}", "#".repeat(MAX_CONFIG));
         host.write("server/000.conf", &long);
         let found = discover(&host.settings()).servers;
         assert_eq!(found.len(), MAX_SERVERS - 1);

@@ -3,18 +3,17 @@
 //! OpenVPN writes the file over line by line, so a reader may see a mixture. It is read only when
 //! it has not been written for a moment, and believed only if that is still so afterwards.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use nix::fcntl::OFlag;
 
 use super::fault::Fault;
 use super::lines::without_end;
 use super::status::{MAX_CLIENTS, Table, TableParser};
 use crate::core::Now;
+use crate::host::bounded;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(10);
@@ -37,7 +36,7 @@ pub(super) const STALE_AFTER: Duration = Duration::from_secs(180);
 pub(super) const GONE_AFTER: Duration = Duration::from_secs(600);
 
 /// Most bytes read: the rows of all clients in both tables.
-const MAX_BYTES: u64 = MAX_CLIENTS as u64 * 3 * 256;
+const MAX_BYTES: usize = MAX_CLIENTS * 3 * 256;
 
 /// One status file from look to look.
 #[derive(Debug)]
@@ -171,16 +170,8 @@ enum Settled {
 }
 
 fn read_settled(path: &Path, known: Option<(i64, i64)>, now: Now) -> io::Result<Settled> {
-    // A FIFO in its place must not hang the agent.
-    let flags = OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path)?;
+    let file = bounded::open_regular(path)?;
     let before = file.metadata()?;
-    if !before.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     let written = written(&before);
     if known == Some(written) {
         return Ok(Settled::Same);
@@ -189,8 +180,7 @@ fn read_settled(path: &Path, known: Option<(i64, i64)>, now: Now) -> io::Result<
     if (0..SETTLED_MS).contains(&age_ms) {
         return Ok(Settled::Moving);
     }
-    let mut bytes = Vec::new();
-    (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
+    let bytes = bounded::prefix_of(&file, MAX_BYTES)?;
     let after = File::metadata(&file)?;
     if (self::written(&after), after.len()) != (written, before.len()) {
         return Ok(Settled::Moving);

@@ -2,15 +2,15 @@
 //!
 //! The management interface comes first; while it is not at hand, the status file is followed.
 
-use std::fs::File;
 use std::io::{self, Read as _};
-use std::mem::{self, Discriminant};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::poll::PollFd;
 use zeroize::Zeroizing;
 
+use super::super::health::Health;
 use super::super::{Address, BackendDetails, Backoff, Stream};
 use super::conversation::{Conversation, Heard};
 use super::discover::Found;
@@ -19,6 +19,7 @@ use super::file::{Look, StatusFile};
 use super::server::{Answer, Outcome, Server};
 use crate::core::Now;
 use crate::core::sessions::{Obs, SessionKey, Stamp};
+use crate::host::bounded;
 
 /// Reads of one turn: a daemon that floods leaves the others their turn.
 const READS: usize = 16;
@@ -40,8 +41,8 @@ pub(super) struct Instance {
     backoff: Backoff,
     not_before: Duration,
     file: Option<StatusFile>,
-    management: Health,
-    status: Health,
+    management: Health<Fault>,
+    status: Health<Fault>,
     details: Option<BackendDetails>,
 }
 
@@ -58,10 +59,6 @@ pub(super) struct Turn {
     /// When they became known or changed.
     pub(super) details: Option<BackendDetails>,
 }
-
-/// A failure is said when it begins and when it ends.
-#[derive(Default)]
-struct Health(Option<(Discriminant<Fault>, Stamp)>);
 
 impl Instance {
     /// `epoch` is the one of connections that a former process left. `password_file` is the one
@@ -176,14 +173,14 @@ impl Instance {
     }
 
     fn follows_file(&self) -> bool {
-        !self.works && (self.address().is_none() || self.management.0.is_some())
+        !self.works && (self.address().is_none() || self.management.fails())
     }
 
     fn connect(&mut self, now: Now, out: &mut Outcome) {
         let Some(address) = self.address().cloned() else {
             if let Some(what) = self.found.config.claimed {
-                self.management
-                    .failed(&self.found.name, &Fault::Claimed(what), true, now);
+                let fault = Fault::Claimed(what);
+                failed(&mut self.management, &self.found.name, &fault, true, now);
             }
             self.not_before = now.boot.saturating_add(LASTING_PAUSE);
             return;
@@ -247,8 +244,8 @@ impl Instance {
         if mem::take(&mut out.listed) && result.is_ok() {
             self.works = true;
             self.backoff.worked();
-            self.management
-                .recovered(&self.found.name, "its management interface");
+            let from = "its management interface";
+            recovered(&mut self.management, &self.found.name, from);
             self.status = Health::default();
         }
         result?;
@@ -264,8 +261,7 @@ impl Instance {
             self.not_before = now.boot.saturating_add(LASTING_PAUSE);
         }
         let down = matches!(fault, Fault::Down(_));
-        let kind = mem::discriminant(&fault);
-        let news = self.management.0.is_none_or(|(known, _)| known != kind);
+        let news = self.management.would_be_news(&fault);
         if news && down && self.server.is_known() {
             self.server.is_down(now, out);
         }
@@ -278,7 +274,7 @@ impl Instance {
             tracing::debug!(instance = self.found.name, %fault, "OpenVPN closed the connection");
             return;
         }
-        let since = self.management.failed(&self.found.name, &fault, loud, now);
+        let since = failed(&mut self.management, &self.found.name, &fault, loud, now);
         if loud && (self.file.is_none() || !fault.is_mild()) {
             out.obs.push(Obs::Unavailable {
                 error: fault.to_string(),
@@ -300,12 +296,12 @@ impl Instance {
                 }
             }
             Ok(Look::Table(table)) => {
-                self.status.recovered(&self.found.name, "its status file");
+                recovered(&mut self.status, &self.found.name, "its status file");
                 self.server.read_file(*table, now, out);
             }
             Err(fault) => {
                 let loud = self.is_there(&fault);
-                let since = self.status.failed(&self.found.name, &fault, loud, now);
+                let since = failed(&mut self.status, &self.found.name, &fault, loud, now);
                 if loud {
                     out.obs.push(Obs::Unavailable {
                         error: fault.to_string(),
@@ -336,31 +332,33 @@ impl Instance {
     }
 }
 
-impl Health {
-    /// Since when it fails; says so in the log when that began or became another failure.
-    fn failed(&mut self, instance: &str, fault: &Fault, loud: bool, now: Now) -> Stamp {
-        let kind = mem::discriminant(fault);
-        let before = self.0;
-        let since = before.map_or(now, |(_, since)| since);
-        self.0 = Some((kind, since));
-        if before.is_none_or(|(known, _)| known != kind) {
-            if !loud {
-                tracing::debug!(instance, %fault, "no OpenVPN server here");
-            } else if fault.is_absence() {
-                tracing::info!(instance, reason = %fault, "OpenVPN server is down");
-            } else if fault.is_mild() {
-                tracing::warn!(instance, reason = %fault, "OpenVPN is read from its status file");
-            } else {
-                tracing::error!(instance, error = %fault, "cannot read OpenVPN");
-            }
+/// Notes a failure, and says it in the log if it is news. Returns since when it fails.
+fn failed(
+    health: &mut Health<Fault>,
+    instance: &str,
+    fault: &Fault,
+    loud: bool,
+    now: Now,
+) -> Stamp {
+    let failure = health.failed(fault, now);
+    if failure.is_news {
+        if !loud {
+            tracing::debug!(instance, %fault, "no OpenVPN server here");
+        } else if fault.is_absence() {
+            tracing::info!(instance, reason = %fault, "OpenVPN server is down");
+        } else if fault.is_mild() {
+            tracing::warn!(instance, reason = %fault, "OpenVPN is read from its status file");
+        } else {
+            tracing::error!(instance, error = %fault, "cannot read OpenVPN");
         }
-        since
     }
+    failure.since
+}
 
-    fn recovered(&mut self, instance: &str, from: &'static str) {
-        if self.0.take().is_some() {
-            tracing::info!(instance, from, "OpenVPN is read again");
-        }
+/// Notes that it is read, and says so in the log if that is news.
+fn recovered(health: &mut Health<Fault>, instance: &str, from: &'static str) {
+    if health.recovered() {
+        tracing::info!(instance, from, "OpenVPN is read again");
     }
 }
 
@@ -376,7 +374,7 @@ fn send(stream: &mut Stream, conversation: &mut Conversation) -> Result<(), Faul
 fn read_password(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(vec![0; MAX_PASSWORD]);
     let mut read = 0;
-    let mut file = File::open(path)?;
+    let mut file = bounded::open_regular(path)?;
     while read < MAX_PASSWORD {
         match file.read(&mut bytes[read..])? {
             0 => break,

@@ -159,16 +159,10 @@ impl OpenVpn {
         }
         if sure {
             for (name, epoch) in std::mem::take(&mut self.expected) {
-                let nobody = Obs::Snapshot {
-                    epoch,
-                    at: now,
-                    complete: true,
-                    sessions: Vec::new(),
-                };
                 round.add(
                     &name,
                     Turn {
-                        obs: vec![nobody],
+                        obs: vec![Obs::nobody(epoch, now)],
                         ..Turn::default()
                     },
                 );

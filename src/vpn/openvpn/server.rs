@@ -158,12 +158,7 @@ impl Server {
         out.obs.extend(gone);
         // Connections of a former process are over, too.
         if let Some(epoch) = self.epoch {
-            out.obs.push(Obs::Snapshot {
-                epoch,
-                at: now,
-                complete: true,
-                sessions: Vec::new(),
-            });
+            out.obs.push(Obs::nobody(epoch, now));
         }
     }
 

@@ -20,9 +20,7 @@ pub mod table;
 mod tests;
 
 use std::{
-    fs, io,
-    mem::{self, Discriminant},
-    os::unix::fs::MetadataExt as _,
+    fs, io, mem,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,11 +32,13 @@ use self::{
     error::LinkError,
     table::Table,
 };
-use super::{Address, Backend, BackendDetails, Backoff, Line, Order, Report, Stream};
+use super::{
+    Address, Backend, BackendDetails, Backoff, Line, Order, Report, Stream, epoch, health::Health,
+};
 use crate::{
     core::{
         Now,
-        sessions::{BackendId, BackendKind, Obs, SessionKey, Stamp},
+        sessions::{BackendId, BackendKind, Obs, SessionKey},
     },
     host::clock,
 };
@@ -78,7 +78,7 @@ pub struct StrongSwan {
     broke_at: Option<Now>,
     /// Whether a former process left connections.
     left: bool,
-    health: Health,
+    health: Health<LinkError>,
     backoff: Backoff,
     look_at: Duration,
     buffer: Box<[u8]>,
@@ -90,10 +90,6 @@ struct Link {
     commands: Stream,
     talk: Conversation,
 }
-
-/// Remembers a failure, so that it is logged when it begins and when it ends.
-#[derive(Default)]
-struct Health(Option<(Discriminant<LinkError>, Stamp)>);
 
 impl StrongSwan {
     /// Nothing is read before it runs. `expected` are the backends of connections that a former
@@ -139,7 +135,9 @@ impl StrongSwan {
             self.broken(error, now, seen, answers);
         } else if link.talk.has_listed() {
             self.backoff.worked();
-            self.health.recovered();
+            if self.health.recovered() {
+                tracing::info!("strongSwan is read again");
+            }
         }
     }
 
@@ -191,17 +189,25 @@ impl StrongSwan {
             let was_here = self.epoch.take();
             self.gone(now, obs);
             if was_here.is_some() || mem::take(&mut self.left) {
-                obs.push(nobody(was_here.unwrap_or_default(), now));
-            } else if !self.settings.expected && self.health.0.is_none() {
+                obs.push(Obs::nobody(was_here.unwrap_or_default(), now));
+            } else if !self.settings.expected && !self.health.fails() {
                 return; // This host has no strongSwan.
             }
         } else {
             self.backoff.failed(now.boot);
         }
-        let since = self.health.failed(&self.settings.vici, &error, now);
+        let socket = &self.settings.vici;
+        let failure = self.health.failed(&error, now);
+        if failure.is_news {
+            if error.is_absence() {
+                tracing::info!(?socket, reason = %error, "strongSwan is not running");
+            } else {
+                tracing::error!(?socket, %error, "cannot read strongSwan");
+            }
+        }
         obs.push(Obs::Unavailable {
-            error: error.sentence(&self.settings.vici),
-            since,
+            error: error.sentence(socket),
+            since: failure.since,
         });
     }
 
@@ -294,48 +300,10 @@ impl Link {
     }
 }
 
-impl Health {
-    /// Since when it fails; says so in the log when that began or became another failure.
-    fn failed(&mut self, socket: &Path, error: &LinkError, now: Now) -> Stamp {
-        let kind = mem::discriminant(error);
-        let before = self.0;
-        let since = before.map_or(now, |(_, since)| since);
-        self.0 = Some((kind, since));
-        if before.is_none_or(|(known, _)| known != kind) {
-            if error.is_absence() {
-                tracing::info!(?socket, reason = %error, "strongSwan is not running");
-            } else {
-                tracing::error!(?socket, %error, "cannot read strongSwan");
-            }
-        }
-        since
-    }
-
-    fn recovered(&mut self) {
-        if self.0.take().is_some() {
-            tracing::info!("strongSwan is read again");
-        }
-    }
-}
-
-/// A charon that starts binds a new socket file: its inode and birth tell lives apart.
+/// Which charon this is.
 fn epoch_of(vici: &Path) -> Result<u64, LinkError> {
     let metadata = fs::metadata(vici).map_err(LinkError::from_connect)?;
-    let born = metadata
-        .mtime()
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(metadata.mtime_nsec());
-    Ok((born.cast_unsigned() ^ metadata.ino().rotate_left(40)).max(1))
-}
-
-/// Nobody is connected: charon does not run.
-fn nobody(epoch: u64, at: Now) -> Obs {
-    Obs::Snapshot {
-        epoch,
-        at,
-        complete: true,
-        sessions: Vec::new(),
-    }
+    Ok(epoch::of_socket(&metadata))
 }
 
 fn backend_id() -> BackendId {

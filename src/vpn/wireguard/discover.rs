@@ -2,15 +2,12 @@
 
 use std::{
     fs,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::{error::ReadError, nl_socket};
+use super::{super::epoch, error::ReadError, nl_socket};
 
 /// Most interfaces read on one host; more would not fit into one poll.
 pub(super) const MAX_INTERFACES: usize = 64;
@@ -90,7 +87,7 @@ pub(super) fn sockets(
             found.push(Found {
                 name,
                 source: Source::Socket { path: entry.path() },
-                epoch: socket_epoch(&metadata),
+                epoch: epoch::of_socket(&metadata),
                 up: true,
             });
         }
@@ -102,15 +99,6 @@ pub(super) fn sockets(
         interface.up = !matches!(link, Ok(Some(link)) if !link.up && !link.wireguard);
     }
     Ok(found)
-}
-
-/// A daemon that starts binds a new socket file: its inode and birth tell lives apart.
-fn socket_epoch(metadata: &fs::Metadata) -> u64 {
-    let born = metadata
-        .mtime()
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(metadata.mtime_nsec());
-    (born.cast_unsigned() ^ metadata.ino().rotate_left(40)).max(1)
 }
 
 fn sorted(mut found: Vec<Found>) -> Vec<Found> {

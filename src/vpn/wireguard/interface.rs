@@ -1,9 +1,6 @@
 //! One interface from poll to poll: what it held, whether it can be read, what it offers.
 
-use std::{
-    mem::{self, Discriminant},
-    time::Duration,
-};
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -19,9 +16,9 @@ use super::{
 use crate::{
     core::{
         Now,
-        sessions::{BackendId, BackendKind, Obs, Stamp},
+        sessions::{BackendId, BackendKind, Obs},
     },
-    vpn::{BackendDetails, Report},
+    vpn::{BackendDetails, Report, health::Health},
 };
 
 /// An interface that let a whole [`ANSWER_LIMIT`] pass is left alone for so long.
@@ -38,17 +35,13 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Interface {
     pub(super) table: PeerTable,
     epoch: Option<u64>,
-    health: Health,
+    health: Health<ReadError>,
     retry_at: Duration,
     device: DeviceReading,
     derive_at: Duration,
     /// What was told of it last.
     details: Option<BackendDetails>,
 }
-
-/// Remembers a failure, so that it is logged when it begins and when it ends.
-#[derive(Default)]
-pub(super) struct Health(Option<(Discriminant<ReadError>, Stamp)>);
 
 impl Interface {
     pub(super) fn new(source: &Source) -> Self {
@@ -108,7 +101,9 @@ impl Interface {
         let mut report = report(&found.name, obs);
         match read {
             Ok((_, device)) => {
-                self.health.recovered(&found.name);
+                if self.health.recovered() {
+                    log_recovery(&found.name);
+                }
                 report.details = self.news(found, device, now);
             }
             Err(error) => report.obs.extend(self.failed(&found.name, error, now)),
@@ -138,12 +133,15 @@ impl Interface {
         }
         if error.ends_sessions() {
             obs.extend(self.table.interface_down(now));
-            obs.push(nobody(self.epoch.unwrap_or_default(), now));
+            obs.push(Obs::nobody(self.epoch.unwrap_or_default(), now));
         }
-        let since = self.health.failed(name, &error, now);
+        let failure = self.health.failed(&error, now);
+        if failure.is_news {
+            log_failure(name, &error);
+        }
         obs.push(Obs::Unavailable {
             error: error.to_string(),
-            since,
+            since: failure.since,
         });
         obs
     }
@@ -170,43 +168,18 @@ impl Interface {
     }
 }
 
-impl Health {
-    #[cfg(test)]
-    pub(super) fn is_good(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Since when it fails; says so in the log when that began or became another failure.
-    pub(super) fn failed(&mut self, what: &str, error: &ReadError, now: Now) -> Stamp {
-        let kind = mem::discriminant(error);
-        let before = self.0;
-        let since = before.map_or(now, |(_, since)| since);
-        self.0 = Some((kind, since));
-        if before.is_none_or(|(known, _)| known != kind) {
-            if error.ends_sessions() {
-                tracing::info!(interface = what, reason = %error, "WireGuard interface ended");
-            } else {
-                tracing::error!(interface = what, %error, "cannot read WireGuard");
-            }
-        }
-        since
-    }
-
-    pub(super) fn recovered(&mut self, what: &str) {
-        if self.0.take().is_some() {
-            tracing::info!(interface = what, "WireGuard is read again");
-        }
+/// Says a failure in the log that is news.
+pub(super) fn log_failure(what: &str, error: &ReadError) {
+    if error.ends_sessions() {
+        tracing::info!(interface = what, reason = %error, "WireGuard interface ended");
+    } else {
+        tracing::error!(interface = what, %error, "cannot read WireGuard");
     }
 }
 
-/// Nobody is connected: the interface does not exist or is down.
-pub(super) fn nobody(epoch: u64, at: Now) -> Obs {
-    Obs::Snapshot {
-        epoch,
-        at,
-        complete: true,
-        sessions: Vec::new(),
-    }
+/// Says in the log that a failure is over.
+pub(super) fn log_recovery(what: &str) {
+    tracing::info!(interface = what, "WireGuard is read again");
 }
 
 pub(super) fn report(instance: &str, obs: Vec<Obs>) -> Report {

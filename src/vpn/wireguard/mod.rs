@@ -30,13 +30,13 @@ pub use reading::{DeviceReading, Handshake, MAX_ALLOWED_IPS, MAX_PEERS, PeerRead
 
 use self::{
     discover::{Found, MAX_INTERFACES},
-    interface::{Health, Interface, nobody, report},
+    interface::{Interface, log_failure, log_recovery, report},
 };
-use super::{Backend, Closed, Line, Report};
+use super::{Backend, Closed, Line, Report, health::Health};
 use crate::{
     core::{
         Now,
-        sessions::{BackendId, BackendKind},
+        sessions::{BackendId, BackendKind, Obs},
     },
     host::clock,
 };
@@ -49,6 +49,9 @@ pub const POLL_BUDGET: Duration = Duration::from_secs(4);
 
 /// The kernel sends dumps in datagrams of at most 32 KiB if the buffer allows.
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// What the log calls all of them together.
+const LIST: &str = "list of WireGuard interfaces";
 
 /// Where to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +70,7 @@ pub struct WireGuard {
     interfaces: BTreeMap<String, Interface>,
     /// Instances with connections of a former process, until the first full list of interfaces.
     expected: Vec<String>,
-    discovery: [Health; 2],
+    discovery: [Health<ReadError>; 2],
     /// The interface at which the last poll ran out of time.
     resume: Option<String>,
     buffer: Box<[u8]>,
@@ -111,12 +114,16 @@ impl WireGuard {
         for (part, health) in [kernel, sockets].into_iter().zip(&mut self.discovery) {
             match part {
                 Ok(found) => {
-                    health.recovered("list of WireGuard interfaces");
+                    if health.recovered() {
+                        log_recovery(LIST);
+                    }
                     all.extend(found);
                 }
                 Err(error) => {
                     sure = false;
-                    health.failed("list of WireGuard interfaces", &error, now);
+                    if health.failed(&error, now).is_news {
+                        log_failure(LIST, &error);
+                    }
                 }
             }
         }
@@ -141,7 +148,7 @@ impl WireGuard {
         }
         for name in mem::take(&mut self.expected) {
             if !exists(&name) {
-                reports.push(report(&name, vec![nobody(0, now)]));
+                reports.push(report(&name, vec![Obs::nobody(0, now)]));
             }
         }
         reports

@@ -42,7 +42,10 @@ const MAP: [(&str, &[&str]); 10] = [
             "vpn", "host", "ledger", "remote", "status", "config", "core",
         ],
     ),
-    ("vpn", &["core", "host::clock", "host::atomic"]),
+    (
+        "vpn",
+        &["core", "host::clock", "host::atomic", "host::bounded"],
+    ),
     ("host", &["core"]),
     ("ledger", &["core", "host::clock", "host::atomic"]),
     (

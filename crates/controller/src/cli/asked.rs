@@ -1,16 +1,20 @@
-//! What became of connections that were to be ended, in words.
+//! What became of connections that were to be ended, in words; and the revocation of devices and
+//! personal keys, which ends some.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 use serde_json::Map;
 
 use super::show;
 use super::span::span_ms;
+use crate::clock;
 use crate::disconnection;
-use crate::store::{Asked, DisconnectionRow, NotAsked, Store};
+use crate::rules::devices::Revoked;
+use crate::store::{Asked, DisconnectionRow, NotAsked, Revocation, Store};
 
 /// How long a command waits, unless asked otherwise. A host that holds its request open hears of it
 /// within a second, and a VPN daemon may take six (nine before its reader gives up).
@@ -30,6 +34,63 @@ fn wait(text: &str) -> Result<Duration, String> {
         ms @ 0..=MAX_WAIT_MS => Ok(Duration::from_millis(ms.unsigned_abs())),
         _ => Err("it must be at most 2m".to_owned()),
     }
+}
+
+/// What can be refused for ever.
+pub(super) trait Revocable: Serialize + Sized {
+    /// Its kind in JSON.
+    const PLURAL: &'static str;
+    /// Who is refused, in a sentence that has named it.
+    const REFUSED: &'static str;
+
+    /// The one that an operator means.
+    async fn find(store: &dyn Store, named: &str) -> anyhow::Result<Self>;
+
+    fn id(&self) -> &str;
+
+    fn revoked(&self) -> Revoked;
+
+    /// It in a sentence, safe for a terminal.
+    fn told(&self) -> String;
+
+    /// Since when its status is what it is.
+    fn since(&self) -> Option<&str>;
+}
+
+/// Revokes the one of its kind that `named` means, and tells what becomes of its connections.
+pub(super) async fn revoke<T: Revocable>(
+    store: &dyn Store,
+    named: &str,
+    reason: String,
+    wait: &WaitArgs,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    let meant = T::find(store, named).await?;
+    let revocation = Revocation {
+        whom: meant.revoked(),
+        reason,
+        at_ms: clock::now_ms(),
+    };
+    let asked = store.revoke(revocation).await?;
+    let row = T::find(store, meant.id()).await?;
+    let Some(asked) = asked else {
+        bail!(
+            "{} is revoked already, since {} UTC",
+            row.told(),
+            show::instant(row.since())
+        );
+    };
+    if !as_json {
+        show::line(format_args!(
+            "Revoked {}, for ever: {} refused from now on.",
+            row.told(),
+            T::REFUSED
+        ))?;
+    }
+    let outcome = Outcome::of(store, asked, wait).await?;
+    let row = T::find(store, meant.id()).await?;
+    store.close().await?;
+    outcome.tell(T::PLURAL, &row, as_json)
 }
 
 /// Connections that hosts were asked to end, and what is known of that by now.
@@ -76,12 +137,7 @@ impl Outcome {
     }
 
     /// What a revocation came to; `row` is who was revoked.
-    pub(super) fn tell(
-        &self,
-        plural: &str,
-        row: &impl Serialize,
-        as_json: bool,
-    ) -> anyhow::Result<ExitCode> {
+    fn tell(&self, plural: &str, row: &impl Serialize, as_json: bool) -> anyhow::Result<ExitCode> {
         if as_json {
             let mut object = Map::new();
             object.insert(plural.to_owned(), serde_json::to_value([row])?);

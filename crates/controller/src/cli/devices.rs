@@ -8,14 +8,14 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::asked::{Outcome, WaitArgs};
+use super::asked::{self, Revocable, WaitArgs};
 use super::named::Kind;
 use super::text::short_text;
 use super::{open, personal_keys, show};
 use crate::clock;
 use crate::config::Config;
 use crate::rules::devices::Revoked;
-use crate::store::{DeviceRow, IdentityRow, NewDevice, Revocation, Store};
+use crate::store::{DeviceRow, IdentityRow, NewDevice, Store};
 
 /// The longest fingerprint of a device: several times what tools print, and still one line.
 const MAX_FINGERPRINT_BYTES: usize = 1024;
@@ -95,7 +95,7 @@ pub(super) async fn run(command: DeviceCommand, config: &Config) -> anyhow::Resu
             reason,
             wait,
             json,
-        } => revoke(&*store, &device, reason, &wait, json).await,
+        } => asked::revoke::<DeviceRow>(&*store, &device, reason, &wait, json).await,
         DeviceCommand::Identity(command) => identity::run(&*store, command).await,
     }
 }
@@ -255,36 +255,27 @@ fn fields(row: &DeviceRow) -> Vec<(&'static str, String)> {
     ]
 }
 
-async fn revoke(
-    store: &dyn Store,
-    named: &str,
-    reason: String,
-    wait: &WaitArgs,
-    as_json: bool,
-) -> anyhow::Result<ExitCode> {
-    let device_id = find(store, named).await?.device_id;
-    let revocation = Revocation {
-        whom: Revoked::Device(device_id.clone()),
-        reason,
-        at_ms: clock::now_ms(),
-    };
-    let asked = store.revoke(revocation).await?;
-    let row = find(store, &device_id).await?;
-    let Some(asked) = asked else {
-        bail!(
-            "device {} is revoked already, since {} UTC",
-            called(&row),
-            show::instant(row.status_changed_at.as_deref())
-        );
-    };
-    if !as_json {
-        show::line(format_args!(
-            "Revoked device {}, for ever: it is refused from now on.",
-            called(&row)
-        ))?;
+impl Revocable for DeviceRow {
+    const PLURAL: &'static str = "devices";
+    const REFUSED: &'static str = "it is";
+
+    async fn find(store: &dyn Store, named: &str) -> anyhow::Result<Self> {
+        find(store, named).await
     }
-    let outcome = Outcome::of(store, asked, wait).await?;
-    let row = find(store, &device_id).await?;
-    store.close().await?;
-    outcome.tell("devices", &row, as_json)
+
+    fn id(&self) -> &str {
+        &self.device_id
+    }
+
+    fn revoked(&self) -> Revoked {
+        Revoked::Device(self.device_id.clone())
+    }
+
+    fn told(&self) -> String {
+        format!("device {}", called(self))
+    }
+
+    fn since(&self) -> Option<&str> {
+        self.status_changed_at.as_deref()
+    }
 }

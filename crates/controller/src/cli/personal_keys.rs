@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::asked::{Outcome, WaitArgs};
+use super::asked::{self, Revocable, WaitArgs};
 use super::named::Kind;
 use super::span::span_ms;
 use super::text::short_text;
@@ -17,7 +17,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::personal_key::Secret;
 use crate::rules::devices::Revoked;
-use crate::store::{NewPersonalKey, PersonalKeyRow, Revocation, RotatedKey, Store};
+use crate::store::{NewPersonalKey, PersonalKeyRow, RotatedKey, Store};
 
 /// The shortest and the longest life of a key, when it is to have an end.
 const MIN_LIFETIME_MS: i64 = 60 * 1000;
@@ -100,7 +100,7 @@ pub(super) async fn run(command: PersonalKeyCommand, config: &Config) -> anyhow:
             reason,
             wait,
             json,
-        } => revoke(&*store, &key, reason, &wait, json).await,
+        } => asked::revoke::<PersonalKeyRow>(&*store, &key, reason, &wait, json).await,
         PersonalKeyCommand::List { json } => list(&*store, json).await,
         PersonalKeyCommand::Verify { key, json } => verify(&*store, &key, json).await,
     }
@@ -231,38 +231,29 @@ fn whose(row: &PersonalKeyRow) -> String {
     )
 }
 
-async fn revoke(
-    store: &dyn Store,
-    named: &str,
-    reason: String,
-    wait: &WaitArgs,
-    as_json: bool,
-) -> anyhow::Result<ExitCode> {
-    let key_id = find(store, named).await?.key_id;
-    let revocation = Revocation {
-        whom: Revoked::Key(key_id.clone()),
-        reason,
-        at_ms: clock::now_ms(),
-    };
-    let asked = store.revoke(revocation).await?;
-    let row = find(store, &key_id).await?;
-    let Some(asked) = asked else {
-        bail!(
-            "{} is revoked already, since {} UTC",
-            whose(&row),
-            show::instant(row.status_changed_at.as_deref())
-        );
-    };
-    if !as_json {
-        show::line(format_args!(
-            "Revoked {}, for ever: its devices are refused from now on.",
-            whose(&row)
-        ))?;
+impl Revocable for PersonalKeyRow {
+    const PLURAL: &'static str = "personal_keys";
+    const REFUSED: &'static str = "its devices are";
+
+    async fn find(store: &dyn Store, named: &str) -> anyhow::Result<Self> {
+        find(store, named).await
     }
-    let outcome = Outcome::of(store, asked, wait).await?;
-    let row = find(store, &key_id).await?;
-    store.close().await?;
-    outcome.tell("personal_keys", &row, as_json)
+
+    fn id(&self) -> &str {
+        &self.key_id
+    }
+
+    fn revoked(&self) -> Revoked {
+        Revoked::Key(self.key_id.clone())
+    }
+
+    fn told(&self) -> String {
+        whose(self)
+    }
+
+    fn since(&self) -> Option<&str> {
+        self.status_changed_at.as_deref()
+    }
 }
 
 async fn list(store: &dyn Store, as_json: bool) -> anyhow::Result<ExitCode> {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde_json::Value;
-use vpn_node_protocol::encoding::json_for_terminals;
+use vpn_node_protocol::encoding::{char_for_terminals, json_for_terminals};
 
 /// Version of the JSON that commands print.
 const SCHEMA: u32 = 1;
@@ -15,16 +15,7 @@ const SCHEMA: u32 = 1;
 /// A text from outside, safe for a terminal: control characters, direction marks and the like
 /// are shown as escapes.
 pub(super) fn escaped(text: &str) -> String {
-    let escape = |c: char| {
-        let plain = matches!(c, '\'' | '"');
-        let escaped: String = if plain {
-            c.into()
-        } else {
-            c.escape_debug().collect()
-        };
-        escaped
-    };
-    text.chars().map(escape).collect()
+    text.chars().flat_map(char_for_terminals).collect()
 }
 
 /// An identity as hosts write it: printable ASCII with escapes of its own, which are not escaped once

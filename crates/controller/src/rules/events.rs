@@ -62,6 +62,15 @@ catalogue! {
     RegistrationKeyRevokedUsed, "registration_key_revoked_used", High, "api",
         "A host asked to be enrolled with a revoked token, and was refused.",
         "Find out who holds the token; a host of yours needs a new one.";
+    ReleaseRowMismatch, "release_row_mismatch", High, "releases",
+        "A row of the table of releases says other things than what is signed: it is refused, and no host was told of it.",
+        "Find out who changed the database; `release republish` gives the release a row of its own again.";
+    ReleaseRefreshFailed, "release_refresh_failed", High, "releases",
+        "Snapshot and timestamp of the releases could not be renewed, or what is published is not what a host would take.",
+        "Do what the event says, then `release refresh`: hosts take no news a week after the last one.";
+    ReleaseMetadataExpires, "release_metadata_expires", High, "releases",
+        "The root or the list of releases ends within 30 days, or has ended: hosts take no news after that.",
+        "`release renew root` or `release renew targets`, then have it signed.";
     KeyIntroduced, "key_introduced", Medium, "identity",
         "A host speaks with a key that this database did not know, and proved that the controller had accepted it before.",
         "Nothing after a restored backup or a failover; else examine the disk of the database.";
@@ -149,6 +158,9 @@ catalogue! {
     HardwareChanged, "hardware_changed", Low, "verification",
         "A secondary component of a host is another one than before, or the enrolled hardware is back; the verdict stays.",
         "Nothing, if the machine was repaired or updated; else look at it.";
+    ReleasePublished, "release_published", Low, "releases",
+        "The list of releases changed: a release came, was published again or was revoked.",
+        "Nothing, if you know why; else ask who signed it.";
     KeyRotated, "key_rotated", Low, "identity",
         "A host replaced its identity key, signed by the old one, which is dead now.",
         "Nothing.";

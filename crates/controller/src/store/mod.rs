@@ -8,6 +8,7 @@
 mod connections;
 mod devices;
 mod events;
+mod releases;
 mod rollouts;
 mod rows;
 pub mod sqlite;
@@ -41,6 +42,7 @@ pub use devices::{
     NewPersonalKey, NotAsked, PersonalKeyRow, Revocation, RotatedKey, Swept,
 };
 pub use events::{EventFilter, HandleEnd, Handling};
+pub use releases::{Mirror, MirrorEnd, ReleaseRow, ReleaseStore};
 pub use rollouts::{
     DeploymentFilter, DeploymentRow, FleetHost, GroupChange, GroupRow, NewRollout, Rolled,
     RolloutChange, RolloutRow, RolloutStore, SoftwareRow, StatusCount, Turn, Which,
@@ -191,8 +193,8 @@ pub enum StoreError {
 }
 
 /// The controller's memory: what is said here of servers, tokens, requests and events, and what the
-/// parts say of connections, of whose they are, and of rollouts.
-pub trait Store: ConnectionStore + DeviceStore + RolloutStore + Send + Sync {
+/// parts say of connections, of whose they are, of releases and of rollouts.
+pub trait Store: ConnectionStore + DeviceStore + ReleaseStore + RolloutStore + Send + Sync {
     /// Adds a registration key.
     fn create_registration_key(&self, key: NewRegistrationKey) -> Answer<'_, ()>;
     /// Looks a registration key up by its public half in hex.

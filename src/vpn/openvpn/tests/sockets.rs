@@ -36,6 +36,10 @@ impl Rig {
                 status: nowhere,
             },
         };
+        Self::reading(folder, settings)
+    }
+
+    fn reading(folder: tempfile::TempDir, settings: Settings) -> Self {
         let (tell, words) = channel();
         let (line, orders) =
             line(Box::new(move |word| tell.send(word).map_err(|_| Closed))).unwrap();
@@ -191,6 +195,41 @@ fn a_taken_interface_leaves_the_status_file() {
     let rig = Rig::watching(folder, &["site.sock"], &["status-site.log"]);
     rig.sees_clients("site", 1);
     assert!(rig.folder.path().exists());
+}
+
+#[test]
+fn a_fifo_as_password_file_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("password");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let socket = folder.path().join("site.sock");
+    daemon(&socket);
+    std::fs::write(
+        folder.path().join("site.conf"),
+        format!(
+            "server 10.8.0.0 255.255.255.0\nmanagement {} unix {}\n",
+            socket.display(),
+            fifo.display()
+        ),
+    )
+    .unwrap();
+    let settings = |password_file| Settings {
+        management: None,
+        password_file,
+        status_files: None,
+        places: Places {
+            server_configs: folder.path().to_owned(),
+            configs: "/nonexistent".into(),
+            server_status: folder.path().to_owned(),
+            status: "/nonexistent".into(),
+        },
+    };
+    let (own, servers) = (settings(Some(fifo.clone())), settings(None));
+    // The agent's own is to be mended first.
+    let rig = Rig::reading(folder, own);
+    rig.sees_failure("site", "password\": it is not a regular file;");
+    // The server's is only tried.
+    Rig::reading(rig.folder, servers).sees_clients("site", 1);
 }
 
 #[test]

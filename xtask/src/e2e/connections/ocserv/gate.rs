@@ -26,7 +26,7 @@ pub(super) struct Gate {
 }
 
 /// A client.
-pub(super) struct Peer {
+pub(in crate::e2e::connections) struct Peer {
     pub(super) at: Client,
     /// As the controller must show it.
     pub(super) user: String,

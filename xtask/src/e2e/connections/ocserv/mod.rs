@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use self::gate::{Gate, Peer};
-use super::operator::{self, Times};
+use super::operator::{self, Measured, Operated};
 use super::part::{Daemon, Length, Scenario, scenario};
 use super::scene::{SOON, Scene, SessionNo};
 use super::session::{End, Session, Window};
@@ -28,17 +28,13 @@ const NO_LONGER_THE_SAME: Duration = Duration::from_secs(4);
 /// An ocserv that does not run is looked for every 10 s.
 const FOUND: Duration = Duration::from_secs(12);
 
-/// So many clients are connected at a time while orders are measured.
-const AT_A_TIME: usize = 5;
-
 /// See the module's page.
 pub(super) struct Ocserv {
     server: Gate,
     /// Clients that stay.
     others: Vec<(Peer, SessionNo)>,
-    /// For what is done with many: clients, and how long each order took.
-    many: Vec<Peer>,
-    times: Times,
+    /// For what is done with many.
+    measured: Measured<Peer>,
 }
 
 impl Daemon for Ocserv {
@@ -63,8 +59,7 @@ impl Daemon for Ocserv {
         Ok(Self {
             server: Gate::start_new(scene)?,
             others: Vec::new(),
-            many: Vec::new(),
-            times: Times::default(),
+            measured: Measured::default(),
         })
     }
 
@@ -151,62 +146,12 @@ impl Ocserv {
         peer.gone(scene)
     }
 
-    fn disconnect(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, session) = self.join(scene, "ordered")?;
-        let is_gone = || Ok(!self.server.has(&peer)?);
-        let (at, _) = operator::disconnect(scene, session, is_gone)?;
-        scene.ends(session, seen(at, &["admin_kick"]));
-        peer.gone(scene)
-    }
-
-    fn device_revoke(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, session) = self.join(scene, "revoked")?;
-        let device = operator::add_device(scene, session, "--user", &peer.user)?;
-        let is_gone = || Ok(!self.server.has(&peer)?);
-        let at = operator::revoke_device(scene, &device, is_gone)?;
-        scene.ends(session, seen(at, &["revoked"]));
-        peer.gone(scene)
-    }
-
-    /// A key takes the sessions of its devices with it.
-    fn key_revoke(&mut self, scene: &mut Scene) -> Result<()> {
-        let (peer, session) = self.join(scene, "key-revoked")?;
-        let device = operator::add_device(scene, session, "--user", &peer.user)?;
-        let key = operator::key_of(scene, &device)?;
-        let is_gone = || Ok(!self.server.has(&peer)?);
-        let at = operator::revoke_key(scene, &key, is_gone)?;
-        scene.ends(session, seen(at, &["revoked"]));
-        peer.gone(scene)
-    }
-
-    /// Clients connect and are disconnected `times` times.
-    fn disconnect_in_time(&mut self, scene: &mut Scene, times: usize) -> Result<()> {
-        self.need_many(scene)?;
-        let mut left = times;
-        while left > 0 {
-            let mut sessions = Vec::new();
-            for peer in self.many.iter().take(left) {
-                sessions.push((peer, again(scene, &self.server, peer)?));
-            }
-            left -= sessions.len();
-            for (peer, session) in sessions {
-                let is_gone = || Ok(!self.server.has(peer)?);
-                let (at, took) = operator::disconnect(scene, session, is_gone)?;
-                scene.ends(session, seen(at, &["admin_kick"]));
-                peer.gone(scene)?;
-                self.times.add(took);
-            }
-        }
-        self.times.tell(scene);
-        Ok(())
-    }
-
     /// The look that one end causes may find that others are gone, before ocserv says why.
     fn many_leave(&mut self, scene: &mut Scene) -> Result<()> {
-        self.need_many(scene)?;
+        operator::need_many(self, scene)?;
         for _ in 0..4 {
             let mut sessions = Vec::new();
-            for peer in &self.many {
+            for peer in &self.measured.clients {
                 sessions.push((peer, again(scene, &self.server, peer)?));
             }
             for (_, session) in &sessions {
@@ -218,14 +163,6 @@ impl Ocserv {
             }
             scene.settle()?;
             shell::pause(NO_LONGER_THE_SAME)?;
-        }
-        Ok(())
-    }
-
-    fn need_many(&mut self, scene: &mut Scene) -> Result<()> {
-        while self.many.len() < AT_A_TIME {
-            let name = format!("many-{}", self.many.len());
-            self.many.push(self.server.new_peer(scene, &name)?);
         }
         Ok(())
     }
@@ -271,6 +208,41 @@ impl Ocserv {
         let peer = self.server.new_peer(scene, name)?;
         let session = again(scene, &self.server, &peer)?;
         Ok((peer, session))
+    }
+}
+
+impl Operated for Ocserv {
+    type Client = Peer;
+    const IDENTITY: &'static str = "--user";
+    /// That it is up is asked of occtl, a process a time, which may be too late.
+    const SEEN_AGAIN: bool = false;
+
+    fn new_client(&self, scene: &mut Scene, name: &str) -> Result<Peer> {
+        self.server.new_peer(scene, name)
+    }
+
+    fn identity(peer: &Peer) -> &str {
+        &peer.user
+    }
+
+    fn comes(&self, scene: &mut Scene, peer: &Peer) -> Result<SessionNo> {
+        again(scene, &self.server, peer)
+    }
+
+    fn is_gone(&self, peer: &Peer) -> Result<bool> {
+        Ok(!self.server.has(peer)?)
+    }
+
+    fn end(at: Window, reasons: &'static [&'static str]) -> End {
+        seen(at, reasons)
+    }
+
+    fn has_gone(&self, scene: &mut Scene, peer: &Peer) -> Result<()> {
+        peer.gone(scene)
+    }
+
+    fn measured(&mut self) -> &mut Measured<Peer> {
+        &mut self.measured
     }
 }
 

@@ -22,7 +22,7 @@ const CONNECTED: &str = "Initialization Sequence Completed";
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// One client and its program.
-pub(super) struct Client {
+pub(in crate::e2e::connections) struct Client {
     pub(super) at: lan::Client,
     /// Its common name.
     pub(super) name: String,

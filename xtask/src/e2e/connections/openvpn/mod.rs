@@ -7,6 +7,7 @@ mod ends;
 mod orders;
 mod servers;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -14,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use self::ends::Client;
 use self::servers::{DUAL, PLAIN, SERVERS, Server, TCP};
-use super::operator::Times;
+use super::operator::{Measured, Operated as _, Times};
 use super::part::{Daemon, Length, Scenario, scenario};
 use super::scene::{SOON, Scene, SessionNo};
 use super::session::{End, Session, Window};
@@ -35,9 +36,10 @@ const LOOK_MS: i64 = 10_000 + HEARD_MS;
 pub(super) struct OpenVpn {
     /// A client that stays, with the session it is in.
     alice: Option<(Client, SessionNo)>,
-    /// For orders that are measured: clients, and how long each order took.
-    many: Vec<Client>,
-    times: Times,
+    /// Where the servers have their files.
+    folder: PathBuf,
+    /// For orders that are measured.
+    measured: Measured<Client>,
     /// The same at the server that knows nobody by an IPv4 address.
     slow_clients: usize,
     slow_times: Times,
@@ -61,8 +63,8 @@ impl Daemon for OpenVpn {
         servers::start_all(scene)?;
         Ok(Self {
             alice: None,
-            many: Vec::new(),
-            times: Times::default(),
+            folder: servers::folder(&scene.lab),
+            measured: Measured::default(),
             slow_clients: 0,
             slow_times: Times::default(),
         })

@@ -5,26 +5,18 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::super::operator;
+use super::super::operator::{self, Measured, Operated};
 use super::super::scene::{SOON, Scene, SessionNo};
-use super::super::session::End;
+use super::super::session::{End, Window};
 use super::ends::{Client, count};
 use super::servers::{DUAL, PLAIN, Server, TCP, folder};
 use super::{OpenVpn, join, state, told, unseen};
 use crate::shell;
 
-/// So many clients are connected at a time while orders are measured.
-const AT_A_TIME: usize = 5;
 /// What a server prints when it has dropped a session.
 const ENDED: &str = " received, client-instance ";
 
 impl OpenVpn {
-    /// The client's program ends, and the daemon has dropped it when the command comes back.
-    pub(super) fn disconnect(&mut self, scene: &mut Scene) -> Result<()> {
-        let (client, session) = join(scene, PLAIN, "disconnected", &[])?;
-        disconnect(scene, PLAIN, &client, session).map(drop)
-    }
-
     /// A client that roamed is dropped where it is now.
     pub(super) fn disconnect_roamed(&mut self, scene: &mut Scene) -> Result<()> {
         let (mut client, session) = join(scene, PLAIN, "roamed", &[])?;
@@ -109,65 +101,52 @@ impl OpenVpn {
             Ok(done.then_some(()))
         })
     }
+}
 
-    /// The device's session ends, and so does the one that it begins later.
-    pub(super) fn device_revoke(&mut self, scene: &mut Scene) -> Result<()> {
-        let (client, session) = join(scene, PLAIN, "revoked", &[])?;
-        let device = operator::add_device(scene, session, "--cert", &client.name)?;
-        client.may_end(scene);
-        let folder = folder(&scene.lab);
-        let is_gone = || Ok(!PLAIN.has(&folder, &client.name)?);
-        let at = operator::revoke_device(scene, &device, is_gone)?;
-        scene.ends(session, told(at, &["revoked"]));
-        client.ended(scene)?;
-        scene.settle()?;
+impl Operated for OpenVpn {
+    type Client = Client;
+    const IDENTITY: &'static str = "--cert";
 
-        // Its certificate still opens the door.
-        let (at, session) = scene.timed(|scene| {
-            let started = client.start(scene, &[])?;
-            client.may_end(scene);
-            let session = state(scene, &client, started);
-            client.ended(scene)?;
-            Ok(session)
-        })?;
-        scene.ends(session, told(at, &["revoked"]));
-        Ok(())
+    fn new_client(&self, scene: &mut Scene, name: &str) -> Result<Client> {
+        Client::new(scene, PLAIN, name)
     }
 
-    /// A key takes the sessions of its devices with it.
-    pub(super) fn key_revoke(&mut self, scene: &mut Scene) -> Result<()> {
-        let (client, session) = join(scene, PLAIN, "key-revoked", &[])?;
-        let device = operator::add_device(scene, session, "--cert", &client.name)?;
-        let key = operator::key_of(scene, &device)?;
+    fn identity(client: &Client) -> &str {
+        &client.name
+    }
+
+    /// The certificate of a revoked device still opens the door.
+    fn comes(&self, scene: &mut Scene, client: &Client) -> Result<SessionNo> {
+        let started = client.start(scene, &[])?;
         client.may_end(scene);
-        let folder = folder(&scene.lab);
-        let is_gone = || Ok(!PLAIN.has(&folder, &client.name)?);
-        let at = operator::revoke_key(scene, &key, is_gone)?;
-        scene.ends(session, told(at, &["revoked"]));
+        Ok(state(scene, client, started))
+    }
+
+    fn is_gone(&self, client: &Client) -> Result<bool> {
+        Ok(!PLAIN.has(&self.folder, &client.name)?)
+    }
+
+    fn end(at: Window, reasons: &'static [&'static str]) -> End {
+        told(at, reasons)
+    }
+
+    /// Its program ends by itself.
+    fn has_gone(&self, scene: &mut Scene, client: &Client) -> Result<()> {
         client.ended(scene)
     }
 
-    /// Clients connect and are disconnected `times` times.
-    pub(super) fn disconnect_in_time(&mut self, scene: &mut Scene, times: usize) -> Result<()> {
-        while self.many.len() < AT_A_TIME {
-            let name = format!("many-{}", self.many.len());
-            self.many.push(Client::new(scene, PLAIN, &name)?);
-        }
-        let mut left = times;
-        while left > 0 {
-            let mut sessions = Vec::new();
-            for client in self.many.iter().take(left) {
-                let started = client.start(scene, &[])?;
-                sessions.push((client, state(scene, client, started)));
-            }
-            left -= sessions.len();
-            for (client, session) in sessions {
-                let took = disconnect(scene, PLAIN, client, session)?;
-                self.times.add(took);
-            }
-        }
-        self.times.tell(scene);
-        Ok(())
+    fn measured(&mut self) -> &mut Measured<Client> {
+        &mut self.measured
+    }
+
+    /// The daemon has dropped it when the command comes back.
+    fn disconnects(
+        &self,
+        scene: &mut Scene,
+        client: &Client,
+        session: SessionNo,
+    ) -> Result<Duration> {
+        disconnect(scene, PLAIN, client, session)
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Charon {
 }
 
 /// A client.
-pub(super) struct Peer {
+pub(in crate::e2e::connections) struct Peer {
     pub(super) at: Client,
     pub(super) charon: Charon,
     /// As the controller must show it.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use self::charon::{Charon, Peer};
-use super::operator::Times;
+use super::operator::{Measured, Operated as _};
 use super::part::{Daemon, Length, Scenario, scenario};
 use super::scene::{SOON, Scene, SessionNo};
 use super::session::{End, Session, Window};
@@ -37,9 +37,8 @@ pub(super) struct StrongSwan {
     roamer: Option<(Peer, SessionNo)>,
     /// Clients that stay.
     others: Vec<(Peer, SessionNo)>,
-    /// For orders that are measured: clients, and how long each order took.
-    many: Vec<Peer>,
-    times: Times,
+    /// For orders that are measured.
+    measured: Measured<Peer>,
 }
 
 impl Daemon for StrongSwan {
@@ -67,8 +66,7 @@ impl Daemon for StrongSwan {
             server: charon::start_server(scene)?,
             roamer: None,
             others: Vec::new(),
-            many: Vec::new(),
-            times: Times::default(),
+            measured: Measured::default(),
         })
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use self::peers::{Peer, Server};
-use super::operator::Times;
+use super::operator::{Measured, Operated as _};
 use super::part::{Daemon, Length, Scenario, scenario};
 use super::scene::{SOON, Scene, SessionNo};
 use super::session::{End, Session, Window};
@@ -37,9 +37,8 @@ pub(super) struct WireGuard {
     roamer: Option<(Peer, SessionNo)>,
     silent: Option<(Peer, SessionNo)>,
     others: Vec<(Peer, SessionNo)>,
-    /// For orders that are measured: clients, and how long each order took.
-    many: Vec<Peer>,
-    times: Times,
+    /// For orders that are measured.
+    measured: Measured<Peer>,
 }
 
 impl Daemon for WireGuard {
@@ -64,8 +63,7 @@ impl Daemon for WireGuard {
             roamer: None,
             silent: None,
             others: Vec::new(),
-            many: Vec::new(),
-            times: Times::default(),
+            measured: Measured::default(),
         })
     }
 

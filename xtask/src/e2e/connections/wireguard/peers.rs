@@ -34,7 +34,7 @@ pub(super) struct Server {
 }
 
 /// One client and its daemon.
-pub(super) struct Peer {
+pub(in crate::e2e::connections) struct Peer {
     pub(super) at: lan::Client,
     /// Its identity.
     pub(super) public: String,
