@@ -68,11 +68,10 @@ codes! {
     /// Why the updater did not install, or went back ([`Self::as_str`]).
     UpdaterCode {
         // Before anything is installed.
-        TrustMissing = "trust_missing", "no root metadata is trusted on this host yet";
+        TrustInvalid = "trust_invalid", "the root metadata is not the one that was expected";
         TrustExists = "trust_exists", "root metadata is trusted already, and replacing it was not asked for";
         IncomingUnsafe = "incoming_unsafe", "what the agent left is a link, a special file, or has a name that is not allowed";
         IncomingTooLarge = "incoming_too_large", "what the agent left is larger or more than any release";
-        IncomingChanged = "incoming_changed", "what the agent left changed while it was copied";
         IncomingMissing = "incoming_missing", "a file that the request or the metadata names is not there";
         RequestInvalid = "request_invalid", "the request cannot be read, or does not fit what is signed";
         NoSpace = "no_space", "there is not enough room on a file system";

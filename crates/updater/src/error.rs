@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::supervisor::SupervisorError;
 use nix::errno::Errno;
 use vpn_node_release::bundle::BundleError;
 use vpn_node_release::code::{PackageCode, UpdaterCode};
@@ -76,6 +77,12 @@ impl UpdateError {
     }
 }
 
+impl From<SupervisorError> for UpdateError {
+    fn from(error: SupervisorError) -> Self {
+        Self::failed(UpdaterCode::StartFailed, error.to_string())
+    }
+}
+
 impl From<BundleError> for UpdateError {
     fn from(error: BundleError) -> Self {
         match &error.source {
@@ -83,7 +90,11 @@ impl From<BundleError> for UpdateError {
             Some(source) => {
                 let by_system = Self::io("use", Path::new(""), source).code;
                 let known = by_system != UpdaterCode::DiskError.as_str();
-                let code = if known { by_system } else { error.code.as_str() };
+                let code = if known {
+                    by_system
+                } else {
+                    error.code.as_str()
+                };
                 Self::of(Kind::Failed, code, error.to_string())
             }
             None if error.code == PackageCode::NoSpace => {

@@ -186,6 +186,12 @@ impl Layout {
         self.state().join("lock")
     }
 
+    /// Held for one change of policy, status or history ([`crate::lock::brief`]).
+    #[must_use]
+    pub fn brief_lock(&self) -> PathBuf {
+        self.state().join("lock.brief")
+    }
+
     // --- The rest of the host. ---
 
     /// The updater's configuration; optional.

@@ -66,6 +66,14 @@ pub enum Phase {
     Done,
 }
 
+impl Phase {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Done)
+    }
+}
+
 /// The journal's content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
@@ -97,12 +105,12 @@ pub struct Journal {
     pub changed_ms: i64,
     /// Wall clock when probation is judged, for people.
     pub deadline_ms: Option<i64>,
-    /// A snapshot of the agent's state was kept for this attempt.
-    pub snapshot: bool,
     /// How the host was before.
     pub baseline: Option<Baseline>,
     /// How it ended, once it is [`Phase::Done`].
     pub outcome: Option<handover::Phase>,
+    /// The version itself is why it is going back: it is blocked then.
+    pub blame: bool,
     /// Why it is going back, or why it ended.
     pub code: Option<String>,
     /// The sentence to it.
@@ -130,9 +138,9 @@ pub(crate) mod tests {
             started_ms: 1,
             changed_ms: 2,
             deadline_ms: None,
-            snapshot: false,
             baseline: None,
             outcome: None,
+            blame: false,
             code: None,
             detail: None,
         }

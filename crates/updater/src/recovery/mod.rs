@@ -7,6 +7,7 @@
 //! What holds at the end, whatever was torn: `stable` leads to a whole slot if there is one,
 //! there is no experiment, and the stable agent is what runs.
 
+pub mod apply;
 #[cfg(test)]
 mod tests;
 
@@ -220,7 +221,9 @@ fn back(facts: &Facts, journal: &Journal) -> Vec<Step> {
     let mut steps = Vec::new();
     repair_stable(facts, Some(journal), &mut steps);
     leave_experiment(facts, &mut steps);
-    block(journal, &mut steps);
+    if journal.blame {
+        block(journal, &mut steps);
+    }
     let end = done(journal, handover::Phase::RolledBack);
     steps.push(Step::End(Box::new(end)));
     steps

@@ -122,7 +122,13 @@ impl Model {
                 m.runs = Some(Runs::Experiment);
                 m.migrated = migrates;
             },
-            &|m| m.journal = Some(journal(verdict)),
+            &|m| {
+                let blame = verdict == Phase::Reverting;
+                m.journal = Some(Journal {
+                    blame,
+                    ..journal(verdict)
+                });
+            },
         ];
         for step in &script[..steps.min(script.len())] {
             step(self);
