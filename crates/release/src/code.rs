@@ -90,6 +90,12 @@ codes! {
         // On trial.
         StartFailed = "start_failed", "the new version could not be started";
         Crashed = "crashed", "the new version ended";
+        StateUnreadable = "state_unreadable", "the new version cannot read this host's state or configuration (exit code 78)";
+        Unresponsive = "unresponsive", "the new version runs and does not answer: it hangs";
+        MemoryExceeded = "memory_exceeded", "the new version took more memory than it may";
+        LedgerBroken = "ledger_broken", "the new version cannot store connection records";
+        BackendLost = "backend_lost", "a VPN daemon that the former version was in touch with does not answer the new one";
+        SessionsLost = "sessions_lost", "VPN connections went away under the new version";
         WrongVersion = "wrong_version", "what runs is not the version that was installed";
         NeverHeartbeats = "never_heartbeats", "the new version did not try to reach the controller";
         CutOff = "cut_off", "the new version does not reach the controller, and the former one does";

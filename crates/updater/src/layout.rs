@@ -186,6 +186,12 @@ impl Layout {
         self.state().join("lock")
     }
 
+    /// Where the plain supervisor takes orders (`vpn-node-updater supervise`); root's alone.
+    #[must_use]
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.at("run/vpn-node-updater/supervisor.sock")
+    }
+
     /// Held for one change of policy, status or history ([`crate::lock::brief`]).
     #[must_use]
     pub fn brief_lock(&self) -> PathBuf {
@@ -256,6 +262,7 @@ mod tests {
             layout.work(),
             layout.snapshots(),
             layout.lock(),
+            layout.supervisor_socket(),
             layout.config(),
         ];
         all.extend(layout.journal());

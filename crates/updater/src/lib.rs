@@ -6,12 +6,14 @@
 //!
 //! Reading order: [`layout`] (where everything lies), [`journal`] (what is written down before
 //! something is done), [`supervisor`] (who starts and stops the agent), [`probation`] (how a new
-//! version is judged), and below them [`disk`], [`clock`], [`config`], [`hold`] and [`error`].
+//! version is judged) by its [`evidence`], and below them [`disk`], [`clock`], [`config`], [`hold`]
+//! and [`error`].
 
 pub mod clock;
 pub mod config;
 pub mod disk;
 pub mod error;
+pub mod evidence;
 pub mod history;
 pub mod hold;
 pub mod host;

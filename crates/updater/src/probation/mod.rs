@@ -1,17 +1,20 @@
 //! How a new version is judged: it must do at least what the former one did.
 //!
-//! The run asks for a [`Baseline`] before the switch and for an [`Ending`] after it.
+//! The run asks for a [`Baseline`] before the switch and for an [`Ending`] after it. [`judge`] is
+//! pure and decides; [`watch`] looks once a second and does what the judge asks for.
 
-use serde::{Deserialize, Serialize};
+mod baseline;
+pub mod judge;
+mod watch;
+
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::version::Version;
 
 use crate::error::UpdateError;
 use crate::supervisor::Supervisor;
 
-/// How the host was before the switch; it goes through the journal and is opaque to the run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Baseline {}
+pub use baseline::Baseline;
+pub use watch::Watch;
 
 /// What is on trial.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +63,8 @@ pub trait Probation {
     /// Watches until the verdict. `note` writes a new deadline into journal and status.
     ///
     /// # Errors
-    /// Only what `note` returns; the run then goes back to stable.
+    /// What `note` returns, or that somebody else ended the trial; the run then goes back to
+    /// stable and blames nobody.
     fn watch(
         &mut self,
         trial: Trial<'_>,

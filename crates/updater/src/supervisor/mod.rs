@@ -3,10 +3,16 @@
 //! The updater moves links; a supervisor moves processes. Every method may be called twice, and
 //! after a crash in any of them: the second call brings about the same end.
 
+pub mod plain;
+pub mod systemd;
+
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A process of the agent, as the supervisor sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProcessState {
     /// It runs.
     Running {
@@ -15,13 +21,47 @@ pub enum ProcessState {
     },
     /// It is being started and has not said that it is ready.
     Starting,
-    /// It ended; `how` is for people ("exit code 78", "killed by SIGSEGV", "watchdog").
+    /// It ended by itself, or was ended by the kernel or the watchdog.
     Exited {
         /// How.
-        how: String,
+        how: How,
     },
     /// It was never started in this boot, or was stopped on request.
     Stopped,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// With this exit code.
+    Code(i32),
+    /// By a signal; its name.
+    Signal(String),
+    /// It gave no sign of life and was killed for that.
+    Watchdog,
+    /// It took more memory than it may and was killed for that.
+    Memory,
+    /// In another way, in words.
+    Other(String),
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(name) => write!(f, "killed by {name}"),
+            Self::Watchdog => f.write_str("killed by the watchdog, since it gave no sign of life"),
+            Self::Memory => f.write_str("killed, since it took too much memory"),
+            Self::Other(words) => f.write_str(words),
+        }
+    }
+}
+
+impl From<&str> for How {
+    fn from(words: &str) -> Self {
+        Self::Other(words.to_owned())
+    }
 }
 
 /// Starts, stops and looks at the two agents of a host: that of `stable` and that of `experiment`.
