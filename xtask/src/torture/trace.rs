@@ -29,7 +29,10 @@ const HOLD: &str = "kill -STOP $$; exec \"$@\"";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     GoOn,
+    /// The program, and with it everything that it started.
     Kill,
+    /// Only the process that came to the boundary, one that the program started.
+    KillOne,
 }
 
 /// How it ended.
@@ -288,9 +291,16 @@ impl<F: FnMut(u64, Pid) -> Next> Tracer<F> {
             return;
         }
         self.ended.stops += 1;
-        if (self.at)(self.ended.stops, thread) == Next::Kill {
-            self.ended.killed = true;
-            let _ = kill(self.leader, Signal::SIGKILL);
+        match (self.at)(self.ended.stops, thread) {
+            Next::GoOn => {}
+            Next::Kill => {
+                self.ended.killed = true;
+                let _ = kill(self.leader, Signal::SIGKILL);
+            }
+            // kill(2) takes the id of any thread for its process.
+            Next::KillOne => {
+                let _ = kill(thread, Signal::SIGKILL);
+            }
         }
     }
 }
