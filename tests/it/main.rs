@@ -8,6 +8,7 @@ mod clocks;
 mod gate;
 mod identity;
 mod model;
+mod releases_table;
 mod sealing;
 mod security_table;
 mod support;

@@ -75,6 +75,20 @@ pub(crate) fn one(name: &str, profile: &str) -> Result<PathBuf> {
     executable(&messages, name).with_context(|| format!("cargo built no program `{name}`"))
 }
 
+/// Builds the example `name` of a package in this profile.
+pub(crate) fn example(package: &str, name: &str, profile: &str) -> Result<PathBuf> {
+    let words = [
+        "--package",
+        package,
+        "--example",
+        name,
+        "--profile",
+        profile,
+    ];
+    let messages = cargo_build(&words)?;
+    executable(&messages, name).with_context(|| format!("cargo built no example `{name}`"))
+}
+
 /// Runs `cargo build`; its messages for people go to the terminal, those for programs come back.
 fn cargo_build(words: &[&str]) -> Result<String> {
     let mut command = shell::cargo();

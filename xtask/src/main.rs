@@ -11,6 +11,7 @@ mod demo;
 mod e2e;
 mod lab;
 mod package;
+mod release;
 mod shell;
 mod test;
 mod torture;
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Build the .deb and .rpm packages
     Package(package::Options),
+    /// Build the package of a release, ready to be signed; or prove that it is reproducible
+    Release(release::Options),
 }
 
 #[derive(Subcommand)]
@@ -63,6 +66,8 @@ enum Bench {
     Peers(bench::peers::Options),
     /// How long an event takes to the disk and to the controller, beside the disk's own fdatasync
     Events(bench::events::Options),
+    /// Verifying and staging a package of 512 MiB beside `openssl dgst` and `cp`
+    Update(bench::update::Options),
 }
 
 fn main() -> ExitCode {
@@ -78,9 +83,13 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Events(options),
         } => bench::events::run(&options),
+        Command::Bench {
+            what: Bench::Update(options),
+        } => bench::update::run(&options),
         Command::E2e { what } => e2e::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),
+        Command::Release(options) => release::run(&options),
     };
     match outcome {
         Ok(code) => code,

@@ -30,8 +30,9 @@ pub const MAX_ROLE_NAME_BYTES: usize = 80;
 pub const MAX_TARGET_PATH_BYTES: usize = 512;
 /// Longest pattern in `paths` of a delegation, in bytes: matching costs pattern times path.
 pub const MAX_PATTERN_BYTES: usize = 512;
-/// Longest high-water file, in bytes: [`MAX_SNAPSHOT_ENTRIES`] roles with a digest each.
-pub const MAX_HIGH_WATER_BYTES: u64 = 1024 * 1024;
+/// Longest high-water file, in bytes: [`MAX_SNAPSHOT_ENTRIES`] roles with names of
+/// [`MAX_ROLE_NAME_BYTES`], escaped, twice, make 1.3 MB.
+pub const MAX_HIGH_WATER_BYTES: u64 = 4 * 1024 * 1024;
 /// Highest version of a metadata file. Nobody publishes 2^53 times, and beyond it JSON readers in
 /// other languages disagree about the number.
 pub const MAX_VERSION: u64 = (1 << 53) - 1;

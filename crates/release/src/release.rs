@@ -14,6 +14,9 @@ use crate::version::{Platform, Version, Word};
 pub const CUSTOM_KEY: &str = "vpn_node";
 /// The only product of these releases.
 pub const PRODUCT: &str = "vpn-node";
+/// What the agent of these sources reads and writes in `/var/lib/vpn-node`. Whoever changes the
+/// format of anything there raises `writes`, and keeps `reads_min` as long as it migrates.
+pub const OUR_STATE: StateFormat = StateFormat::only(1);
 /// Longest description, in bytes.
 pub const MAX_DESCRIPTION_BYTES: usize = 2000;
 /// Largest counter: what every JSON reader, also one that has only doubles, reads exactly.

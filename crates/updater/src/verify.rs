@@ -62,7 +62,6 @@ pub fn find(
 ) -> Result<Found, UpdateError> {
     let path = target_path(version, &Platform::here());
     let target = trusted.target(fetch, &path)?;
-    let custom = target.custom.clone().map(serde_json::Value::Object);
     let sha256 = target.sha256().unwrap_or_default();
     let sha256 = Digest::parse(&sha256).map_err(|error| {
         UpdateError::refused(
@@ -71,7 +70,7 @@ pub fn find(
         )
     })?;
     Ok(Found {
-        signed: Signed::new(&path, target.length, sha256, custom.as_ref())?,
+        signed: Signed::new(&path, target.length, sha256, target.custom.as_ref())?,
         url_path: target.url_path(),
         role: target.role,
     })

@@ -9,6 +9,7 @@ mod exporter;
 pub(crate) mod peers;
 mod process;
 mod table;
+pub(crate) mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

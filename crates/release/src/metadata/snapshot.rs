@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Extra, Flaw, Header, MetaFile, Role};
-use crate::limits::MAX_SNAPSHOT_ENTRIES;
+use crate::limits::{MAX_ROLE_NAME_BYTES, MAX_SNAPSHOT_ENTRIES};
 
 /// Snapshot metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,11 @@ impl Role for Snapshot {
     fn check(&self) -> Result<(), Flaw> {
         if self.meta.len() > MAX_SNAPSHOT_ENTRIES {
             return Err(format!("it lists more than {MAX_SNAPSHOT_ENTRIES} files").into());
+        }
+        // They are remembered for ever: what is not bounded here fills the high-water file.
+        let longest = MAX_ROLE_NAME_BYTES + ".json".len();
+        if self.meta.keys().any(|file| file.len() > longest) {
+            return Err(format!("it lists a file name of more than {longest} bytes").into());
         }
         // 4.4: "It MUST list the version numbers of the top-level targets metadata".
         match self.role("targets") {

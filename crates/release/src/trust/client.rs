@@ -23,8 +23,10 @@ use crate::metadata::{
 #[derive(Debug)]
 pub struct Repository<S> {
     pub(super) store: S,
+    /// What the caller says that the time is.
+    clock: Instant,
     /// 5.1: the fixed update start time.
-    pub(super) now: Instant,
+    now: Instant,
     pub(super) high: HighWater,
     pub(super) root: Root,
     pub(super) timestamp: Option<Timestamp>,
@@ -106,21 +108,30 @@ impl<S: Store> Repository<S> {
                  `vpn-node-updater trust FILE`",
             ));
         };
-        let high = loaded.value;
         // 5.2: load the trusted root metadata file; its expiry does not matter yet.
-        let root = trusted_root(&store, &high)?;
-        // 5.1: the update start time is fixed here.
-        let now = high.latest_issue().map_or(now, |issued| issued.max(now));
-        Ok(Self {
+        let root = trusted_root(&store, &loaded.value)?;
+        // An earlier refresh may have ended between the saving of a root and that of the mark: what
+        // follows from the root is drawn again (5.3.11).
+        let mut high = loaded.value.clone();
+        high.root = Mark::of(&root);
+        high.forget_rotated(&root.role);
+        let mut repository = Self {
             store,
+            clock: now,
             now,
-            high,
-            root,
+            high: loaded.value,
+            root: root.role,
             timestamp: None,
             snapshot: None,
             targets: None,
-            warnings: loaded.damage.into_iter().collect(),
-        })
+            warnings: Vec::new(),
+        };
+        if let Some(damage) = loaded.damage {
+            repository.heal(&damage);
+        }
+        repository.remember(high)?;
+        repository.fix_time();
+        Ok(repository)
     }
 
     /// Steps 5.3 to 5.6: asks for everything that is newer and verifies it.
@@ -214,13 +225,11 @@ impl<S: Store> Repository<S> {
             self.remember(high)?;
             self.root = root.role;
         }
+        // A thief of the online keys may have said that it is 2099: a rotation ends that too.
+        self.fix_time();
         // 5.3.10: freeze attack. Intermediate roots may have expired (5.3.6), the last may not.
-        self.check_expiry(TopRole::Root.as_str(), &self.root)?;
-        // 5.3.11 again: the power may have gone between the two savings of an earlier refresh.
-        let mut high = self.high.clone();
-        high.forget_rotated(&self.root);
-        self.remember(high)
-        // 5.3.12: `file_of` and `TargetInfo` ask `root.consistent_snapshot`.
+        // (5.3.12: `get_listed` and `TargetInfo` ask `root.consistent_snapshot`.)
+        self.check_expiry(TopRole::Root.as_str(), &self.root)
     }
 
     fn next_root(
@@ -272,6 +281,25 @@ impl<S: Store> Repository<S> {
         ))
     }
 
+    /// 5.1: the update start time is what the caller said, but not before the latest time that
+    /// verified metadata says it was signed at.
+    fn fix_time(&mut self) {
+        let issued = self.high.latest_issue();
+        self.now = issued.map_or(self.clock, |issued| issued.max(self.clock));
+    }
+
+    /// One of the two copies of the mark is damaged: both are written again.
+    fn heal(&mut self, damage: &str) {
+        self.high.sequence += 1;
+        let healed = match self.store.save_high_water(&self.high) {
+            Ok(()) => "it was written again from the other copy".to_owned(),
+            Err(error) => format!("it could not be written again: {error}"),
+        };
+        self.warnings.push(format!(
+            "high-water mark: {damage}; {healed}. Look at the disk"
+        ));
+    }
+
     /// Makes `high` the high-water mark, if it is another than before.
     pub(super) fn remember(&mut self, mut high: HighWater) -> Result<(), Rejection> {
         if high != self.high {
@@ -314,7 +342,7 @@ fn self_signed_root(bytes: &[u8]) -> Result<VerifiedRole<Root>, Rejection> {
     envelope.verify(&claimed.role.signers(TopRole::Root), "root.json")
 }
 
-fn trusted_root(store: &impl Store, high: &HighWater) -> Result<Root, Rejection> {
+fn trusted_root(store: &impl Store, high: &HighWater) -> Result<VerifiedRole<Root>, Rejection> {
     let torn = |text: &str| {
         Rejection::new(
             MetadataCode::TrustStoreUnreadable,
@@ -340,7 +368,7 @@ fn trusted_root(store: &impl Store, high: &HighWater) -> Result<Root, Rejection>
             "the trusted root is not the one that was verified last",
         ));
     }
-    Ok(root.role)
+    Ok(root)
 }
 
 /// One file of metadata, with its limit kept even if the [`Fetch`] does not.

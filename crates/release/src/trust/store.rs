@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
-use super::fetch::{FetchError, read_bounded};
+use super::fetch::read_bounded;
 use super::high_water::HighWater;
 use crate::limits::{MAX_HIGH_WATER_BYTES, MAX_TARGETS_BYTES};
 
@@ -46,7 +46,7 @@ pub enum StoreError {
 pub struct Loaded {
     /// The later of its copies.
     pub value: HighWater,
-    /// What is wrong with the other copy: healed by the next change, but somebody should look.
+    /// What was wrong with the other copy: it heals, but somebody should look.
     pub damage: Option<String>,
 }
 
@@ -113,13 +113,10 @@ impl FileStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("read", &path)(error)),
         };
-        read_bounded(file, limit)
-            .map(Some)
-            .map_err(|error| match error {
-                FetchError::TooLarge { .. } => io::Error::other(error.to_string()),
-                other => io::Error::other(other.to_string()),
-            })
-            .map_err(io_error("read", &path))
+        match read_bounded(file, limit) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) => Err(io_error("read", &path)(io::Error::other(error.to_string()))),
+        }
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -157,18 +154,21 @@ impl Store for FileStore {
     fn high_water(&self) -> Result<Option<Loaded>, StoreError> {
         let mut found: Vec<HighWater> = Vec::new();
         let mut damage = Vec::new();
+        let mut gone = 0;
         for copy in COPIES {
             match self.read(copy, MAX_HIGH_WATER_BYTES) {
                 Ok(Some(bytes)) => match HighWater::from_bytes(&bytes) {
                     Some(value) => found.push(value),
-                    None => damage.push(format!("{copy} is damaged")),
+                    None => damage.push(format!("{copy} was damaged")),
                 },
-                Ok(None) => damage.push(format!("{copy} is gone")),
+                Ok(None) => {
+                    gone += 1;
+                    damage.push(format!("{copy} was gone"));
+                }
                 Err(error) => damage.push(error.to_string()),
             }
         }
-        let both_gone = damage.iter().filter(|text| text.ends_with("gone")).count() == COPIES.len();
-        if both_gone && self.read("root.json", MAX_TARGETS_BYTES)?.is_none() {
+        if gone == COPIES.len() && self.read("root.json", MAX_TARGETS_BYTES)?.is_none() {
             return Ok(None);
         }
         let Some(value) = found.into_iter().max_by_key(|value| value.sequence) else {
@@ -176,6 +176,7 @@ impl Store for FileStore {
                 path: self.dir.clone(),
             });
         };
+        // Two whole copies of different age: the power went between the two writings.
         let damage = (!damage.is_empty()).then(|| damage.join(", "));
         Ok(Some(Loaded { value, damage }))
     }

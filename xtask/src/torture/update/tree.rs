@@ -59,7 +59,7 @@ impl Tree {
         let (_, manifest) = packed(&FIRST, Behaviour::Good)?;
         write(
             &layout.system().join("manifest.json"),
-            &manifest.to_bytes(),
+            &serde_json::to_vec(&manifest)?,
             0o644,
         )?;
         symlink("system", layout.stable()).context("cannot make the link `stable`")?;

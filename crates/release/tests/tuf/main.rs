@@ -1,0 +1,15 @@
+//! The TUF client against repositories that lie. `docs/releases.md` has a row for each refusal.
+
+mod delegations;
+mod eras;
+mod keys;
+mod limits;
+mod other_makers;
+mod power;
+mod roots;
+mod signatures;
+mod store;
+mod targets;
+mod wycheproof;
+
+mod world;
