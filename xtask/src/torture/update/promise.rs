@@ -9,6 +9,7 @@ use vpn_node_release::version::Version;
 use vpn_node_updater::history::{self, Line};
 use vpn_node_updater::hold::Hold;
 use vpn_node_updater::journal::{self, Journal, Phase, Slot};
+use vpn_node_updater::layout::Layout;
 use vpn_node_updater::slots::{self, Link, Links};
 
 use super::agent::{self, Start};
@@ -86,6 +87,13 @@ impl Found {
     pub(super) fn starts(&self) -> &[Start] {
         &self.starts
     }
+}
+
+/// Whether nobody has anything left to do, with few looks.
+pub(super) fn rests(layout: &Layout) -> bool {
+    let request = layout.incoming().join("request.json").exists();
+    let over = journal::read(layout).is_none_or(|journal| journal.phase == Phase::Done);
+    !request && over && Links::read(layout).experiment == Link::Absent
 }
 
 /// What holds at any instant, also between a crash and the next start. A sentence for each promise
