@@ -151,7 +151,11 @@ fn serve(layout: &Layout, version: &Version, behaviour: Behaviour) -> Result<()>
 fn answer(mut stream: UnixStream, version: &Version, behaviour: Behaviour) -> Result<()> {
     stream.set_read_timeout(Some(ASKED_WITHIN))?;
     BufReader::new(&stream).read_line(&mut String::new())?;
-    let state = if behaviour == Behaviour::Lame { "down" } else { "up" };
+    let state = if behaviour == Behaviour::Lame {
+        "down"
+    } else {
+        "up"
+    };
     let report = json!({
         "v": 1,
         "scope": "full",

@@ -1,5 +1,6 @@
 //! Many hosts side by side: a round mostly waits for a probation to pass.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -7,8 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use super::point::{Phase, Point};
-use super::round::{Scene, Went};
 use crate::lab::Lab;
 use crate::shell;
 
@@ -18,120 +17,77 @@ const HOSTS_PER_CORE: usize = 24;
 const ENOUGH_BROKEN: usize = 12;
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// See the module's page.
-pub(super) struct Crowd<'a> {
-    lab: &'a Lab,
-    scene: &'a Scene<'a>,
-}
-
-/// What became of all points.
-#[derive(Default)]
-pub(super) struct Outcome {
-    /// Points at which the crash came, by [`Phase`].
-    crashed: [u64; 4],
-    twice: u64,
-    power: u64,
-    installed: u64,
+/// What became of all rounds.
+pub(super) struct Played<R> {
+    pub(super) whole: Vec<R>,
     /// A sentence each.
     pub(super) broken: Vec<String>,
 }
 
-impl Outcome {
-    pub(super) fn figures(&self) -> String {
-        let [updater, host, supervisor, version] = self.crashed;
-        let all: u64 = self.crashed.iter().sum();
-        let cuts = match self.power {
-            0 => String::new(),
-            power => format!(", {power} with a power cut"),
-        };
-        format!(
-            "{all} crashes ({updater} updater, {host} host, {supervisor} supervisor, {version} new \
-             version; {} twice{cuts}), {} ended with the new version, {} broken promises",
-            self.twice,
-            self.installed,
-            self.broken.len()
-        )
-    }
-
-    fn count(&mut self, point: Point, went: Went) {
-        self.installed += u64::from(went.installed);
-        if went.crashed {
-            self.crashed[point.phase as usize] += 1;
-            self.twice += u64::from(point.again.is_some());
-            self.power += u64::from(point.power.is_some());
-        }
-    }
-}
-
-impl<'a> Crowd<'a> {
-    pub(super) fn new(lab: &'a Lab, scene: &'a Scene<'a>) -> Self {
-        Self { lab, scene }
-    }
-
-    /// Plays every point.
-    pub(super) fn crash_all(&self, points: &[Point]) -> Result<Outcome> {
-        let started = Instant::now();
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let hosts = (cores * HOSTS_PER_CORE).min(points.len());
-        let next = AtomicUsize::new(0);
-        let outcome = Mutex::new(Outcome::default());
-        thread::scope(|scope| {
-            let work = |number| self.work(number, points, &next, &outcome);
-            let workers: Vec<_> = (0..hosts)
-                .map(|number| scope.spawn(move || work(number)))
-                .collect();
-            let mut told = Instant::now();
-            while workers.iter().any(|worker| !worker.is_finished()) {
-                thread::sleep(shell::LOOK_AGAIN);
-                if told.elapsed() >= TELL_EVERY {
-                    told = Instant::now();
-                    let begun = next.load(Ordering::Relaxed).min(points.len());
-                    anstream::println!(
-                        "{:4} s  {begun} of {} points begun, {} broken promises",
-                        started.elapsed().as_secs(),
-                        points.len(),
-                        lock(&outcome).broken.len()
-                    );
-                }
-            }
-            workers.into_iter().try_for_each(|worker| {
-                let joined = worker.join();
-                joined.unwrap_or_else(|_| Err(anyhow!("a host panicked")))
-            })
-        })?;
-        Ok(outcome.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn work(
-        &self,
-        number: usize,
-        points: &[Point],
-        next: &AtomicUsize,
-        outcome: &Mutex<Outcome>,
-    ) -> Result<()> {
-        let folder = self.lab.path(&format!("host-{number}"));
-        while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match self.scene.play(&folder, *point) {
-                Ok(went) => lock(outcome).count(*point, went),
+/// Plays every round on a host of its own, in a folder that it may use. A round that fails is a
+/// broken promise; `show` names it.
+pub(super) fn side_by_side<T: Sync, R: Send>(
+    lab: &Lab,
+    rounds: &[T],
+    show: impl Fn(&T) -> String + Sync,
+    play: impl Fn(&Path, &T) -> Result<R> + Sync,
+) -> Result<Played<R>> {
+    let started = Instant::now();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let hosts = (cores * HOSTS_PER_CORE).min(rounds.len());
+    let next = AtomicUsize::new(0);
+    let played = Mutex::new(Played {
+        whole: Vec::new(),
+        broken: Vec::new(),
+    });
+    let work = |number: usize| -> Result<()> {
+        let folder = lab.path(&format!("host-{number}"));
+        while let Some(round) = rounds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match play(&folder, round) {
+                Ok(went) => lock(&played).whole.push(went),
                 Err(error) if shell::was_interrupted(&error) => return Err(error),
                 Err(error) => {
-                    let sentence = format!("{point}: {error:#}");
+                    let sentence = format!("{}: {error:#}", show(round));
                     anstream::eprintln!("broken promise: {sentence}");
-                    let mut outcome = lock(outcome);
-                    outcome.broken.push(sentence);
-                    if outcome.broken.len() >= ENOUGH_BROKEN {
+                    let mut played = lock(&played);
+                    played.broken.push(sentence);
+                    if played.broken.len() >= ENOUGH_BROKEN {
                         return Ok(());
                     }
                 }
             }
         }
         Ok(())
-    }
+    };
+    thread::scope(|scope| {
+        let work = &work;
+        let workers: Vec<_> = (0..hosts)
+            .map(|number| scope.spawn(move || work(number)))
+            .collect();
+        let mut told = Instant::now();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            thread::sleep(shell::LOOK_AGAIN);
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                let (whole, broken) = {
+                    let played = lock(&played);
+                    (played.whole.len(), played.broken.len())
+                };
+                anstream::println!(
+                    "{:4} s  {whole} of {} rounds, {broken} broken promises",
+                    started.elapsed().as_secs(),
+                    rounds.len(),
+                );
+            }
+        }
+        workers.into_iter().try_for_each(|worker| {
+            let joined = worker.join();
+            joined.unwrap_or_else(|_| Err(anyhow!("a host panicked")))
+        })
+    })?;
+    Ok(played.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// The phases by their place in [`Outcome::crashed`].
-const _: () = assert!(Phase::Updater as usize == 0 && Phase::Version as usize == 3);

@@ -137,7 +137,11 @@ pub(super) fn kills(boundaries: &Boundaries, number: u64, seed: u64) -> Vec<Poin
                 u64::MAX => 1_000,
                 number => number,
             };
-            let count = if full { all } else { (wanted * share * part).div_ceil(120) };
+            let count = if full {
+                all
+            } else {
+                (wanted * share * part).div_ceil(120)
+            };
             for at in spread(all, count, &mut random) {
                 points.push(Point {
                     bad,
@@ -207,10 +211,24 @@ mod tests {
 
     #[test]
     fn a_point_reads_back_as_it_is_shown() {
-        for text in ["updater:1", "bad-host:57+33", "host:12~8", "host:3+4~5", "version:900"] {
+        for text in [
+            "updater:1",
+            "bad-host:57+33",
+            "host:12~8",
+            "host:3+4~5",
+            "version:900",
+        ] {
             assert_eq!(text.parse::<Point>().unwrap().to_string(), text);
         }
-        for text in ["", "host", "host:", "host:x", "host:1+", "host:1~x", "good-host:1"] {
+        for text in [
+            "",
+            "host",
+            "host:",
+            "host:x",
+            "host:1+",
+            "host:1~x",
+            "good-host:1",
+        ] {
             assert!(text.parse::<Point>().unwrap_err().contains("host:57"));
         }
     }
@@ -238,6 +256,9 @@ mod tests {
         );
         let cut = cuts(&BOUNDARIES, 300, 7);
         assert_eq!(cut.len(), 300);
-        assert!(cut.iter().all(|point| point.power.is_some() && point.phase == Phase::Host));
+        assert!(
+            cut.iter()
+                .all(|point| point.power.is_some() && point.phase == Phase::Host)
+        );
     }
 }

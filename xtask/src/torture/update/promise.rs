@@ -16,6 +16,9 @@ use super::agent::{self, Start};
 use super::releases::{FIRST, Releases};
 use super::tree::Tree;
 
+/// Said when nobody knows any more what was trusted.
+pub(super) const TRUST_LOST: &str = "the high-water mark is lost";
+
 /// What stands in a tree.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
@@ -84,6 +87,16 @@ impl Found {
         })
     }
 
+    /// Why the last thing that was told did not go well.
+    pub(super) fn last_code(&self) -> Option<&str> {
+        let told = self
+            .status
+            .as_ref()
+            .and_then(|status| status.attempt.as_ref());
+        let line = self.history.last().and_then(|line| line.code.as_deref());
+        line.or_else(|| told.and_then(|attempt| attempt.code.as_deref()))
+    }
+
     pub(super) fn starts(&self) -> &[Start] {
         &self.starts
     }
@@ -125,7 +138,7 @@ pub(super) fn always(found: &Found, before: &Found, releases: &Releases) -> Vec<
 /// "trusted state is never lowered", and no release gets a slot before it is remembered.
 fn trust(found: &Found, before: &Found, releases: &Releases, broken: &mut Vec<String>) {
     let Some(now) = &found.trust else {
-        broken.push("the high-water mark is lost".to_owned());
+        broken.push(TRUST_LOST.to_owned());
         return;
     };
     let counter = |trust: &HighWater| trust.releases.values().map(|mark| mark.counter).max();
@@ -144,7 +157,10 @@ fn trust(found: &Found, before: &Found, releases: &Releases, broken: &mut Vec<St
     let versions = |trust: &HighWater| {
         [
             ("root", Some(trust.root.version)),
-            ("timestamp", trust.timestamp.as_ref().map(|t| t.mark.version)),
+            (
+                "timestamp",
+                trust.timestamp.as_ref().map(|t| t.mark.version),
+            ),
             ("snapshot", trust.snapshot.as_ref().map(|s| s.mark.version)),
             ("targets", trust.targets.get("targets").map(|t| t.version)),
             ("release", counter(trust)),
@@ -152,7 +168,9 @@ fn trust(found: &Found, before: &Found, releases: &Releases, broken: &mut Vec<St
     };
     for ((name, now), (_, before)) in versions(now).into_iter().zip(versions(before)) {
         if now < before {
-            broken.push(format!("the trusted {name} went from {before:?} to {now:?}"));
+            broken.push(format!(
+                "the trusted {name} went from {before:?} to {now:?}"
+            ));
         }
     }
 }
@@ -185,9 +203,12 @@ fn history_is_true(found: &Found, broken: &mut Vec<String>) {
             "history says that {:?} was installed, and stable is {stable:?}",
             line.version
         )),
-        Some(("rolled_back" | "failed" | "refused", line)) if line.from != stable => broken.push(
-            format!("history says that {:?} stayed, and stable is {stable:?}", line.from),
-        ),
+        Some(("rolled_back" | "failed" | "refused", line)) if line.from != stable => {
+            broken.push(format!(
+                "history says that {:?} stayed, and stable is {stable:?}",
+                line.from
+            ))
+        }
         None if stable != Some(FIRST.to_string()) => {
             broken.push(format!("history is empty, and stable is {stable:?}"));
         }
@@ -201,7 +222,11 @@ fn history_is_true(found: &Found, broken: &mut Vec<String>) {
         let sent_away = line.event == "rolled_back" && line.code.as_deref() != Some("interrupted");
         let blocked = found.hold.iter().flat_map(|hold| &hold.blocked);
         let version = line.version.clone().unwrap_or_default();
-        if sent_away && !blocked.into_iter().any(|b| b.version.to_string() == version) {
+        if sent_away
+            && !blocked
+                .into_iter()
+                .any(|b| b.version.to_string() == version)
+        {
             broken.push(format!("{version} was sent away and is not blocked"));
         }
     }
@@ -235,7 +260,9 @@ fn status_is_true(found: &Found, broken: &mut Vec<String>) {
     let journal = found.journal.as_ref().and_then(|j| j.outcome);
     let told = status.attempt.as_ref().map(|attempt| attempt.phase);
     if journal.is_some() && told != journal {
-        broken.push(format!("status.json says {told:?}, the journal {journal:?}"));
+        broken.push(format!(
+            "status.json says {told:?}, the journal {journal:?}"
+        ));
     }
 }
 

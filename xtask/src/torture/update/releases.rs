@@ -11,9 +11,7 @@ use anyhow::{Context, Result};
 use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp as Instant};
 use vpn_node_release::author::{public_key, sign};
-use vpn_node_release::bundle::{
-    About, Content, Effort, Entry, EntryPath, Manifest, Mode, pack,
-};
+use vpn_node_release::bundle::{About, Content, Effort, Entry, EntryPath, Manifest, Mode, pack};
 use vpn_node_release::digest::Digest;
 use vpn_node_release::handover::Request;
 use vpn_node_release::metadata::{
@@ -54,12 +52,12 @@ struct Keys {
 }
 
 impl Releases {
-    /// Signs a repository with one release after the other.
-    pub(super) fn make(releases: &[(Version, Behaviour)]) -> Result<Self> {
+    /// Signs a repository with one release after the other; other `keys` are another publisher's.
+    pub(super) fn make(releases: &[(Version, Behaviour)], keys: u8) -> Result<Self> {
         let keys = Keys {
-            root: key(1),
-            targets: key(2),
-            online: key(3),
+            root: key(keys),
+            targets: key(keys + 1),
+            online: key(keys + 2),
         };
         let now = Instant::now();
         let expires = now + SignedDuration::from_hours(24 * 300);
@@ -123,6 +121,11 @@ impl Release {
         for (path, bytes) in &self.files {
             put(&incoming.join(path), bytes)?;
         }
+        self.ask(incoming, request)
+    }
+
+    /// Only the request.
+    pub(super) fn ask(&self, incoming: &Path, request: &str) -> Result<()> {
         let request = Request {
             format: 1,
             id: request.to_owned(),

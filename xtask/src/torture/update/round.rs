@@ -19,6 +19,8 @@ use super::promise::{self, Found};
 use super::releases::Releases;
 use super::tree::{REQUEST, Tree};
 use super::watch::{Death, Watch, Who};
+use super::{BAD, GOOD};
+use crate::lab::Lab;
 use crate::shell;
 use crate::torture::trace::{self, Followed};
 
@@ -30,10 +32,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a round is made of.
 pub(super) struct Scene<'a> {
+    pub(super) lab: &'a Lab,
     pub(super) template: &'a Tree,
     pub(super) releases: &'a Releases,
-    pub(super) good: &'a Version,
-    pub(super) bad: &'a Version,
 }
 
 /// How a round went.
@@ -51,8 +52,10 @@ impl Scene<'_> {
     /// Plays `point` in `folder`. An error is a broken promise, as a sentence.
     pub(super) fn play(&self, folder: &Path, point: Point) -> Result<Went> {
         let tree = self.template.copy_to(folder)?;
-        let version = if point.bad { self.bad } else { self.good };
-        self.releases.of(version).deliver(&tree.layout.incoming(), REQUEST)?;
+        let version = if point.bad { &BAD } else { &GOOD };
+        self.releases
+            .of(version)
+            .deliver(&tree.layout.incoming(), REQUEST)?;
         let mut round = Round {
             scene: self,
             tree: &tree,
@@ -101,7 +104,7 @@ impl Round<'_> {
             if point.phase == Phase::Version {
                 went.crashed = self.kill_version(&followed, version, point.at)?;
             }
-            self.wait_for_rest(&followed)?;
+            wait_for_rest(self.tree, &followed)?;
             went.crashed |= watch.died() > 0;
             went.counted = watch.counted();
             self.judge(point, version, &mut went)?;
@@ -129,7 +132,7 @@ impl Round<'_> {
             self.tree.clear_run();
         }
         let followed = self.start(&Watch::default(), Vec::new())?;
-        self.wait_for_rest(&followed)?;
+        wait_for_rest(self.tree, &followed)?;
         self.judge(point, version, &mut went)?;
         Ok(went)
     }
@@ -145,7 +148,10 @@ impl Round<'_> {
         let mut rested = 0;
         while !followed.is_over() {
             shell::check_interrupted()?;
-            ensure!(Instant::now() < deadline, "it neither died nor came to rest");
+            ensure!(
+                Instant::now() < deadline,
+                "it neither died nor came to rest"
+            );
             thread::sleep(LOOK_AGAIN);
             // Its last words come after the journal's.
             rested = if self.rests() { rested + 1 } else { 0 };
@@ -155,7 +161,7 @@ impl Round<'_> {
         }
         let died = followed.is_over();
         drop(followed);
-        self.wait_for_silence()?;
+        wait_for_silence(self.tree)?;
         Ok(died)
     }
 
@@ -184,63 +190,14 @@ impl Round<'_> {
         promise::rests(&self.tree.layout)
     }
 
-    /// Until nobody has anything left to do, and the stable agent answers.
-    fn wait_for_rest(&self, followed: &Followed) -> Result<()> {
-        let started = Instant::now();
-        let mut rested_at = None;
-        loop {
-            shell::check_interrupted()?;
-            ensure!(!followed.is_over(), "the supervisor ended");
-            thread::sleep(LOOK_AGAIN);
-            if !self.rests() {
-                rested_at = None;
-                if started.elapsed() > RESTS_WITHIN {
-                    let broken = promise::at_rest(&Found::look(self.tree)?);
-                    bail!("after {} s: {}", RESTS_WITHIN.as_secs(), broken.join("; "));
-                }
-                continue;
-            }
-            let since: Instant = *rested_at.get_or_insert_with(Instant::now);
-            let stable = Found::look(self.tree)?.stable();
-            let report = evidence::ask(&self.tree.layout.status_socket(), None, &SystemClock);
-            let is_stable = report.as_ref().is_ok_and(|report| {
-                stable.is_some_and(|stable| stable.to_string() == report.version)
-            });
-            // A moment longer: the updater may have its last words to write.
-            if is_stable && since.elapsed() > 5 * LOOK_AGAIN && !self.works() {
-                return Ok(());
-            }
-            if since.elapsed() > ANSWERS_WITHIN {
-                bail!("the host rests, and its stable agent does not answer: {report:?}");
-            }
-        }
-    }
-
-    /// Whether an updater runs.
-    fn works(&self) -> bool {
-        let lock = File::open(self.tree.layout.lock()).ok();
-        lock.is_some_and(|lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_err())
-    }
-
-    /// Whoever was killed is really gone: it could still write.
-    fn wait_for_silence(&self) -> Result<()> {
-        let deadline = Instant::now() + ANSWERS_WITHIN;
-        loop {
-            let running = File::open(self.tree.root.with_file_name("running")).ok();
-            let gone = running
-                .is_none_or(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok());
-            if gone && !self.works() {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "a process outlived everything");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     fn check_now(&mut self) -> Result<()> {
         let found = Found::look(self.tree)?;
         let broken = promise::always(&found, &self.before, self.scene.releases);
-        ensure!(broken.is_empty(), "right after the crash: {}", broken.join("; "));
+        ensure!(
+            broken.is_empty(),
+            "right after the crash: {}",
+            broken.join("; ")
+        );
         self.before = found;
         Ok(())
     }
@@ -261,7 +218,69 @@ impl Round<'_> {
             }
             _ => {}
         }
-        ensure!(broken.is_empty(), "at rest: {} ({shown})", broken.join("; "));
+        ensure!(
+            broken.is_empty(),
+            "at rest: {} ({shown})",
+            broken.join("; ")
+        );
         Ok(())
+    }
+}
+
+/// Until nobody has anything left to do, and the stable agent answers.
+pub(super) fn wait_for_rest(tree: &Tree, followed: &Followed) -> Result<()> {
+    rests_within(tree, followed, RESTS_WITHIN)
+}
+
+/// As [`wait_for_rest`], in less time.
+pub(super) fn rests_within(tree: &Tree, followed: &Followed, time: Duration) -> Result<()> {
+    let started = Instant::now();
+    let mut rested_at = None;
+    loop {
+        shell::check_interrupted()?;
+        ensure!(!followed.is_over(), "the supervisor ended");
+        thread::sleep(LOOK_AGAIN);
+        if !promise::rests(&tree.layout) {
+            rested_at = None;
+            if started.elapsed() > time {
+                let broken = promise::at_rest(&Found::look(tree)?);
+                bail!("after {} s: {}", time.as_secs(), broken.join("; "));
+            }
+            continue;
+        }
+        let since: Instant = *rested_at.get_or_insert_with(Instant::now);
+        let stable = Found::look(tree)?.stable();
+        let report = evidence::ask(&tree.layout.status_socket(), None, &SystemClock);
+        let is_stable = report
+            .as_ref()
+            .is_ok_and(|report| stable.is_some_and(|stable| stable.to_string() == report.version));
+        // A moment longer: the updater may have its last words to write.
+        if is_stable && since.elapsed() > 5 * LOOK_AGAIN && !works(tree) {
+            return Ok(());
+        }
+        if since.elapsed() > ANSWERS_WITHIN {
+            bail!("the host rests, and its stable agent does not answer: {report:?}");
+        }
+    }
+}
+
+/// Whether an updater runs.
+fn works(tree: &Tree) -> bool {
+    let lock = File::open(tree.layout.lock()).ok();
+    lock.is_some_and(|lock| Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_err())
+}
+
+/// Until whoever was killed is really gone: it could still write.
+pub(super) fn wait_for_silence(tree: &Tree) -> Result<()> {
+    let deadline = Instant::now() + ANSWERS_WITHIN;
+    loop {
+        let running = File::open(tree.root.with_file_name("running")).ok();
+        let gone =
+            running.is_none_or(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok());
+        if gone && !works(tree) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "a process outlived everything");
+        thread::sleep(Duration::from_millis(5));
     }
 }

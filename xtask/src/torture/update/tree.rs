@@ -42,8 +42,7 @@ impl Tree {
             layout.root().join("etc/vpn-node"),
             layout.root().join("var/lib/vpn-node-updater"),
         ] {
-            fs::create_dir_all(&made)
-                .with_context(|| format!("cannot make {}", made.display()))?;
+            fs::create_dir_all(&made).with_context(|| format!("cannot make {}", made.display()))?;
         }
         for entry in contents(&FIRST, Behaviour::Good)? {
             let path = layout.system().join(entry.path.as_str());
@@ -111,7 +110,10 @@ impl Tree {
 
     /// Where the programs of this host log.
     pub(super) fn log(&self) -> Result<Stdio> {
-        let log = File::options().create(true).append(true).open(self.log_path());
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path());
         log.map(Stdio::from).context("cannot open a log")
     }
 

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Result, bail};
 use nix::unistd::Pid;
 
+use vpn_node_updater::journal::{self, Phase};
+use vpn_node_updater::layout::Layout;
+
 use super::tree::Tree;
 use crate::torture::power::Recorder;
 use crate::torture::random::Random;
@@ -56,10 +59,7 @@ impl Watch {
 
     /// The tracer's question at each boundary. The deaths come one after the other, each counted
     /// from the one before.
-    pub(super) fn ask(
-        &self,
-        deaths: Vec<Death>,
-    ) -> impl FnMut(u64, Pid) -> Next + Send + 'static {
+    pub(super) fn ask(&self, deaths: Vec<Death>) -> impl FnMut(u64, Pid) -> Next + Send + 'static {
         let shared = self.clone();
         let mut known = HashMap::new();
         let mut left = deaths.into_iter().peekable();
@@ -90,7 +90,28 @@ impl Watch {
             left.next();
             since = 0;
             counts.died += 1;
-            if death.alone { Next::KillOne } else { Next::Kill }
+            if death.alone {
+                Next::KillOne
+            } else {
+                Next::Kill
+            }
+        }
+    }
+
+    /// The tracer's question: everything dies as soon as the journal says `phase`.
+    pub(super) fn until(
+        &self,
+        layout: &Layout,
+        phase: Phase,
+    ) -> impl FnMut(u64, Pid) -> Next + Send + 'static {
+        let layout = layout.clone();
+        let mut known = HashMap::new();
+        move |_, thread| {
+            let said = || journal::read(&layout).map(|journal| journal.phase);
+            if who(thread, &mut known) == Who::Updater && said() == Some(phase) {
+                return Next::Kill;
+            }
+            Next::GoOn
         }
     }
 
