@@ -92,7 +92,7 @@ fn story(scene: &Scene<'_>, tree: &Tree) -> Result<Tree> {
     history.push(("rolled_back", BAD, Some("start_failed")));
     expect(tree, &history)?;
     ask(scene, tree, &followed, &BAD, THIRD_REQUEST)?;
-    history.push(("refused", BAD, Some("version_blocked")));
+    history.push(("refused", BAD, Some("blocked")));
     expect(tree, &history)?;
     ask(scene, tree, &followed, &NEXT, FOURTH_REQUEST)?;
     history.push(("installed", NEXT, None));

@@ -27,7 +27,7 @@ use self::agent::Behaviour;
 use self::point::{Boundaries, Phase, Point};
 use self::releases::Releases;
 use self::round::{Scene, Went};
-use self::tree::{REQUEST, Tree};
+use self::tree::Tree;
 use super::random::Random;
 use super::trace;
 use crate::build;

@@ -96,10 +96,6 @@ impl Found {
         let line = self.history.last().and_then(|line| line.code.as_deref());
         line.or_else(|| told.and_then(|attempt| attempt.code.as_deref()))
     }
-
-    pub(super) fn starts(&self) -> &[Start] {
-        &self.starts
-    }
 }
 
 /// Whether nobody has anything left to do, with few looks.
