@@ -5,4 +5,4 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi
 # RPM systems enable by preset, which is the distributor's and the operator's to say.
-[ "$1" -gt 1 ] || systemctl preset vpn-node-agent.service || :
+[ "$1" -gt 1 ] || systemctl preset vpn-node-agent.service vpn-node-updater-recover.service vpn-node-updater.path || :

@@ -188,7 +188,7 @@ pub enum Silence {
     #[error("nobody answers on the status socket ({0})")]
     Nobody(String),
     /// Somebody is there and says nothing in time.
-    #[error("the status socket does not answer within {} s", ANSWER_WITHIN.as_secs())]
+    #[error("somebody listens on the status socket, and does not answer")]
     Timeout,
     /// The process behind the socket is not the one on trial.
     #[error("process {found} answers on the status socket, not process {wanted}")]
@@ -206,10 +206,15 @@ pub enum Silence {
 /// Asks the agent behind `socket`. With `pid`, that process must be the one that listens there.
 ///
 /// # Errors
-/// When there is no report within [`ANSWER_WITHIN`].
-pub fn ask(socket: &Path, pid: Option<u32>, clock: &dyn Clock) -> Result<Report, Silence> {
-    let end = clock.now().boot + ANSWER_WITHIN;
-    let mut stream = dial(socket).map_err(silence)?;
+/// When there is no report `within` this time.
+pub fn ask(
+    socket: &Path,
+    pid: Option<u32>,
+    within: Duration,
+    clock: &dyn Clock,
+) -> Result<Report, Silence> {
+    let end = clock.now().boot + within;
+    let mut stream = dial(socket, within).map_err(silence)?;
     if let Some(wanted) = pid {
         let found = peer(&stream);
         // 0: a process of another pid namespace, about which nothing can be told.
@@ -318,7 +323,7 @@ fn peer(stream: &UnixStream) -> Option<u32> {
 
 /// Connects within the deadline: on the full queue of a stopped agent a plain connect would wait
 /// for ever. The send timeout bounds connect(2) too, if it is set before (socket(7)).
-fn dial(path: &Path) -> io::Result<UnixStream> {
+fn dial(path: &Path, within: Duration) -> io::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
     let descriptor: OwnedFd = socket(
         AddressFamily::Unix,
@@ -326,8 +331,9 @@ fn dial(path: &Path) -> io::Result<UnixStream> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    let seconds = i64::try_from(ANSWER_WITHIN.as_secs()).unwrap_or(i64::MAX);
-    setsockopt(&descriptor, sockopt::SendTimeout, &TimeVal::new(seconds, 0))?;
+    let micros = i64::try_from(within.as_micros()).unwrap_or(i64::MAX);
+    let limit = TimeVal::new(micros / 1_000_000, micros % 1_000_000);
+    setsockopt(&descriptor, sockopt::SendTimeout, &limit)?;
     loop {
         match connect(descriptor.as_raw_fd(), &address) {
             Ok(()) => return Ok(UnixStream::from(descriptor)),

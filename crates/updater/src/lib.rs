@@ -29,4 +29,6 @@ pub mod slots;
 pub mod snapshot;
 pub mod status;
 pub mod supervisor;
+#[cfg(test)]
+mod testing;
 pub mod verify;

@@ -23,6 +23,8 @@ const INSTALL_WITHIN: Duration = Duration::from_secs(300);
 const AGENT_EXPOSURE: u32 = 15;
 const CONTROLLER_EXPOSURE: u32 = 11;
 const GATE_EXPOSURE: u32 = 3;
+/// Root, without network and with three capabilities: it replaces programs and puts state back.
+const UPDATER_EXPOSURE: u32 = 15;
 
 /// What tests find by an environment variable, and leave out without it.
 pub(crate) struct Others<'a> {
@@ -212,6 +214,10 @@ fn with_examples_on(config: &str) -> String {
 pub(crate) fn shipped_units(tally: &mut Tally) -> Result<()> {
     let units = [
         ("vpn-node-agent.service", AGENT_EXPOSURE),
+        ("vpn-node-agent-exp.service", AGENT_EXPOSURE),
+        ("vpn-node-updater.service", UPDATER_EXPOSURE),
+        ("vpn-node-updater-recover.service", UPDATER_EXPOSURE),
+        ("vpn-node-updater-rescue.service", UPDATER_EXPOSURE),
         ("vpn-node-controller.service", CONTROLLER_EXPOSURE),
         ("vpn-node-gate.service", GATE_EXPOSURE),
     ];
@@ -247,9 +253,13 @@ fn read_unit(unit: &str) -> Result<String> {
 /// The unit with a program that exists on this machine in place of ours, which is not installed:
 /// `verify` checks that too, and it is not what we ask.
 fn runnable_here(unit: &str) -> String {
-    let line = |line: &str| match line.split_once("/usr/bin/vpn-node") {
-        Some((before, _)) if before.starts_with("Exec") => format!("{before}/bin/true"),
-        _ => line.to_owned(),
+    let line = |line: &str| {
+        let places = ["/usr/bin/vpn-node", "/opt/vpn-node/"];
+        let ours = places.iter().find_map(|place| line.split_once(place));
+        match ours {
+            Some((before, _)) if before.starts_with("Exec") => format!("{before}/bin/true"),
+            _ => line.to_owned(),
+        }
     };
     unit.lines().map(line).collect::<Vec<_>>().join("\n") + "\n"
 }
@@ -348,11 +358,12 @@ mod tests {
 
     #[test]
     fn only_the_program_of_a_unit_is_replaced() {
-        let unit = "[Service]\nUser=vpn-node\nExecStartPre=+/usr/bin/vpn-node-agent --probe-hardware\n\
-                    ExecStart=/usr/bin/vpn-node-agent\nRestart=always\n";
+        let unit = "[Service]\nUser=vpn-node\nExecStartPre=+/opt/vpn-node/stable/bin/vpn-node-agent --probe-hardware\n\
+                    ExecStart=/usr/bin/vpn-node gate hold\nReadWritePaths=-/opt/vpn-node\n";
         assert_eq!(
             runnable_here(unit),
-            "[Service]\nUser=vpn-node\nExecStartPre=+/bin/true\nExecStart=/bin/true\nRestart=always\n"
+            "[Service]\nUser=vpn-node\nExecStartPre=+/bin/true\nExecStart=/bin/true\n\
+             ReadWritePaths=-/opt/vpn-node\n"
         );
     }
 }

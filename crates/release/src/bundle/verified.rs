@@ -14,6 +14,7 @@ use crate::code::PackageCode;
 use crate::copy::{self, Hashed};
 use crate::digest::Digest;
 use crate::release::ReleaseInfo;
+use crate::trust::TargetInfo;
 
 /// What signed metadata says about one package.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +32,27 @@ pub struct Verified<R> {
 }
 
 impl Signed {
-    /// From a target of verified TUF metadata: its path, length, SHA-256 and `custom`.
+    /// What trusted metadata says about a file: the way of a host.
+    ///
+    /// # Errors
+    /// `release_info_malformed`, `target_path_mismatch`, `package_too_large`.
+    pub fn from_target(target: &TargetInfo) -> Result<Self, BundleError> {
+        let sha256 = target.sha256();
+        let sha256 = sha256.and_then(|text| Digest::parse(&text).ok());
+        let sha256 = sha256.ok_or_else(|| {
+            BundleError::new(
+                PackageCode::ReleaseInfoMalformed,
+                format!(
+                    "no SHA-256 is signed for {:?}: its publisher must sign it again",
+                    target.path
+                ),
+            )
+        })?;
+        Self::new(&target.path, target.length, sha256, target.custom.as_ref())
+    }
+
+    /// From the path, length, SHA-256 and `custom` of a target. Who calls this vouches for them:
+    /// a publisher made them himself, a host takes [`Self::from_target`].
     ///
     /// # Errors
     /// `release_info_malformed`, `target_path_mismatch`, `package_too_large`.

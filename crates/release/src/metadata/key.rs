@@ -15,7 +15,8 @@ use super::{Extra, hex, unhex};
 use crate::json;
 
 /// Identifies a key in metadata: ours are the SHA-256 of its canonical form, foreign ones are
-/// opaque words.
+/// opaque words. (4.3 has clients compute every id. An id has no power here, since keys are counted
+/// by material, and repositories exist whose ids are of an older canonical form.)
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeyId(pub String);

@@ -288,7 +288,7 @@ impl<S: Store> Repository<S> {
         self.now = issued.map_or(self.clock, |issued| issued.max(self.clock));
     }
 
-    /// One of the two copies of the mark is damaged: both are written again.
+    /// One of the two copies of the mark is damaged or older: both are written again.
     fn heal(&mut self, damage: &str) {
         self.high.sequence += 1;
         let healed = match self.store.save_high_water(&self.high) {

@@ -19,7 +19,7 @@ pub use client::{Repository, Summary, install_root};
 pub use fetch::{DirFetch, Fetch, FetchError};
 pub use high_water::{HighWater, ReleaseMark};
 pub use store::{FileStore, MemoryStore, Store, StoreError};
-pub use target::{Downloaded, TargetInfo, Verified};
+pub use target::TargetInfo;
 
 /// The earliest that the present can be: the clock, unless something that must lie in the past is
 /// later (the build of this program, the time that the controller signed last). A clock that was

@@ -77,6 +77,24 @@ pub trait Store {
     fn save_high_water(&mut self, value: &HighWater) -> Result<(), StoreError>;
 }
 
+impl<S: Store + ?Sized> Store for &mut S {
+    fn load(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).load(name)
+    }
+
+    fn save(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        (**self).save(name, bytes)
+    }
+
+    fn high_water(&self) -> Result<Option<Loaded>, StoreError> {
+        (**self).high_water()
+    }
+
+    fn save_high_water(&mut self, value: &HighWater) -> Result<(), StoreError> {
+        (**self).save_high_water(value)
+    }
+}
+
 /// A store in one directory: `root.json`, `timestamp.json`, `snapshot.json`, `targets.json`,
 /// delegated roles by their percent-encoded names, `highwater.a` and `highwater.b`.
 #[derive(Clone, Debug)]
@@ -171,12 +189,15 @@ impl Store for FileStore {
         if gone == COPIES.len() && self.read("root.json", MAX_TARGETS_BYTES)?.is_none() {
             return Ok(None);
         }
-        let Some(value) = found.into_iter().max_by_key(|value| value.sequence) else {
+        found.sort_unstable_by_key(|value| value.sequence);
+        if found.len() == COPIES.len() && found[0] != found[1] {
+            damage.push("one copy was older: the power went between the two".to_owned());
+        }
+        let Some(value) = found.pop() else {
             return Err(StoreError::HighWaterLost {
                 path: self.dir.clone(),
             });
         };
-        // Two whole copies of different age: the power went between the two writings.
         let damage = (!damage.is_empty()).then(|| damage.join(", "));
         Ok(Some(Loaded { value, damage }))
     }

@@ -1,7 +1,7 @@
-//! One file that may be used: what was signed about it, and the way from its downloaded bytes to a
-//! type that says that they are those (section 5.7).
+//! One file that may be used: what was signed about it, and whether some bytes are those (section
+//! 5.7). For packages, `bundle` makes a type of the answer: what is unpacked was verified.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256, Sha512};
@@ -28,17 +28,6 @@ pub struct TargetInfo {
     pub role: String,
     /// Whether its hash stands before its name in the address.
     consistent: bool,
-}
-
-/// Bytes that came from somewhere and that nobody has looked at.
-#[derive(Debug)]
-pub struct Downloaded<F>(F);
-
-/// A file that is to the byte what was signed.
-#[derive(Debug)]
-pub struct Verified<F> {
-    file: F,
-    info: TargetInfo,
 }
 
 impl TargetInfo {
@@ -172,48 +161,5 @@ impl TargetInfo {
     fn rejected(&self, code: MetadataCode, sentence: impl std::fmt::Display) -> Rejection {
         let what = format!("target \"{}\"", self.path.escape_debug());
         Rejection::new(code, &what, sentence)
-    }
-}
-
-impl<F: Read + Seek> Downloaded<F> {
-    /// Takes a file that nobody else can change any more: an open one in a directory of our own.
-    pub const fn new(file: F) -> Self {
-        Self(file)
-    }
-
-    /// Hashes all of it, from its beginning, and returns it at its beginning.
-    ///
-    /// # Errors
-    /// As [`TargetInfo::check`].
-    pub fn verify(mut self, info: &TargetInfo) -> Result<Verified<F>, Rejection> {
-        let rewind = |file: &mut F| {
-            file.seek(SeekFrom::Start(0)).map_err(|error| {
-                info.rejected(
-                    MetadataCode::FetchFailed,
-                    format_args!("it cannot be read from its beginning: {error}"),
-                )
-            })
-        };
-        rewind(&mut self.0)?;
-        info.check(&mut self.0)?;
-        rewind(&mut self.0)?;
-        Ok(Verified {
-            file: self.0,
-            info: info.clone(),
-        })
-    }
-}
-
-impl<F> Verified<F> {
-    /// What was signed about it.
-    #[must_use]
-    pub const fn info(&self) -> &TargetInfo {
-        &self.info
-    }
-
-    /// The file, at its beginning.
-    #[must_use]
-    pub fn into_file(self) -> F {
-        self.file
     }
 }

@@ -1,10 +1,13 @@
 //! The TUF client against repositories that lie. `docs/releases.md` has a row for each refusal.
 
 mod delegations;
+mod docs;
 mod eras;
 mod keys;
 mod limits;
+mod mixtures;
 mod other_makers;
+mod packages;
 mod power;
 mod roots;
 mod signatures;

@@ -72,9 +72,8 @@ impl Disk {
     /// What the system refused; the old content stays.
     pub fn replace(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), UpdateError> {
         self.replace_by(path, |temp| {
-            self.write_new(temp, bytes, mode)?
-                .sync_all()
-                .map_err(at("sync", temp))
+            let file = self.write_new(temp, bytes, mode)?;
+            self.change("sync", temp, || file.sync_all())
         })
     }
 
@@ -96,7 +95,7 @@ impl Disk {
             if geteuid().is_root() {
                 fchown(&file, Some(owner.0), Some(owner.1)).map_err(at("change owner of", temp))?;
             }
-            file.sync_all().map_err(at("sync", temp))
+            self.change("sync", temp, || file.sync_all())
         })
     }
 
@@ -278,4 +277,110 @@ fn beside(path: &Path) -> PathBuf {
 
 fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Writes down what is asked, and refuses one of them.
+    #[derive(Default)]
+    struct Record {
+        asked: Mutex<Vec<String>>,
+        refuse: Option<usize>,
+    }
+
+    impl Gate for Record {
+        fn before(&self, doing: &'static str, path: &Path) -> io::Result<()> {
+            let mut asked = self.asked.lock().unwrap();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            asked.push(format!("{doing} {name}"));
+            if self.refuse == Some(asked.len()) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_comes_to_its_place_is_on_disk_before_and_its_name_after() {
+        let dir = tempfile::Builder::new().prefix("d").tempdir().unwrap();
+        let name = dir
+            .path()
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        let record = Arc::new(Record::default());
+        let disk = Disk::with_gate(record.clone());
+        disk.replace(&dir.path().join("x"), b"text", 0o600).unwrap();
+        let told = [
+            "create .x.new".into(),
+            "write .x.new".into(),
+            "write .x.new".into(),
+            "sync .x.new".into(),
+            "replace x".into(),
+            format!("sync {name}"),
+        ];
+        assert_eq!(*record.asked.lock().unwrap(), told);
+        record.asked.lock().unwrap().clear();
+        disk.link(&dir.path().join("l"), Path::new("x")).unwrap();
+        let told = [
+            "create link .l.new".into(),
+            "replace link l".into(),
+            format!("sync {name}"),
+        ];
+        assert_eq!(*record.asked.lock().unwrap(), told);
+    }
+
+    #[test]
+    fn whatever_is_refused_leaves_the_old_content_or_the_new() {
+        for refuse in 1..7 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x");
+            Disk::default().replace(&path, b"old", 0o600).unwrap();
+            let disk = Disk::with_gate(Arc::new(Record {
+                refuse: Some(refuse),
+                ..Record::default()
+            }));
+            disk.replace(&path, b"new", 0o600).unwrap_err();
+            let found = fs::read(&path).unwrap();
+            assert_eq!(found, if refuse < 6 { b"old" } else { b"new" }, "{refuse}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{refuse}");
+        }
+    }
+
+    #[test]
+    fn a_link_is_removed_and_not_what_it_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, link) = (dir.path().join("tree"), dir.path().join("link"));
+        fs::create_dir(&tree).unwrap();
+        let disk = Disk::default();
+        disk.link(&link, Path::new("tree")).unwrap();
+        disk.remove_tree(&link).unwrap();
+        disk.remove_tree(&link).unwrap();
+        assert!(tree.is_dir());
+        disk.link(&link, Path::new("tree")).unwrap();
+        disk.remove_file(&link).unwrap();
+        assert!(tree.is_dir() && fs::symlink_metadata(&link).is_err());
+        assert_eq!(
+            disk.ensure_dir(&tree.join("a/b"), 0o700).unwrap_err().code,
+            "disk_error"
+        );
+    }
+
+    #[test]
+    fn a_file_of_root_that_is_a_link_or_too_long_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("x"), dir.path().join("l"));
+        assert_eq!(read_bounded(&path, 3).unwrap(), None);
+        fs::write(&path, "abc").unwrap();
+        assert_eq!(read_bounded(&path, 3).unwrap().unwrap(), b"abc");
+        assert!(read_bounded(&path, 2).is_err());
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(read_bounded(&link, 3).is_err());
+        assert!(read_bounded(dir.path(), 3).is_err());
+    }
 }

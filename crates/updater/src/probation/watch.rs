@@ -33,6 +33,7 @@ pub struct Watch<'a> {
     socket: PathBuf,
     limits: Limits,
     clock: &'a dyn Clock,
+    answer_within: Duration,
 }
 
 impl<'a> Watch<'a> {
@@ -47,7 +48,15 @@ impl<'a> Watch<'a> {
                 memory: config.experiment_memory,
             },
             clock,
+            answer_within: evidence::ANSWER_WITHIN,
         }
+    }
+
+    /// With another patience for one answer: a test with a fast clock needs less of it.
+    #[must_use]
+    pub fn with_answers_within(mut self, time: Duration) -> Self {
+        self.answer_within = time;
+        self
     }
 }
 
@@ -181,7 +190,7 @@ impl Watch<'_> {
     }
 
     fn ask(&self, process: Option<&ProcessState>) -> Result<Report, Silence> {
-        evidence::ask(&self.socket, pid(process), self.clock)
+        evidence::ask(&self.socket, pid(process), self.answer_within, self.clock)
     }
 
     fn deadline(&self, after: Duration, why: Option<String>) -> Deadline {

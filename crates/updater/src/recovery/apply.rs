@@ -26,7 +26,10 @@ pub fn to_rest(host: &mut Host<'_>) -> Result<(), UpdateError> {
         }
     }
     let told = status::write(host.layout, host.disk, host.config, host.clock.now());
-    done.and(told)
+    if let Err(error) = told {
+        host.say(&format!("the status could not be written: {error}"));
+    }
+    done
 }
 
 fn steps(host: &mut Host<'_>) -> Result<(), UpdateError> {
@@ -80,9 +83,17 @@ fn apply(host: &mut Host<'_>, step: &Step) -> Result<(), UpdateError> {
             attempt,
         } => {
             let _lock = lock::brief(layout)?;
-            let mut hold = Hold::read(layout)?;
-            hold.block(version, code, attempt, host.clock.now().wall_ms);
-            hold.write(layout, disk)
+            match Hold::read(layout) {
+                Ok(mut hold) => {
+                    hold.block(version, code, attempt, host.clock.now().wall_ms);
+                    hold.write(layout, disk)
+                }
+                // It holds everything back as long as it is so: the way back must not wait for it.
+                Err(error) => {
+                    host.say(&format!("{version} could not be blocked: {error}"));
+                    Ok(())
+                }
+            }
         }
         Step::Wait(journal) => write(host, journal),
         Step::End(journal) => end(host, journal),

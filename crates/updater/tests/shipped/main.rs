@@ -1,0 +1,239 @@
+//! What is installed beside the program: the units keep what they promise each other, and the
+//! package's script moves no link that is not its own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// The directives of a unit file, in their order.
+fn directives(unit: &str) -> Vec<String> {
+    let path = repository().join("systemd").join(unit);
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let lines = text.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(str::to_owned).collect()
+}
+
+/// Those from the first of this name to the next section.
+fn from(all: &[String], first: &str) -> Vec<String> {
+    let begin = all.iter().position(|line| line.starts_with(first)).unwrap();
+    let rest = all[begin..].iter();
+    rest.take_while(|line| !line.starts_with('['))
+        .cloned()
+        .collect()
+}
+
+fn has(unit: &str, line: &str) {
+    assert!(
+        directives(unit).iter().any(|l| l == line),
+        "{unit} lacks {line}"
+    );
+}
+
+#[test]
+fn a_version_on_trial_has_exactly_the_rights_of_a_stable_one() {
+    let stable = from(&directives("vpn-node-agent.service"), "User=");
+    let trial = from(&directives("vpn-node-agent-exp.service"), "User=");
+    assert!(stable.len() > 40, "{}", stable.len());
+    assert_eq!(stable, trial);
+    // What comes before differs in the slot alone, and in what a trial is.
+    let commands = |unit: &str, slot: &str| -> Vec<String> {
+        let all = directives(unit);
+        let exec = all.iter().filter(|line| line.starts_with("Exec"));
+        exec.map(|line| line.replace(slot, "SLOT")).collect()
+    };
+    assert_eq!(
+        commands("vpn-node-agent.service", "/opt/vpn-node/stable/"),
+        commands("vpn-node-agent-exp.service", "/opt/vpn-node/experiment/")
+    );
+}
+
+#[test]
+fn a_trial_ends_on_stable_whatever_ends_it() {
+    let unit = "vpn-node-agent-exp.service";
+    for line in [
+        "Conflicts=vpn-node-agent.service",
+        "After=vpn-node-agent.service",
+        "OnFailure=vpn-node-agent.service",
+        "Restart=no",
+        "StartLimitIntervalSec=0",
+    ] {
+        has(unit, line);
+    }
+    assert!(!directives(unit).iter().any(|line| line == "[Install]"));
+    // Killed at any moment, the updater sends home what it watched.
+    has(
+        "vpn-node-updater.service",
+        "ExecStopPost=-/opt/vpn-node/stable/bin/vpn-node-updater recover",
+    );
+    has(
+        "vpn-node-updater-recover.service",
+        "Before=vpn-node-agent.service vpn-node-agent-exp.service vpn-node-updater.service",
+    );
+}
+
+#[test]
+fn all_units_of_the_updater_have_one_sandbox_without_network() {
+    let first = "CapabilityBoundingSet=";
+    let run = from(&directives("vpn-node-updater.service"), first);
+    for unit in [
+        "vpn-node-updater-recover.service",
+        "vpn-node-updater-rescue.service",
+    ] {
+        assert_eq!(from(&directives(unit), first), run, "{unit}");
+    }
+    for line in [
+        "PrivateNetwork=yes",
+        "RestrictAddressFamilies=AF_UNIX",
+        "ProtectSystem=strict",
+    ] {
+        assert!(run.iter().any(|l| l == line), "{line}");
+    }
+}
+
+/// A host's tree with the package's files in place.
+struct Tree(tempfile::TempDir);
+
+impl Tree {
+    fn new() -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        for folder in [
+            "opt/vpn-node/system/bin",
+            "opt/vpn-node/versions",
+            "usr/bin",
+            "etc/systemd/system",
+        ] {
+            fs::create_dir_all(tree.at(folder)).unwrap();
+        }
+        tree
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn version(&self, version: &str) {
+        fs::create_dir_all(self.at("opt/vpn-node/versions").join(version)).unwrap();
+    }
+
+    fn run(&self, words: &[&str]) {
+        let script = repository().join("packaging/agent/links");
+        let mut command = Command::new(script);
+        command.args(words).env("VPN_NODE_ROOT", self.0.path());
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn link(&self, path: &str) -> Option<String> {
+        let target = fs::read_link(self.at(path)).ok()?;
+        Some(target.to_str().unwrap().to_owned())
+    }
+
+    fn stable(&self) -> Option<String> {
+        self.link("opt/vpn-node/stable")
+    }
+}
+
+#[test]
+fn a_first_installation_makes_all_links_and_a_removal_takes_them_away() {
+    let tree = Tree::new();
+    for _ in 0..2 {
+        tree.run(&["install", "1.0.0"]);
+        assert_eq!(tree.stable().as_deref(), Some("system"));
+        let program = tree.link("usr/bin/vpn-node-updater");
+        assert_eq!(
+            program.as_deref(),
+            Some("/opt/vpn-node/stable/bin/vpn-node-updater")
+        );
+        let drop_ins = tree.link("etc/systemd/system/vpn-node-agent-exp.service.d");
+        assert_eq!(drop_ins.as_deref(), Some("vpn-node-agent.service.d"));
+    }
+    tree.run(&["remove"]);
+    tree.run(&["remove"]);
+    for folder in ["usr/bin", "etc/systemd/system"] {
+        assert_eq!(
+            fs::read_dir(tree.at(folder)).unwrap().count(),
+            0,
+            "{folder}"
+        );
+    }
+    assert_eq!(tree.stable(), None);
+    assert!(tree.at("opt/vpn-node/system/bin").exists());
+}
+
+#[test]
+fn a_package_takes_over_only_what_is_older_than_itself() {
+    for (package, installed, takes_over) in [
+        ("1.4.0", "1.5.0", false),
+        ("1.5.0", "1.5.0", false),
+        ("1.6.0", "1.5.0", true),
+        ("1.10.0", "1.9.0", true),
+        ("2.0.0", "2.0.0-rc.1", true),
+        ("2.0.0-rc.1", "2.0.0", false),
+    ] {
+        let tree = Tree::new();
+        let managed = format!("versions/{installed}");
+        tree.version(installed);
+        symlink(&managed, tree.at("opt/vpn-node/stable")).unwrap();
+        tree.run(&["install", package]);
+        let expected = if takes_over { "system" } else { &managed };
+        assert_eq!(
+            tree.stable().as_deref(),
+            Some(expected),
+            "{package} on {installed}"
+        );
+        let way_back = takes_over.then_some(managed);
+        assert_eq!(
+            tree.link("opt/vpn-node/previous"),
+            way_back,
+            "{package} on {installed}"
+        );
+    }
+}
+
+#[test]
+fn a_link_to_nothing_is_mended_and_a_trial_is_not_disturbed() {
+    let tree = Tree::new();
+    symlink("versions/1.5.0", tree.at("opt/vpn-node/stable")).unwrap();
+    tree.run(&["install", "1.0.0"]);
+    assert_eq!(
+        tree.stable().as_deref(),
+        Some("system"),
+        "1.5.0 is not there"
+    );
+
+    let tree = Tree::new();
+    tree.version("1.4.0");
+    tree.version("1.5.0");
+    symlink("versions/1.4.0", tree.at("opt/vpn-node/stable")).unwrap();
+    symlink("versions/1.5.0", tree.at("opt/vpn-node/experiment")).unwrap();
+    tree.run(&["install", "1.6.0"]);
+    assert_eq!(tree.stable().as_deref(), Some("versions/1.4.0"));
+}
+
+#[test]
+fn what_somebody_else_made_stays() {
+    let tree = Tree::new();
+    fs::create_dir(tree.at("mine")).unwrap();
+    symlink(tree.at("mine"), tree.at("opt/vpn-node/stable")).unwrap();
+    fs::write(tree.at("usr/bin/vpn-node"), "mine").unwrap();
+    fs::create_dir(tree.at("etc/systemd/system/vpn-node-agent-exp.service.d")).unwrap();
+    for words in [&["install", "9.0.0"] as &[&str], &["remove"]] {
+        tree.run(words);
+        assert_eq!(tree.stable().as_deref(), tree.at("mine").to_str());
+        assert_eq!(fs::read(tree.at("usr/bin/vpn-node")).unwrap(), b"mine");
+        assert!(
+            tree.at("etc/systemd/system/vpn-node-agent-exp.service.d")
+                .is_dir()
+        );
+    }
+}
