@@ -5,6 +5,7 @@
 //! their slots is a fake that leaves a line with a witness whenever it is started.
 
 pub(crate) mod agent;
+mod control;
 mod crowd;
 mod life;
 mod point;
@@ -85,9 +86,18 @@ enum Part {
     Torn,
     /// Packages and metadata that are replaced between verification and installation
     Swap,
+    /// Faults that are made on purpose, to see whether these suites see them
+    Control,
 }
 
-const ALL: [Part; 5] = [Part::Life, Part::Kills, Part::Power, Part::Torn, Part::Swap];
+const ALL: [Part; 6] = [
+    Part::Control,
+    Part::Life,
+    Part::Kills,
+    Part::Power,
+    Part::Torn,
+    Part::Swap,
+];
 
 impl Part {
     fn name(self) -> &'static str {
@@ -97,6 +107,7 @@ impl Part {
             Self::Power => "power",
             Self::Torn => "torn",
             Self::Swap => "swap",
+            Self::Control => "control",
         }
     }
 }
@@ -143,6 +154,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         lab: &lab,
         template: &template,
         releases: &releases,
+        deaf: false,
     };
     let mut figures = Vec::new();
     let mut broken = Vec::new();
@@ -160,7 +172,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let mut boundaries = None;
         for part in parts {
             anstream::println!("== {}", part.name());
-            if boundaries.is_none() && matches!(part, Part::Kills | Part::Power) {
+            if boundaries.is_none() && matches!(part, Part::Kills | Part::Power | Part::Control) {
                 boundaries = Some(measure(&scene)?);
             }
             add(part.name(), play(&scene, *part, boundaries, options)?);
@@ -190,6 +202,7 @@ fn play(
     let boundaries = boundaries.unwrap_or_default();
     match part {
         Part::Life => life::play(scene, options.size(20, 120), options.seed),
+        Part::Control => control::play(scene, boundaries.updater[0]),
         Part::Kills => {
             let number = options.size(SHORT_KILLS, KILLS);
             crash(scene, &point::kills(&boundaries, number, options.seed))

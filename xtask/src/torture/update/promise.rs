@@ -87,6 +87,11 @@ impl Found {
         })
     }
 
+    /// How many agents were started.
+    pub(super) fn starts(&self) -> usize {
+        self.starts.len()
+    }
+
     /// Why the last thing that was told did not go well.
     pub(super) fn last_code(&self) -> Option<&str> {
         let told = self

@@ -10,8 +10,6 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vpn_node_release::version::Version;
-use vpn_node_updater::clock::SystemClock;
-use vpn_node_updater::evidence;
 
 use super::agent;
 use super::point::{Phase, Point};
@@ -31,10 +29,13 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(40);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a round is made of.
+#[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
     pub(super) lab: &'a Lab,
     pub(super) template: &'a Tree,
     pub(super) releases: &'a Releases,
+    /// The disk ignores fsync(2): a fault that must be found.
+    pub(super) deaf: bool,
 }
 
 /// How a round went.
@@ -112,7 +113,7 @@ impl Round<'_> {
         }
         for death in crashes {
             let watch = match point.power {
-                Some(_) => Watch::recording(self.tree)?,
+                Some(_) => Watch::recording(self.tree, self.scene.deaf)?,
                 None => Watch::default(),
             };
             let followed = self.start(&watch, vec![death])?;
@@ -250,7 +251,7 @@ pub(super) fn rests_within(tree: &Tree, followed: &Followed, time: Duration) -> 
         }
         let since: Instant = *rested_at.get_or_insert_with(Instant::now);
         let stable = Found::look(tree)?.stable();
-        let report = evidence::ask(&tree.layout.status_socket(), None, &SystemClock);
+        let report = tree.report();
         let is_stable = report
             .as_ref()
             .is_ok_and(|report| stable.is_some_and(|stable| stable.to_string() == report.version));
@@ -262,6 +263,17 @@ pub(super) fn rests_within(tree: &Tree, followed: &Followed, time: Duration) -> 
             bail!("the host rests, and its stable agent does not answer: {report:?}");
         }
     }
+}
+
+/// Until so many agents have been started.
+pub(super) fn wait_for_start(tree: &Tree, count: usize) -> Result<()> {
+    let deadline = Instant::now() + ANSWERS_WITHIN;
+    while agent::starts(&tree.root)?.len() < count {
+        shell::check_interrupted()?;
+        ensure!(Instant::now() < deadline, "the agent was not started");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Whether an updater runs.

@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use vpn_node_release::bundle::Content;
-use vpn_node_updater::clock::SystemClock;
-use vpn_node_updater::evidence;
 use vpn_node_updater::journal::Slot;
 use vpn_node_updater::layout::agent_program;
 use vpn_node_updater::slots;
@@ -283,7 +281,7 @@ impl Agent {
             .context("cannot start the stable agent")?;
         let agent = Self(child);
         let deadline = Instant::now() + ENDS_WITHIN;
-        while evidence::ask(&socket, None, &SystemClock).is_err() {
+        while tree.report().is_err() {
             ensure!(
                 Instant::now() < deadline,
                 "the stable agent does not answer"

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, bail};
 use vpn_node_release::bundle::{Content, Mode};
+use vpn_node_updater::clock::SystemClock;
+use vpn_node_updater::evidence::{self, Report, Silence};
 use vpn_node_updater::layout::Layout;
 
 use super::agent::Behaviour;
@@ -18,7 +20,9 @@ use crate::shell;
 const CONFIG: &str = "supervisor = \"plain\"\nprobation = \"10s\"\nextension = \"0s\"\n";
 /// A command of root reads and writes small files; the machine is busy.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
-/// What the agent wants to hear.
+/// One question to an agent.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// The first request's id.
 pub(super) const REQUEST: &str = "6f1f0c1e-0000-4000-8000-000000000001";
 
 /// See the module's page. `folder` has the tree in `root`, and beside it what the host's disk does
@@ -32,7 +36,11 @@ pub(super) struct Tree {
 
 impl Tree {
     /// A host that has the first version from its package, and trusts the repository's root.
-    pub(super) fn plant(folder: &Path, updater: &Path, releases: &Releases) -> Result<Self> {
+    pub(super) fn plant(
+        folder: &Path,
+        updater: &Path,
+        releases: &Releases,
+    ) -> anyhow::Result<Self> {
         let tree = Self::at(folder, updater);
         let layout = &tree.layout;
         for made in [
@@ -84,7 +92,7 @@ impl Tree {
     }
 
     /// The same host in another folder.
-    pub(super) fn copy_to(&self, folder: &Path) -> Result<Self> {
+    pub(super) fn copy_to(&self, folder: &Path) -> anyhow::Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(folder)
                 .with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -104,12 +112,18 @@ impl Tree {
     }
 
     /// Runs the updater to its end.
-    pub(super) fn run(&self, words: &[&str]) -> Result<shell::Output> {
+    pub(super) fn run(&self, words: &[&str]) -> anyhow::Result<shell::Output> {
         shell::output(self.command(words), None, COMMAND_WITHIN)
     }
 
+    /// What the agent that runs says of itself.
+    pub(super) fn report(&self) -> Result<Report, Silence> {
+        let socket = self.layout.status_socket();
+        evidence::ask(&socket, None, ANSWERS_WITHIN, &SystemClock)
+    }
+
     /// Where the programs of this host log.
-    pub(super) fn log(&self) -> Result<Stdio> {
+    pub(super) fn log(&self) -> anyhow::Result<Stdio> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -128,7 +142,7 @@ impl Tree {
 }
 
 /// A file with its folders.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+fn write(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let folder = path.parent().context("a file has a folder")?;
     fs::create_dir_all(folder)

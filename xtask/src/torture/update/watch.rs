@@ -47,11 +47,12 @@ struct Counts {
 pub(super) struct Watch(Arc<Mutex<Counts>>);
 
 impl Watch {
-    /// Records `tree`'s disk for a power cut.
-    pub(super) fn recording(tree: &Tree) -> Result<Self> {
+    /// Records `tree`'s disk for a power cut. A `deaf` one ignores every fsync(2).
+    pub(super) fn recording(tree: &Tree, deaf: bool) -> Result<Self> {
         let watch = Self::default();
         for folder in ["opt", "var"] {
-            let recorder = Recorder::new(&tree.root.join(folder))?;
+            let mut recorder = Recorder::new(&tree.root.join(folder))?;
+            recorder.deaf = deaf;
             watch.lock().recorders.push(recorder);
         }
         Ok(watch)
