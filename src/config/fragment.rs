@@ -26,6 +26,7 @@ pub(super) struct Fragment {
     pub(super) ocserv: OcservFragment,
     pub(super) ledger: LedgerFragment,
     pub(super) metrics: MetricsFragment,
+    pub(super) update: UpdateFragment,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +80,15 @@ pub(super) struct LedgerFragment {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct MetricsFragment {
     pub(super) disks: Option<Spanned<Vec<String>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct UpdateFragment {
+    pub(super) enabled: Option<Spanned<bool>>,
+    pub(super) repository: Option<Spanned<String>>,
+    pub(super) min_rate: Option<Spanned<i64>>,
+    pub(super) max_bytes: Option<Spanned<i64>>,
 }
 
 /// Parses one file; `path` is only named in errors.

@@ -173,6 +173,34 @@ pub const KEYS: &[Key] = &[
         default: "[\"/\"]",
         meaning: "Mount points whose use is reported.",
     },
+    Key {
+        section: "update",
+        name: "enabled",
+        allowed: "true or false",
+        default: "true",
+        meaning: "Fetch releases that the controller assigns or that root asks for.",
+    },
+    Key {
+        section: "update",
+        name: "repository",
+        allowed: "a URL like \"https://releases.example/vpn-node\"",
+        default: "not set",
+        meaning: "Repository to fetch from, whatever the controller says. Not set: the one it names, or its own.",
+    },
+    Key {
+        section: "update",
+        name: "min_rate",
+        allowed: "a whole number of bytes a second from 1 to 1048576",
+        default: "2048",
+        meaning: "A download that is slower than this over 30 seconds is given up and tried again later.",
+    },
+    Key {
+        section: "update",
+        name: "max_bytes",
+        allowed: "a whole number from 1048576 (1 MiB) to 1073741824 (1 GiB)",
+        default: "268435456",
+        meaning: "Packages with more bytes are not fetched (256 MiB).",
+    },
 ];
 
 impl Key {

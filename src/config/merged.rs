@@ -53,6 +53,10 @@ pub(super) struct Merged {
     pub(super) ledger_max_bytes: Slot<i64>,
     pub(super) ledger_when_full: Slot<String>,
     pub(super) disks: Slot<Vec<String>>,
+    pub(super) update_enabled: Slot<bool>,
+    pub(super) update_repository: Slot<String>,
+    pub(super) update_min_rate: Slot<i64>,
+    pub(super) update_max_bytes: Slot<i64>,
 }
 
 impl Merged {
@@ -71,6 +75,7 @@ impl Merged {
             ocserv,
             ledger,
             metrics,
+            update,
         } = fragment;
         source.lay(&mut self.state_dir, state_dir);
         source.lay(&mut self.runtime_dir, runtime_dir);
@@ -94,6 +99,10 @@ impl Merged {
         source.lay(&mut self.ledger_max_bytes, ledger.max_bytes);
         source.lay(&mut self.ledger_when_full, ledger.when_full);
         source.lay(&mut self.disks, metrics.disks);
+        source.lay(&mut self.update_enabled, update.enabled);
+        source.lay(&mut self.update_repository, update.repository);
+        source.lay(&mut self.update_min_rate, update.min_rate);
+        source.lay(&mut self.update_max_bytes, update.max_bytes);
     }
 }
 

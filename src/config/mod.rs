@@ -48,6 +48,8 @@ pub struct Settings {
     pub ledger: LedgerSettings,
     /// `[metrics]`
     pub metrics: MetricsSettings,
+    /// `[update]`
+    pub update: UpdateSettings,
 }
 
 /// How the controller is reached.
@@ -168,6 +170,19 @@ pub struct MetricsSettings {
     pub disks: Vec<PathBuf>,
 }
 
+/// How releases are fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateSettings {
+    /// Fetch releases at all.
+    pub enabled: bool,
+    /// Where from; `None`: from where the controller says, which is its own repository usually.
+    pub repository: Option<String>,
+    /// Slower is given up, in bytes a second.
+    pub min_rate: u64,
+    /// Larger packages are not fetched, in bytes.
+    pub max_bytes: u64,
+}
+
 /// The ladder of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
@@ -270,6 +285,12 @@ impl Default for Settings {
             },
             metrics: MetricsSettings {
                 disks: vec![PathBuf::from("/")],
+            },
+            update: UpdateSettings {
+                enabled: true,
+                repository: None,
+                min_rate: 2048,
+                max_bytes: 256 * 1024 * 1024,
             },
         }
     }

@@ -59,6 +59,7 @@ fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
         ocserv,
         ledger,
         metrics,
+        update,
     } = settings;
     let text = |text: &str| Value::String(text.to_owned());
     // Paths come from TOML, so they are UTF-8; nothing is lost here.
@@ -95,6 +96,10 @@ fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
         ("ledger", "max_bytes") => number(ledger.max_bytes),
         ("ledger", "when_full") => Some(text(ledger.when_full.as_str())),
         ("metrics", "disks") => Some(paths(&metrics.disks)),
+        ("update", "enabled") => Some(Value::Boolean(update.enabled)),
+        ("update", "repository") => update.repository.as_deref().map(text),
+        ("update", "min_rate") => number(update.min_rate),
+        ("update", "max_bytes") => number(update.max_bytes),
         _ => None,
     }
 }

@@ -76,6 +76,11 @@ fn every_key_is_taken() {
         max_bytes = 33554432
         [metrics]
         disks = ["/", "/srv"]
+        [update]
+        enabled = false
+        repository = "https://releases.example/vpn-node/"
+        min_rate = 1000
+        max_bytes = 2097152
         "#,
     );
     assert_eq!(settings.log_level, LogLevel::Debug);
@@ -92,6 +97,13 @@ fn every_key_is_taken() {
     assert!(!settings.wireguard.enabled && !settings.wireguard.kernel);
     assert_eq!(settings.ledger.max_bytes, 32 << 20);
     assert_eq!(settings.metrics.disks.len(), 2);
+    let update = UpdateSettings {
+        enabled: false,
+        repository: Some("https://releases.example/vpn-node".to_owned()),
+        min_rate: 1000,
+        max_bytes: 2 << 20,
+    };
+    assert_eq!(settings.update, update);
     assert!(!format!("{settings:?}").contains("hidden"));
     let proxy = settings.controller.proxy.unwrap();
     assert_eq!(proxy.expose(), "http://user:hidden@proxy:3128");
@@ -119,7 +131,7 @@ fn unknown_keys_name_file_line_and_the_nearest() {
     assert_eq!(
         bad("[softether]\n"),
         "agent.toml:1: unknown section [softether]; there are [controller], [wireguard], \
-         [openvpn], [strongswan], [ocserv], [ledger], [metrics]"
+         [openvpn], [strongswan], [ocserv], [ledger], [metrics], [update]"
     );
     assert_eq!(
         bad("\"\\u001b[2J\" = 1\n"),
@@ -163,6 +175,9 @@ fn wrong_types_and_ranges_say_what_is_allowed() {
         "[ledger]\nmax_bytes = 99999999999999999999999",
         "[ledger]\nmax_bytes = -1",
         "[metrics]\ndisks = [\"x\"]",
+        "[update]\nrepository = \"http://plain.example\"",
+        "[update]\nmin_rate = 0",
+        "[update]\nmax_bytes = 1000",
     ] {
         let error = bad(text);
         assert!(error.contains("; allowed is "), "{text}: {error}");
@@ -331,6 +346,7 @@ fn the_list_of_keys_is_the_struct() {
         ("ocserv", fields_of::<fragment::OcservFragment>(probe)),
         ("ledger", fields_of::<fragment::LedgerFragment>(probe)),
         ("metrics", fields_of::<fragment::MetricsFragment>(probe)),
+        ("update", fields_of::<fragment::UpdateFragment>(probe)),
     ] {
         assert!(sections.contains(section));
         from_structs.extend(names.into_iter().map(|name| (section.to_owned(), name)));

@@ -18,6 +18,15 @@ const MIN_LEDGER_BYTES: i64 = 16 * 1024 * 1024;
 /// Above this somebody typed a digit too many.
 const MAX_LEDGER_BYTES: i64 = 1024 * 1024 * 1024 * 1024;
 
+/// Whoever asks for more gives up good mirrors.
+const MAX_MIN_RATE: i64 = 1024 * 1024;
+
+/// A package of ours has some megabytes.
+const MIN_PACKAGE_BYTES: i64 = 1024 * 1024;
+
+/// The release format allows no more (`vpn_node_release::bundle`).
+const MAX_PACKAGE_BYTES: i64 = 1024 * 1024 * 1024;
+
 /// Replicas of one controller; each costs a connection attempt when all are down.
 const MAX_URLS: usize = 8;
 
@@ -133,6 +142,20 @@ pub(super) fn validate(merged: Merged) -> Result<(Settings, Origins), ConfigErro
     })?;
     check.set("metrics", "disks", merged.disks, |v| {
         paths(v).map(|disks| to.metrics.disks = disks)
+    })?;
+    let update = &mut to.update;
+    check.set("update", "enabled", merged.update_enabled, |v| {
+        update.enabled = v;
+        Ok(())
+    })?;
+    check.set("update", "repository", merged.update_repository, |v| {
+        controller_url(v).map(|url| update.repository = Some(url))
+    })?;
+    check.set("update", "min_rate", merged.update_min_rate, |v| {
+        within(v, 1, MAX_MIN_RATE).map(|rate| update.min_rate = rate)
+    })?;
+    check.set("update", "max_bytes", merged.update_max_bytes, |v| {
+        within(v, MIN_PACKAGE_BYTES, MAX_PACKAGE_BYTES).map(|bytes| update.max_bytes = bytes)
     })?;
     Ok((settings, check.0))
 }

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`agent`] (the whole), [`lane`] (how it speaks), [`authorisation`] (whether
 //! this host may serve), [`trust`] (whom it believes), [`schedule`] (when), [`sessions`] (who is
-//! connected), [`report`] (what it says of itself), [`gate`] (what another process may do about it).
+//! connected), [`update`] (which release it fetches), [`report`] (what it says of itself), [`gate`] (what another process may do about it).
 
 pub mod agent;
 pub mod authorisation;
@@ -15,6 +15,7 @@ pub mod sessions;
 mod shown;
 mod time;
 pub mod trust;
+pub mod update;
 
 pub use shown::{MAX_SHOWN_CHARS, Shown, shown, shown_path, shown_seconds};
 pub use time::Now;

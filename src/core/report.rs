@@ -6,6 +6,7 @@
 
 mod authorised;
 mod health;
+mod update;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Now;
 pub use authorised::AuthorisationAnswer;
 pub use health::Health;
+pub use update::{DownloadStatus, UpdateStatus};
 
 /// Version of the JSON shape. It changes only when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -44,6 +46,9 @@ pub struct StatusReport {
     pub made_at: Duration,
     /// The id the controller gave; none before enrolment.
     pub server_id: Option<String>,
+    /// The slot that it runs from: a version, or `system`; none if it was started from elsewhere.
+    #[serde(default)]
+    pub running_from: Option<String>,
     /// The host's name as the kernel says it.
     pub hostname: String,
     /// The controller in use.
@@ -60,6 +65,9 @@ pub struct StatusReport {
     pub authorised_until: Option<Now>,
     /// The heartbeats, newest knowledge.
     pub last_heartbeat: LastHeartbeat,
+    /// Counts since the agent started.
+    #[serde(default)]
+    pub heartbeats: Heartbeats,
     /// Time to the next heartbeat.
     pub next_heartbeat_s: Option<u64>,
     /// The interval that the controller asks for.
@@ -77,6 +85,9 @@ pub struct StatusReport {
     pub ledger: LedgerStatus,
     /// The key that signs; none before enrolment.
     pub identity: Option<IdentityStatus>,
+    /// How its software is kept current; none before enrolment.
+    #[serde(default)]
+    pub update: Option<UpdateStatus>,
     /// The newest errors, oldest first, at most [`MAX_LAST_ERRORS`].
     pub last_errors: Vec<ErrorNote>,
 }
@@ -138,6 +149,18 @@ pub struct LastHeartbeat {
     pub accepted: Option<bool>,
     /// Why the latest attempt failed; none if it did not.
     pub last_error: Option<String>,
+}
+
+/// Chained requests (nearly all are heartbeats) since the agent started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeats {
+    /// How often one was sent, repetitions included.
+    pub attempted: u64,
+    /// How many the controller accepted.
+    pub accepted: u64,
+    /// What became of the latest: `none` (accepted, or none was sent yet), `unreachable`, `busy`
+    /// (429, 5xx) or `refused`.
+    pub last_problem: String,
 }
 
 /// One watched VPN daemon or interface.
@@ -225,6 +248,9 @@ pub struct LedgerStatus {
     pub quarantined: u64,
     /// Why records cannot be stored right now; none while they can.
     pub error: Option<String>,
+    /// Whether they can, and none waits in memory for the disk.
+    #[serde(default)]
+    pub writable: bool,
 }
 
 /// The signing key, by its public names.
@@ -279,6 +305,7 @@ impl StatusReport {
             age_s: 0,
             made_at,
             server_id: None,
+            running_from: None,
             hostname: hostname.to_owned(),
             controller_url: None,
             enrolled: false,
@@ -293,6 +320,10 @@ impl StatusReport {
             },
             authorised_until: None,
             last_heartbeat: LastHeartbeat::default(),
+            heartbeats: Heartbeats {
+                last_problem: "none".to_owned(),
+                ..Heartbeats::default()
+            },
             next_heartbeat_s: None,
             heartbeat_interval_s: 30,
             clock_offset_ms: None,
@@ -301,6 +332,7 @@ impl StatusReport {
             backlog: Backlog::default(),
             ledger: LedgerStatus::default(),
             identity: None,
+            update: None,
             last_errors: Vec::new(),
         }
     }
@@ -421,6 +453,11 @@ mod tests {
             activity: Activity::default(),
         }];
         report.note_error(0, "");
+        report.update = Some(UpdateStatus {
+            download: Some(DownloadStatus::default()),
+            updater: Some(update::sample()),
+            ..UpdateStatus::default()
+        });
         let mut values = vec![serde_json::to_value(&report).unwrap()];
         while let Some(value) = values.pop() {
             match value {

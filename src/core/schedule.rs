@@ -44,7 +44,8 @@ pub fn bounded_interval(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(seconds)).clamp(INTERVAL_BOUNDS.0, INTERVAL_BOUNDS.1)
 }
 
-fn uniform(bound: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
+/// Uniform in `0..bound`.
+pub fn uniform(bound: Duration, rng: &mut (impl Rng + ?Sized)) -> Duration {
     // 2^-32 of the bound is finer than any timer.
     bound.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }

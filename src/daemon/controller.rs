@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::agent::{Event, SendFailure};
+use crate::core::agent::{Event, Problem, SendFailure};
 use crate::remote::{Client, ClientError, Path};
 
 /// Sends the chained request once its state is on disk (`written`).
@@ -25,6 +25,7 @@ pub(super) fn send(
             Err(message) => Event::SendFailed(SendFailure {
                 message,
                 retry_after: None,
+                problem: Problem::Unreachable,
             }),
             Ok(()) => {
                 tracing::debug!("a request of the chain goes out");
@@ -108,5 +109,13 @@ fn failure(error: &ClientError) -> SendFailure {
     SendFailure {
         message: error.to_string(),
         retry_after: error.retry_after(),
+        problem: match error {
+            ClientError::Status {
+                status: 429 | 500..,
+                ..
+            } => Problem::Busy,
+            ClientError::Status { .. } => Problem::Refused,
+            _ => Problem::Unreachable,
+        },
     }
 }

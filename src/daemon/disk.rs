@@ -22,11 +22,13 @@ use vpn_node_protocol::keys::PublicKey;
 
 pub(super) use self::load::Load;
 use super::records::Records;
+use super::updates::UpdateFiles;
 use super::{DISK_COMMANDS_QUEUED, enrol};
 use crate::config::{self, Settings};
 use crate::core::agent::{Event, LedgerFacts, Recording};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
+use crate::core::update;
 use crate::host::hardware::SnapshotState;
 use crate::host::state::{Enrolment, KeptSessions, LaneFile, SessionsFile, StateDir};
 use crate::ledger::{Options, WhenFull};
@@ -49,6 +51,8 @@ pub(super) enum DiskCommand {
     ProbeHardware,
     /// Keep the sessions, seal and append the records, sync.
     Record(Box<Recording>),
+    /// The updater's status, and what is kept and cleaned of a release.
+    Update(update::Command),
     /// Read the next batch.
     ReadBatch,
     /// Forget what the controller has.
@@ -63,7 +67,7 @@ pub(super) enum DiskCommand {
 /// The loop's side of the disk thread.
 pub(super) struct Disk {
     commands: mpsc::Sender<DiskCommand>,
-    /// Answers: one batch, one probe and one key can be under way, so sending never waits.
+    /// Answers: one batch, one probe, one key and one look can be under way, so sending never waits.
     events: mpsc::Receiver<Event>,
     facts: watch::Receiver<LedgerFacts>,
     load: Arc<Load>,
@@ -129,6 +133,7 @@ pub(super) struct DiskThread {
     error: Option<String>,
     /// Whether the last probe had what only root can read: said when it changes.
     snapshot: SnapshotState,
+    updates: UpdateFiles,
 }
 
 impl DiskThread {
@@ -161,6 +166,7 @@ impl DiskThread {
             unrecorded,
             error: None,
             snapshot: SnapshotState::Read,
+            updates: UpdateFiles::new(settings),
         }
     }
 
@@ -245,6 +251,11 @@ impl DiskThread {
                 }
                 DiskCommand::ProbeHardware => {
                     let _ = events.blocking_send(self.probe());
+                }
+                DiskCommand::Update(command) => {
+                    if let Some(event) = self.updates.obey(command) {
+                        let _ = events.blocking_send(Event::Update(event));
+                    }
                 }
                 DiskCommand::ReadBatch => {
                     let _ = events.blocking_send(Event::Batch(self.records.read_batch()));

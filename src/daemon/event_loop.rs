@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::controller;
 use super::disk::{Disk, DiskCommand};
 use super::host_signals::{Stop, notify};
+use super::updates::Downloads;
 use super::watch::Readers;
 use crate::core::agent::{Agent, Command, Event};
 use crate::core::report::StatusReport;
@@ -38,6 +39,8 @@ pub(super) struct Workers {
     pub(super) disk: Disk,
     /// From local users who may act.
     pub(super) wishes: mpsc::Receiver<Wish>,
+    /// Releases.
+    pub(super) downloads: Downloads,
     /// The host's figures.
     pub(super) sampler: Sampler,
 }
@@ -94,6 +97,7 @@ impl EventLoop {
                 () = load.changed(), if !has_room => {}
                 Some(wish) = self.workers.wishes.recv() => self.grant(wish),
                 event = self.workers.disk.event() => self.handle(event),
+                event = self.workers.downloads.event() => self.handle(Event::Update(event)),
                 () = tokio::time::sleep(sleep) => {
                     self.agent.handle_timeout(clock::now(), &mut self.rng);
                 }
@@ -115,6 +119,11 @@ impl EventLoop {
                 let begun = self.agent.rotate(&mut self.rng);
                 // Whoever asked may have gone.
                 let _ = answer.send(begun.map_err(|why| why.to_string()));
+            }
+            Wish::ApplyRelease(version, answer) => {
+                let now = clock::now();
+                let taken = self.agent.want_release(&version, now, &mut self.rng);
+                let _ = answer.send(taken.map_err(|why| format!("{} ({})", why.detail, why.code)));
             }
         }
         self.report_soon();
@@ -195,6 +204,11 @@ impl EventLoop {
                     backend,
                     key,
                 }),
+                Command::Update(command) => {
+                    if let Some(command) = self.workers.downloads.obey(command) {
+                        self.workers.disk.tell(DiskCommand::Update(command)).await;
+                    }
+                }
                 Command::ReadBatch => self.workers.disk.tell(DiskCommand::ReadBatch).await,
                 Command::Acked { through, proof } => {
                     self.workers
@@ -241,8 +255,17 @@ impl EventLoop {
 /// What `systemctl status` shows: changes with the state, not with every heartbeat.
 fn status_line(report: &StatusReport) -> String {
     let sessions: u64 = report.backends.iter().map(|backend| backend.sessions).sum();
-    format!(
+    let mut line = format!(
         "{}, {sessions} connections",
         report.verification.state.as_str()
-    )
+    );
+    if let Some(update) = &report.update {
+        line.push_str(
+            &update
+                .line()
+                .map(|line| format!("; {line}"))
+                .unwrap_or_default(),
+        );
+    }
+    line
 }

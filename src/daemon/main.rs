@@ -9,15 +9,18 @@ use clap::Parser;
 
 use crate::config::{self, Settings};
 use crate::host::hardware::{Roots, snapshot};
-use crate::host::state::StateDir;
-use crate::host::{logging, sealing, secrecy};
+use crate::host::state::{StateDir, StateError};
+use crate::host::{installation, logging, sealing, secrecy};
+
+/// EX_CONFIG of sysexits.h(3): starting again does not help.
+const NEWER_STATE: u8 = 78;
 
 /// The agent of a VPN host: identity, heartbeats, connection records.
 ///
 /// systemd starts it (vpn-node-agent.service); by hand it runs in the foreground and logs to
 /// the terminal. `vpn-node status` tells how it is.
 #[derive(Debug, Parser)]
-#[command(name = "vpn-node-agent", version)]
+#[command(name = "vpn-node-agent", version = installation::version_line())]
 struct Arguments {
     /// Configuration file; its fragments are in FILE's name with ".d" for ".toml"
     #[arg(long, value_name = "FILE")]
@@ -37,7 +40,8 @@ struct Arguments {
 }
 
 /// Parses the arguments and runs the daemon until it is told to stop.
-/// Exit codes: 0 stopped in order, 1 could not start or had to stop, 2 usage.
+/// Exit codes: 0 stopped in order, 1 could not start or had to stop, 2 usage, 78 the state was
+/// written by a newer version.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(args) {
@@ -58,7 +62,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             } else {
                 anstream::eprintln!("vpn-node-agent: {text}");
             }
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(super::Error::State(StateError::Format { .. })) => ExitCode::from(NEWER_STATE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`run`] (the life of the daemon as a story), `event_loop` (what it does all
 //! day), `controller` (the exchanges with the controller), `disk` (the thread for everything that
-//! may wait for a disk), `watch` (the thread that reads the VPN daemons), [`enrol`].
+//! may wait for a disk), `watch` (the thread that reads the VPN daemons), `updates` (what it does
+//! about releases), [`enrol`].
 
 mod controller;
 mod disk;
@@ -14,6 +15,7 @@ mod host_signals;
 mod main;
 mod records;
 mod run;
+mod updates;
 mod watch;
 
 pub use error::Error;

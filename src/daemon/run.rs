@@ -9,11 +9,13 @@ use getrandom::rand_core::UnwrapErr;
 use tokio::sync::{mpsc, watch};
 use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::token::{Token, TokenError};
+use vpn_node_release::version::Platform;
 
 use super::disk::DiskThread;
 use super::error::Error;
 use super::event_loop::{EventLoop, Workers};
 use super::host_signals::{Stop, notify};
+use super::updates::{Downloads, UpdateFiles};
 use super::watch::Readers;
 use super::{TOKEN_CREDENTIAL, enrol};
 use crate::config::Settings;
@@ -21,8 +23,10 @@ use crate::core::agent::{Agent, Setup};
 use crate::core::report::StatusReport;
 use crate::core::schedule;
 use crate::core::trust::Trust;
+use crate::core::update;
 use crate::host::clock;
 use crate::host::ids;
+use crate::host::installation;
 use crate::host::metrics::Sampler;
 use crate::host::sealing;
 use crate::host::state::{Enrolment, StateDir};
@@ -43,6 +47,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     let mut stop = Stop::new()?;
     let state = StateDir::new(&settings.state_dir);
     let _lock = state.lock()?;
+    state.check_format()?;
     // Only now: a second agent must not take the first one's key away.
     let state = state.with_kek(sealing::take_kek(&settings.runtime_dir)?);
     state.finish_change(&mut UnwrapErr(SysRng))?;
@@ -73,12 +78,16 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
 
 fn first_report() -> StatusReport {
     let now = clock::now();
-    StatusReport::starting(
-        env!("CARGO_PKG_VERSION"),
-        &ids::hostname(),
-        std::process::id(),
-        now.boot,
-    )
+    let here = installation::here();
+    StatusReport {
+        running_from: here.running_from.clone(),
+        ..StatusReport::starting(
+            &here.version,
+            &ids::hostname(),
+            std::process::id(),
+            now.boot,
+        )
+    }
 }
 
 /// The enrolment on disk; else by the credential; else waits for `vpn-node enroll`.
@@ -166,11 +175,18 @@ async fn run_enrolled(
     }
     options.server_pin = enrolment.server_pin;
     let client = Client::new(&options)?;
+    let downloads = Downloads::new(settings, &enrolment, options.urls.clone(), lane.floor_ms);
     let certificate = ControllerCertificate::open(&enrolment.certificate, &enrolment.root_pin, 0)?;
     let now = clock::now();
     let agent = Agent::new(
         Setup {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: installation::here().version.clone(),
+            running_from: installation::here().running_from.clone(),
+            updates: update::Setup {
+                enabled: settings.update.enabled,
+                platform: Platform::here(),
+                kept: UpdateFiles::new(settings).kept(),
+            },
             pid: std::process::id(),
             hostname: ids::hostname(),
             location: settings.location.clone(),
@@ -196,6 +212,7 @@ async fn run_enrolled(
         })?,
         disk: DiskThread::new(settings, &state, &enrolment, kept).spawn(lane_file),
         wishes,
+        downloads,
         sampler: Sampler::open(
             Path::new("/proc"),
             Path::new("/sys"),

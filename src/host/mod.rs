@@ -5,6 +5,7 @@ pub(crate) mod bounded;
 pub mod clock;
 pub mod hardware;
 pub mod ids;
+pub mod installation;
 pub mod logging;
 pub mod metrics;
 pub mod sealing;

@@ -16,6 +16,7 @@
 //! one that cannot be read stops the agent.
 
 mod change;
+mod format;
 mod identity;
 mod leftovers;
 mod sessions;

@@ -288,7 +288,7 @@ fn failed(url: &str, error: &reqwest::Error) -> ClientError {
 }
 
 /// What rustls refused in the server's certificate, if that is the cause.
-fn tls_error(error: &reqwest::Error) -> Option<String> {
+pub(super) fn tls_error(error: &reqwest::Error) -> Option<String> {
     let mut cause = error.source();
     while let Some(inner) = cause {
         let io = inner
@@ -316,7 +316,7 @@ fn said(body: &[u8]) -> (Option<String>, String) {
 }
 
 /// An error with its causes, outermost first; reqwest's own texts say only "error sending".
-fn causes(error: &reqwest::Error) -> String {
+pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut parts = Vec::new();
     let mut cause = error.source();
     while let Some(inner) = cause {

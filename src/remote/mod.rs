@@ -1,4 +1,5 @@
-//! The client of the controller: TLS trust, one HTTP exchange at a time, and the enrolment.
+//! The client of the controller: TLS trust, one HTTP exchange at a time, the enrolment, and the
+//! download of releases.
 //!
 //! It believes nothing: what comes back are bytes that the core or the enrolment verifies. TLS
 //! keeps onlookers out; who the controller is, its signatures say.
@@ -6,5 +7,6 @@
 mod client;
 pub mod enrol;
 mod tls;
+pub mod update;
 
 pub use client::{Answer, Client, ClientError, Options, Path};

@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use super::Scope;
 use super::wire::{
-    Answer, Code, ConnectionsPage, Get, HealthAnswer, MAX_ANSWER_BYTES, Refusal, Request,
-    RotationAnswer, VERSION,
+    Answer, ApplyAnswer, Code, ConnectionsPage, Get, HealthAnswer, MAX_ANSWER_BYTES, Refusal,
+    Request, RotationAnswer, VERSION,
 };
 use crate::core::report::{
     AuthorisationAnswer, ConnectionRow, PublicSummary, SCHEMA, StatusReport,
@@ -207,16 +207,30 @@ impl Client {
         Ok(self.ask(Get::RotateIdentity, None)?.1)
     }
 
+    /// Has the agent fetch a version and hand it to the updater.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; all but root and the agent's own user are denied.
+    pub fn apply_release(&self, version: &str) -> Result<ApplyAnswer, ClientError> {
+        let request = Request {
+            version: Some(version.to_owned()),
+            ..Request::about(Get::ApplyRelease)
+        };
+        Ok(self.request(&request)?.1)
+    }
+
     fn ask<T: DeserializeOwned>(
         &self,
         get: Get,
         after: Option<String>,
     ) -> Result<(Scope, T), ClientError> {
-        let request = Request {
-            v: VERSION,
-            get,
+        self.request(&Request {
             after,
-        };
+            ..Request::about(get)
+        })
+    }
+
+    fn request<T: DeserializeOwned>(&self, request: &Request) -> Result<(Scope, T), ClientError> {
         let line = self.exchange(&request.to_line())?;
         let answer: Answer<T> =
             serde_json::from_slice(&line).map_err(|error| self.garbage(error.to_string()))?;

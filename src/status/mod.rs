@@ -3,8 +3,7 @@
 //! One request line, one answer line, both JSON. Everyone may connect; the kernel tells who did
 //! (`SO_PEERCRED`, unix(7)), and [`Policy`] decides how much that user sees: the report for root,
 //! the agent's own user and the group `vpn-node`, the public summary for everybody else.
-//! One request changes something, and only root and the agent's own user may send it:
-//! [`Wish::RotateIdentity`].
+//! Two requests change something, and only root and the agent's own user may send them: [`Wish`].
 
 mod client;
 mod policy;
@@ -16,7 +15,7 @@ pub use client::{Client, ClientError, Status};
 pub use policy::{GROUP, Peer, Policy, Scope};
 pub use server::{Limits, Wish, serve};
 pub use socket::{SocketError, StatusSocket};
-pub use wire::{HealthAnswer, RotationAnswer};
+pub use wire::{ApplyAnswer, HealthAnswer, RotationAnswer};
 
 #[cfg(test)]
 mod tests;

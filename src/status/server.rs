@@ -1,5 +1,5 @@
-//! Serves the newest report on the status socket. It only reads, and passes the one wish that there
-//! is on to the agent's loop; nobody can make it keep state.
+//! Serves the newest report on the status socket. It only reads, and passes wishes on to the
+//! agent's loop; nobody can make it keep state.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -47,6 +47,8 @@ impl Default for Limits {
 pub enum Wish {
     /// A new identity key; the answer is why not, as a sentence.
     RotateIdentity(oneshot::Sender<Result<(), String>>),
+    /// This version, fetched and handed to the updater; the answer is why not, as a sentence.
+    ApplyRelease(String, oneshot::Sender<Result<(), String>>),
 }
 
 /// After a failed accept(2) (no descriptors left), so that the loop does not spin.
@@ -148,10 +150,8 @@ async fn converse(
     deadline: Duration,
 ) {
     let answer = match timeout(deadline, read_request(&mut stream)).await {
-        Ok(Ok(Some(request)))
-            if request.get == Get::RotateIdentity && reports.borrow().enrolled =>
-        {
-            match timeout(deadline, rotate(scope, wishes)).await {
+        Ok(Ok(Some(request))) if request.is_wish() && reports.borrow().enrolled => {
+            match timeout(deadline, grant(request, scope, wishes)).await {
                 Ok(answer) => answer,
                 Err(_) => Refusal::new(Code::Busy, "The agent's loop does not answer.").to_line(),
             }
@@ -176,18 +176,25 @@ async fn converse(
 }
 
 /// Passes the wish on, if this user may have one.
-async fn rotate(scope: Scope, wishes: Option<mpsc::Sender<Wish>>) -> Vec<u8> {
+async fn grant(request: Request, scope: Scope, wishes: Option<mpsc::Sender<Wish>>) -> Vec<u8> {
     let Some(wishes) = wishes else {
-        let text = "Only root and the agent's own user may rotate the identity key.";
+        let text = "Only root and the agent's own user may have the agent do something.";
         return Refusal::new(Code::Denied, text).to_line();
     };
     let (to_answer, answer) = oneshot::channel();
     let ended = || Err("The agent is stopping.".to_owned());
-    let said = match wishes.send(Wish::RotateIdentity(to_answer)).await {
+    let wish = match request.version {
+        Some(version) => Wish::ApplyRelease(version, to_answer),
+        None => Wish::RotateIdentity(to_answer),
+    };
+    let said = match wishes.send(wish).await {
         Ok(()) => answer.await.unwrap_or_else(|_| ended()),
         Err(_) => ended(),
     };
-    wire::rotation(scope, said)
+    match request.get {
+        Get::ApplyRelease => wire::applied(scope, said),
+        _ => wire::rotation(scope, said),
+    }
 }
 
 /// Reads up to the line feed; `None` if the peer left without a word.

@@ -18,6 +18,9 @@ pub(super) const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Connections in one answer; at 200 bytes each a page is 2 MB. The client asks for the next.
 pub(super) const PAGE: usize = 10_000;
 
+/// The answer to wishes before the enrolment.
+const NOT_ENROLLED: &str = "This host is not enrolled: run 'vpn-node enroll'.";
+
 /// Longest `after`: a UUID is 36.
 const MAX_AFTER_BYTES: usize = 64;
 
@@ -30,6 +33,9 @@ pub(super) struct Request {
     /// Connections only: those whose id is greater than this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) after: Option<String>,
+    /// "apply_release" only, and always: which version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<String>,
 }
 
 /// What can be asked.
@@ -40,8 +46,10 @@ pub(super) enum Get {
     Connections,
     Health,
     Authorisation,
-    /// The one request that changes something: see [`super::Wish`].
+    /// A request that changes something: see [`super::Wish`].
     RotateIdentity,
+    /// The other one.
+    ApplyRelease,
 }
 
 /// `{"v":1,"scope":"full","ok":…}` or `{"v":1,"error":{"code":…,"message":…}}`.
@@ -105,6 +113,15 @@ pub struct RotationAnswer {
     pub detail: String,
 }
 
+/// The answer to "apply_release".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyAnswer {
+    /// Whether the agent fetches it now.
+    pub begun: bool,
+    /// One sentence: what comes next, or why not.
+    pub detail: String,
+}
+
 /// The answer to "health".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthAnswer {
@@ -139,7 +156,26 @@ impl Request {
         {
             return Err(Refusal::new(Code::BadRequest, "\"after\" is too long."));
         }
+        if request.version.is_some() != (request.get == Get::ApplyRelease) {
+            let text = "\"version\" belongs to \"apply_release\", and to nothing else.";
+            return Err(Refusal::new(Code::BadRequest, text));
+        }
         Ok(request)
+    }
+
+    /// Whether it changes something.
+    pub(super) fn is_wish(&self) -> bool {
+        matches!(self.get, Get::RotateIdentity | Get::ApplyRelease)
+    }
+
+    /// A question without anything more.
+    pub(super) fn about(get: Get) -> Self {
+        Self {
+            v: VERSION,
+            get,
+            after: None,
+            version: None,
+        }
     }
 
     /// The request as a line.
@@ -177,16 +213,26 @@ pub(super) fn answer(request: &Request, scope: Scope, report: &StatusReport, now
         (Get::Connections, Scope::Full) => {
             ok(scope, &page(&report.connections, request.after.as_deref()))
         }
-        (Get::RotateIdentity, _) => rotation(
-            scope,
-            Err("This host is not enrolled: run 'vpn-node enroll'.".to_owned()),
-        ),
+        (Get::RotateIdentity, _) => rotation(scope, Err(NOT_ENROLLED.to_owned())),
+        (Get::ApplyRelease, _) => applied(scope, Err(NOT_ENROLLED.to_owned())),
         (Get::Connections, Scope::Public) => Refusal::new(
             Code::Denied,
             "Only root and members of the group vpn-node may see the connections.",
         )
         .to_line(),
     }
+}
+
+/// The answer line to "apply_release": what the agent's loop said.
+pub(super) fn applied(scope: Scope, said: Result<(), String>) -> Vec<u8> {
+    let (begun, detail) = match said {
+        Ok(()) => (
+            true,
+            "The agent fetches it and hands it to the updater.".to_owned(),
+        ),
+        Err(detail) => (false, detail),
+    };
+    ok(scope, &ApplyAnswer { begun, detail })
 }
 
 /// The answer line to "rotate_identity": what the agent's loop said.

@@ -3,12 +3,14 @@
 //! What is in them is said by `[package.metadata.deb]` and `[package.metadata.generate-rpm]` of
 //! the two packages' Cargo.toml. The tools are used if they are installed, never compiled here.
 
+use std::fs;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::build::PACKAGES;
+use crate::release;
 use crate::shell;
 
 /// A release build with link-time optimisation, from nothing, on a small machine.
@@ -59,8 +61,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             "--package",
             package,
         ]);
+        if package == "vpn-node" {
+            // It travels in the agent's package and has none of its own.
+            build.args(["--package", "vpn-node-updater"]);
+        }
         must_succeed(build)?;
     }
+    write_manifest()?;
     for kind in kinds {
         for (package, folder, profile) in PACKAGES {
             must_succeed(command(kind, package, folder, profile))?;
@@ -68,6 +75,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     anstream::println!("the packages are in target/debian and target/generate-rpm");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `/opt/vpn-node/system/manifest.json` says: the updater reads there which version the
+/// package brought, as in every directory beside it.
+fn write_manifest() -> Result<()> {
+    let target = shell::repository().join("target");
+    let bytes = release::manifest_of(&target.join("agent"))?;
+    let folder = target.join("package");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let file = folder.join("manifest.json");
+    fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn tool(kind: Kind) -> &'static str {

@@ -207,6 +207,12 @@ impl Config {
         self.data_dir.join("controller.db")
     }
 
+    /// The release repository.
+    #[must_use]
+    pub fn releases(&self) -> PathBuf {
+        self.data_dir.join("releases")
+    }
+
     /// Certificate chain and private key in PEM, and whether they are our own self-signed ones.
     #[must_use]
     pub fn tls_files(&self) -> (PathBuf, PathBuf, bool) {

@@ -10,7 +10,8 @@
 //! | [`api`] | HTTP: size, signature, dispatch, signed answers |
 //! | [`setup`], [`registration`], [`personal_key`] | what `init`, `registration-key create` and `personal-key create` make |
 //! | [`verification`], [`disconnection`] | challenging a host now; waiting for connections that are to be ended |
-//! | [`rules`] | PURE: enrolment, chain, copies, verification, connection records, devices |
+//! | [`rolling`] | the scheduler of rollouts, once a second |
+//! | [`rules`] | PURE: enrolment, chain, copies, verification, connection records, devices, rollouts |
 //! | [`store`] | the tables behind one trait; SQLite is the default |
 //! | [`keys`], [`tls`], [`config`] | what stands in the data directory |
 //! | `secrecy` | no core dump of a process that holds keys |
@@ -27,6 +28,7 @@ pub mod personal_key;
 mod places;
 pub mod registration;
 pub mod releases;
+pub mod rolling;
 pub mod rules;
 mod secrecy;
 pub mod serve;

@@ -25,6 +25,8 @@ use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::keys::{KeyError, Keys};
 use crate::places::{Places, Seat};
+use crate::releases::{Tree, keeper};
+use crate::rolling;
 use crate::store::{self, Store, StoreError, Swept};
 use crate::tls::{self, TlsError};
 
@@ -134,8 +136,20 @@ pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Running, S
     ));
     tokio::spawn(refuse_holders(
         Arc::clone(&store),
-        clock,
+        Arc::clone(&clock),
         config.heartbeat_interval_s,
+        stop.clone(),
+    ));
+    tokio::spawn(rolling::roll(
+        Arc::clone(&store),
+        Arc::clone(&clock),
+        config.heartbeat_interval_s,
+        stop.clone(),
+    ));
+    tokio::spawn(keeper::keep(
+        Tree::at(config.releases()),
+        Arc::clone(&store),
+        clock,
         stop.clone(),
     ));
     let acceptor = TlsAcceptor::from(tls);

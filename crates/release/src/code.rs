@@ -73,11 +73,14 @@ codes! {
         IncomingUnsafe = "incoming_unsafe", "what the agent left is a link, a special file, or has a name that is not allowed";
         IncomingTooLarge = "incoming_too_large", "what the agent left is larger or more than any release";
         IncomingMissing = "incoming_missing", "a file that the request or the metadata names is not there";
+        OfflineInvalid = "offline_invalid", "the offline file is cut off, changed or was not made by `release export`";
         RequestInvalid = "request_invalid", "the request cannot be read, or does not fit what is signed";
         NoSpace = "no_space", "there is not enough room on a file system";
         ReadOnly = "read_only", "a file system is mounted read-only";
         DiskError = "disk_error", "the system refused to read or write a file";
         PackageManagerBusy = "package_manager_busy", "dpkg or rpm works at this moment";
+        NotRoot = "not_root", "only root may do this";
+        NotPossible = "not_possible", "a plan found something that stands against the update";
         Busy = "busy", "another updater runs";
         ConfigInvalid = "config_invalid", "updater.toml has a mistake";
         PolicyUnreadable = "policy_unreadable", "policy.json cannot be read, and a pin or an opt-out may be in it";
@@ -162,5 +165,31 @@ codes! {
         Blocked = "blocked", "the version ended badly on this host and is not tried again for a while";
         MinVersionUnmet = "min_version_unmet", "the release wants a newer version to run before it";
         StateUnreadable = "state_unreadable", "the release cannot read the state that this host has";
+    }
+}
+
+codes! {
+    /// Why an agent did not fetch a release, or gave it up ([`Self::as_str`]).
+    DownloadCode {
+        NotManaged = "not_managed", "the host has no updater, or its updater trusts no release keys yet";
+        WrongTarget = "wrong_target", "the assignment names a package that is not that of its version and this host's platform";
+        BadRepository = "bad_repository", "the repository's address is not a plain https address";
+        UnknownDeployment = "unknown_deployment", "the host does not work on the deployment that is to be cancelled";
+        AlreadyHandedOver = "already_handed_over", "the release is with the updater already: it is judged there";
+        Superseded = "superseded", "a newer assignment took its place";
+        Cancelled = "cancelled", "an operator took it back before it was handed to the updater";
+        DeadlinePassed = "deadline_passed", "it could not be fetched as long as the assignment lasted";
+        RepositoryUnreachable = "repository_unreachable", "no connection to the repository, or it broke off";
+        RepositoryUntrusted = "repository_untrusted", "the server's TLS certificate is not the right one";
+        RepositoryBusy = "repository_busy", "the repository asks for patience (429, 503)";
+        RepositoryError = "repository_error", "the repository answers with an error";
+        NotInRepository = "not_in_repository", "the repository does not have the file";
+        RedirectRefused = "redirect_refused", "the repository sends the host elsewhere, too often or to an address that is not https";
+        TooSlow = "too_slow", "the bytes come slower than the minimum rate";
+        TooLong = "too_long", "the repository sends more bytes than the file may have";
+        WrongRange = "wrong_range", "the repository sends another part of the package than was asked for";
+        DownloadTooLarge = "download_too_large", "the package is larger than this host's configuration allows";
+        DownloadDisk = "download_disk", "the host's disk does not take the download";
+        UpdaterSilent = "updater_silent", "the updater did not take the release up, or forgot it";
     }
 }

@@ -32,6 +32,12 @@ impl Layout {
         &self.root
     }
 
+    /// Whether this is the host itself and no tree beside it.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
     fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }

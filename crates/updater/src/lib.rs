@@ -9,6 +9,7 @@
 //! version is judged) by its [`evidence`], and below them [`disk`], [`clock`], [`config`], [`hold`]
 //! and [`error`].
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod disk;
@@ -21,6 +22,8 @@ pub mod incoming;
 pub mod journal;
 pub mod layout;
 pub mod lock;
+pub mod offline;
+pub mod plan;
 pub mod preflight;
 pub mod probation;
 pub mod recovery;
@@ -31,4 +34,5 @@ pub mod status;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;
+pub mod trust;
 pub mod verify;

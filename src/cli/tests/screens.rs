@@ -79,6 +79,7 @@ fn the_screen_with_a_lost_backend_and_a_big_backlog() {
         report.ledger = LedgerStatus {
             gaps: 1,
             quarantined: 2,
+            writable: true,
             error: Some("No space left on device.".into()),
         };
     }));

@@ -155,7 +155,7 @@ impl Agent {
 }
 
 /// A text of a daemon as the controller takes it: on one line, bounded.
-fn short(text: String) -> String {
+pub(super) fn short(text: String) -> String {
     let mut text = shown(&text).to_string();
     text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
     text

@@ -13,6 +13,7 @@ use vpn_node_protocol::limits::{
 use vpn_node_protocol::message::{DirectiveOutcome, Poll, PollReply, Purpose};
 
 use super::{Agent, Command, NoRotation, SendFailure};
+use crate::core::update::Order;
 use crate::core::{Now, schedule};
 
 /// Directive ids remembered to apply each at most once. Their deadlines, checked against the
@@ -175,9 +176,25 @@ impl Agent {
                 ref connection_ids,
                 reason,
             } => return self.disconnect(directive.id, connection_ids, reason, now),
-            Action::Update { .. } | Action::CancelUpdate { .. } | Action::Unknown => {
-                DirectiveOutcome::Unsupported
+            Action::Update {
+                deployment_id,
+                ref version,
+                ref target,
+                ref repository,
+            } => {
+                let order = Order {
+                    deployment: Some(deployment_id),
+                    version: version.clone(),
+                    target: target.clone(),
+                    repository: repository.clone(),
+                };
+                let left = Duration::from_millis(left_ms);
+                return self.assigned(directive, order, left, now, rng);
             }
+            Action::CancelUpdate { deployment_id } => {
+                return Some(self.update_cancelled(deployment_id, now));
+            }
+            Action::Unknown => DirectiveOutcome::Unsupported,
         };
         Some((outcome, None))
     }
@@ -299,7 +316,7 @@ impl Agent {
 }
 
 /// A random UUID (RFC 9562 version 4).
-fn random_uuid(rng: &mut impl CryptoRng) -> Uuid {
+pub(super) fn random_uuid(rng: &mut impl CryptoRng) -> Uuid {
     let mut bytes = [0; 16];
     rng.fill_bytes(&mut bytes);
     uuid::Builder::from_random_bytes(bytes).into_uuid()

@@ -284,15 +284,18 @@ impl Agent {
         });
     }
 
-    fn acknowledge_soon(&mut self, now: Now) {
+    /// An acknowledgement that somebody waits for goes out soon, with a heartbeat if need be.
+    pub(super) fn acknowledge_soon(&mut self, now: Now) {
         let at = &mut self.disconnects.acknowledge_at;
         at.get_or_insert(now.boot + RECORD_TAKES);
     }
 
-    /// When the next heartbeat is due: as the controller wants them, or with an acknowledgement.
+    /// When the next heartbeat is due: as the controller wants them, with an acknowledgement, or
+    /// with a deployment's new status.
     pub(super) fn heartbeat_due(&self) -> Duration {
-        let early = self.disconnects.acknowledge_at;
-        early.map_or(self.heartbeat_at, |at| at.min(self.heartbeat_at))
+        let early = [self.disconnects.acknowledge_at, self.updates.tell_at()];
+        let early = early.into_iter().flatten();
+        early.fold(self.heartbeat_at, Duration::min)
     }
 
     /// A request takes the acknowledgements along; should it be refused, a later one does.

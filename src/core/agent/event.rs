@@ -13,6 +13,7 @@ use vpn_node_protocol::metrics::SystemMetrics;
 
 use crate::core::lane::LaneState;
 use crate::core::sessions::{BackendId, KnownSession, Obs, SessionKey};
+use crate::core::update;
 
 /// Something happened. Workers make these; the core alone decides what they mean.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub enum Event {
     Details(BackendId, BackendDetails),
     /// The ledger took records, lost some, or failed.
     Ledger(LedgerFacts),
+    /// Something about releases.
+    Update(update::Event),
     /// A piece of the ledger, as [`Command::ReadBatch`] asked; empty when nothing waits.
     Batch(ConnectionBatch),
 }
@@ -70,6 +73,35 @@ pub struct SendFailure {
     pub message: String,
     /// What `Retry-After` asked for.
     pub retry_after: Option<Duration>,
+    /// How far it got.
+    pub problem: Problem,
+}
+
+/// What stood between a request and its acceptance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Problem {
+    /// Nothing.
+    #[default]
+    None,
+    /// No answer that can be believed.
+    Unreachable,
+    /// An answer that asks for patience (429, 5xx).
+    Busy,
+    /// A refusal.
+    Refused,
+}
+
+impl Problem {
+    /// The word in the status report.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Unreachable => "unreachable",
+            Self::Busy => "busy",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// How the ledger is.
@@ -143,6 +175,8 @@ pub enum Command {
         /// Which.
         key: SessionKey,
     },
+    /// Something about releases.
+    Update(update::Command),
     /// Read the next piece of the ledger.
     ReadBatch,
     /// The controller has stored everything up to `through`.

@@ -14,6 +14,7 @@ mod report;
 mod requests;
 mod rotation;
 mod standing;
+mod updates;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -37,9 +38,10 @@ use super::lane::{Lane, LaneState};
 use super::schedule::DEFAULT_INTERVAL;
 use super::sessions::{KnownSession, Reducer};
 use super::trust::{self, Trust};
+use super::update::{self, Updates};
 use crate::core::Now;
 
-pub use event::{Command, Event, LedgerFacts, Recording, SendFailure};
+pub use event::{Command, Event, LedgerFacts, Problem, Recording, SendFailure};
 pub use rotation::NoRotation;
 
 /// How long the agent waits before it offers a batch again that the controller called bad.
@@ -87,6 +89,10 @@ pub struct Setup {
     pub sessions: Vec<KnownSession>,
     /// Those whose start may not have reached the ledger.
     pub unrecorded: BTreeSet<Uuid>,
+    /// The slot that this program runs from: a version, or `system`; none elsewhere.
+    pub running_from: Option<String>,
+    /// About releases.
+    pub updates: update::Setup,
 }
 
 /// The state machine.
@@ -115,6 +121,7 @@ pub struct Agent {
     acks_sent: usize,
     seen_directives: VecDeque<Uuid>,
     disconnects: Disconnects,
+    updates: Updates,
     backends: Backends,
     poll: PollState,
     fetching_certificate: bool,
@@ -141,6 +148,7 @@ struct About {
     boot_id: Uuid,
     enrolled_ms: i64,
     os_version: String,
+    running_from: Option<String>,
 }
 
 /// Where the next batch of the ledger is.
@@ -173,6 +181,7 @@ impl Agent {
                 boot_id: setup.boot_id,
                 enrolled_ms: setup.enrolled_ms,
                 os_version: setup.os_version,
+                running_from: setup.running_from,
             },
             key: setup.key,
             rotation: Rotation::restore(setup.next_key, &setup.lane),
@@ -192,6 +201,7 @@ impl Agent {
             acks_sent: 0,
             seen_directives: VecDeque::new(),
             disconnects: Disconnects::default(),
+            updates: Updates::new(setup.updates, now),
             backends: Backends::default(),
             poll: PollState::NotYet,
             fetching_certificate: false,
@@ -235,6 +245,7 @@ impl Agent {
                 self.ledger = facts;
                 self.ledger_changed = true;
             }
+            Event::Update(event) => self.updates.handle(event, now, rng),
             Event::Batch(batch) => self.batch_read(batch),
         }
         self.go_on(now, rng);
@@ -246,6 +257,7 @@ impl Agent {
         self.look_at_hardware(now);
         self.tick_sessions(now);
         self.give_up_disconnects(now);
+        self.updates.handle_timeout(now);
         if let Upload::Paused(until) = self.upload
             && now.boot >= until
         {
@@ -265,6 +277,7 @@ impl Agent {
             self.challenge.as_ref().map(Challenge::deadline),
             self.reducer.next_deadline(),
             self.disconnects.deadline(),
+            Some(self.updates.next_deadline()),
             Some(self.keep_sessions_at),
             Some(self.hardware.next_look()),
             match self.upload {
@@ -291,12 +304,14 @@ impl Agent {
 
     /// Starts whatever the state now allows. Called after every event.
     fn go_on(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        self.pass_update_commands();
         self.use_lane(now);
         self.read_ahead();
         self.poll_if_due(now, rng);
         if self.lane.send_at().is_some_and(|at| now.boot >= at)
             && let Some(body) = self.lane.start_attempt(now)
         {
+            self.memory.attempted();
             let state = Box::new(self.lane.state().clone());
             self.commands.push_back(Command::Send { state, body });
         }

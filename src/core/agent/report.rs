@@ -6,11 +6,11 @@ use std::time::Duration;
 use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{Authorisation as State, Verdict};
 
-use super::Agent;
+use super::{Agent, Problem};
 use crate::core::Now;
 use crate::core::report::{
-    Backlog, ConnectionRow, ErrorNote, IdentityStatus, LastHeartbeat, LedgerStatus, MAX_ERROR_TEXT,
-    MAX_LAST_ERRORS, StatusReport, Verification, VerificationState,
+    Backlog, ConnectionRow, ErrorNote, Heartbeats, IdentityStatus, LastHeartbeat, LedgerStatus,
+    MAX_ERROR_TEXT, MAX_LAST_ERRORS, StatusReport, Verification, VerificationState,
 };
 
 /// What the agent remembers only to report it.
@@ -19,6 +19,8 @@ pub(super) struct Memory {
     last_accepted: Option<Now>,
     last_answer_was_good: Option<bool>,
     last_error: Option<String>,
+    heartbeats: Heartbeats,
+    problem: Problem,
     errors: std::collections::VecDeque<ErrorNote>,
     state: Option<(State, Duration)>,
 }
@@ -27,6 +29,8 @@ impl Memory {
     /// A chained request was accepted.
     pub(super) fn accepted(&mut self, sent: Now) {
         self.last_error = None;
+        self.problem = Problem::None;
+        self.heartbeats.accepted += 1;
         self.last_answer_was_good = Some(true);
         self.last_accepted = Some(sent);
     }
@@ -34,6 +38,7 @@ impl Memory {
     /// The controller refused a chained request, and signed that.
     pub(super) fn refused(&mut self, message: &str, now: Now) {
         self.last_answer_was_good = Some(false);
+        self.problem = Problem::Refused;
         self.unanswered(message, now);
     }
 
@@ -45,6 +50,16 @@ impl Memory {
             self.note(message.clone(), now);
         }
         self.last_error = Some(message);
+    }
+
+    /// A chained request goes out, maybe not for the first time.
+    pub(super) fn attempted(&mut self) {
+        self.heartbeats.attempted += 1;
+    }
+
+    /// An attempt failed so.
+    pub(super) fn failed(&mut self, problem: Problem) {
+        self.problem = problem;
     }
 
     /// Something an operator may want to read.
@@ -97,6 +112,12 @@ impl Agent {
                 accepted: self.memory.last_answer_was_good,
                 last_error: self.memory.last_error.clone(),
             },
+            heartbeats: Heartbeats {
+                last_problem: self.memory.problem.as_str().to_owned(),
+                ..self.memory.heartbeats.clone()
+            },
+            running_from: self.about.running_from.clone(),
+            update: Some(self.updates.status_report(now)),
             next_heartbeat_s: Some(
                 self.lane
                     .send_at()
@@ -117,6 +138,7 @@ impl Agent {
                 gaps: self.ledger.gaps,
                 quarantined: self.ledger.quarantined,
                 error: self.ledger.error.clone(),
+                writable: self.ledger.error.is_none() && self.ledger.unstored == 0,
             },
             identity: Some(IdentityStatus {
                 epoch: u64::from(lane.epoch),

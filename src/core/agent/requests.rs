@@ -15,7 +15,7 @@ use vpn_node_protocol::metrics::SystemMetrics;
 use vpn_node_protocol::sealing::{Context, Sealed};
 use vpn_node_protocol::{hardware::Components, keys::PublicKey};
 
-use super::{Agent, BAD_BATCH_PAUSE, Command, SendFailure, Upload};
+use super::{Agent, BAD_BATCH_PAUSE, Command, Problem, SendFailure, Upload};
 use crate::core::lane::{Answered, LaneError, Voice};
 use crate::core::{Now, schedule};
 
@@ -94,8 +94,9 @@ impl Agent {
             location: self.about.location.clone(),
             authorisation: state,
             verification_wanted: self.wants_challenge(state),
-            update: None,
+            update: Some(self.updates.report(now)),
         };
+        self.updates.heartbeat_goes();
         self.submit(heartbeat, now);
     }
 
@@ -190,6 +191,7 @@ impl Agent {
     ) {
         let wait = schedule::backoff(self.lane.failures(), failure.retry_after, rng);
         self.lane.attempt_failed(now.boot + wait);
+        self.memory.failed(failure.problem);
         self.memory.unanswered(&failure.message, now);
     }
 
@@ -209,6 +211,7 @@ impl Agent {
                 let failure = SendFailure {
                     message: error.to_string(),
                     retry_after: None,
+                    problem: Problem::Unreachable,
                 };
                 self.send_failed(&failure, now, rng);
             }
@@ -241,6 +244,7 @@ impl Agent {
             self.poll_at_once(now);
         }
         self.memory.accepted(sent);
+        self.updates.heartbeat_ended(true);
         self.authorisation.judged(reply.standing.clone(), sent);
         if let Some(ack) = &reply.connections_ack
             && Some(ack.ledger_epoch) == self.ledger_epoch
@@ -280,6 +284,7 @@ impl Agent {
 
     fn refused(&mut self, refusal: &Refusal, restored: bool, now: Now, rng: &mut impl CryptoRng) {
         self.acks_sent = 0;
+        self.updates.heartbeat_ended(false);
         let answering = self.answering.take();
         let was_batch = matches!(self.upload, Upload::InFlight);
         if was_batch {

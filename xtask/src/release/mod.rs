@@ -121,6 +121,25 @@ pub(crate) fn package(
     package_with(programs, version, platform, Effort::Quick, out)
 }
 
+/// The manifest of a directory with just these programs, of the version of the sources.
+pub(crate) fn manifest_of(programs: &Path) -> Result<Vec<u8>> {
+    let mut entries = Vec::new();
+    for program in PROGRAMS {
+        let from = programs.join(program);
+        entries.push(entry(from, &format!("bin/{program}"), Mode::Executable)?);
+    }
+    let about = About {
+        version: Version::parse(env!("CARGO_PKG_VERSION"))?,
+        platform: Platform::here(),
+        state_format: OUR_STATE,
+        mtime: 0,
+        effort: Effort::Quick,
+    };
+    // Packed to nowhere: the writer makes the manifest that a host's reader takes.
+    let manifest = pack(std::io::sink(), &about, entries)?;
+    Ok(serde_json::to_vec(&manifest)?)
+}
+
 fn package_with(
     programs: &Path,
     version: &Version,
@@ -215,6 +234,8 @@ fn verdict(package: &Path, again: &Path, programs: (&Path, &Path)) -> Result<Exi
 
 #[cfg(test)]
 mod tests {
+    use vpn_node_release::bundle::Manifest;
+
     use super::*;
 
     #[test]
@@ -234,6 +255,9 @@ mod tests {
         let unpacked = inspect(File::open(&package).unwrap(), &Limits::default()).unwrap();
         assert_eq!(unpacked.manifest.version, version);
         assert_eq!(unpacked.manifest.files.len(), PROGRAMS.len() + SHARED.len());
+        let manifest = manifest_of(folder.path()).unwrap();
+        let manifest = Manifest::parse(&manifest, &Limits::default()).unwrap();
+        assert_eq!(manifest.version.to_string(), env!("CARGO_PKG_VERSION"));
         fs::remove_file(folder.path().join("vpn-node")).unwrap();
         let error = super::package(folder.path(), &version, &platform, &out).unwrap_err();
         assert!(format!("{error:#}").contains("vpn-node"), "{error:#}");

@@ -103,3 +103,6 @@ ALTER TABLE directives ADD COLUMN deployment_id INTEGER REFERENCES server_update
 ALTER TABLE directives ADD COLUMN update_version TEXT;
 ALTER TABLE directives ADD COLUMN update_target TEXT;
 ALTER TABLE directives ADD COLUMN update_repository TEXT;
+
+-- Whether a host's event was recorded lately.
+CREATE INDEX idx_security_events_source ON security_events(source_id, event_type, timestamp);

@@ -27,7 +27,7 @@ use crate::places::Seat;
 use crate::rules::challenge;
 use crate::rules::exchange::{self, Outcome};
 use crate::rules::request::{self, Fresh, OpenedAnswer, Subject};
-use crate::rules::{connections, heartbeat};
+use crate::rules::{connections, heartbeat, rollout};
 use crate::store::{Decision, KnownServer, Wants};
 
 pub(super) async fn post(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -98,10 +98,12 @@ async fn heartbeat_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {
     if let Err(why) = heartbeat::check(&message.body) {
         return Ok(verified.bad(why));
     }
+    let wants = Wants {
+        deployment: rollout::report::named(&message.body),
+        ..Wants::default()
+    };
     let subject = Subject::Heartbeat(Box::new(message.body));
-    verified
-        .exchange(message.header, subject, Wants::default())
-        .await
+    verified.exchange(message.header, subject, wants).await
 }
 
 async fn answer_came(came: Came<'_>) -> Result<(u16, Vec<u8>), Problem> {

@@ -12,6 +12,7 @@ mod opening;
 mod poll;
 mod problem;
 mod reject;
+mod releases;
 mod signer;
 mod witness;
 
@@ -31,6 +32,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::places::Seat;
+use crate::releases::Tree;
 use crate::rules::state::Policy;
 use crate::store::Store;
 
@@ -53,6 +55,7 @@ pub struct App {
     enrolments: RateLimiter,
     introductions: RateLimiter,
     polls: Polls,
+    releases: Tree,
     stopping: watch::Receiver<bool>,
 }
 
@@ -80,6 +83,7 @@ impl App {
             enrolments: RateLimiter::default(),
             introductions: RateLimiter::default(),
             polls: Polls::default(),
+            releases: Tree::at(config.releases()),
             stopping,
         })
     }
@@ -98,6 +102,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/poll", post(poll::post))
         .route("/v1/introduction", post(introduction::post))
         .route("/v1/certificate", get(certificate))
+        .route("/v1/releases/metadata/{name}", get(releases::metadata))
+        .route("/v1/releases/targets/{*path}", get(releases::target))
         .route("/v1/health", get(|| async { "ok" }))
         .with_state(app)
 }

@@ -9,6 +9,8 @@ mod lists;
 mod named;
 mod personal_keys;
 mod registration;
+mod releases;
+mod rollouts;
 mod servers;
 mod serving;
 mod show;
@@ -68,6 +70,11 @@ enum Command {
     /// Add, list, show and revoke the devices of users, and say what VPN daemons call them
     #[command(subcommand)]
     Device(devices::DeviceCommand),
+    /// Have hosts install a published release, a few at a time; watch, pause, resume and abort that
+    #[command(subcommand)]
+    Rollout(rollouts::RolloutCommand),
+    /// Make, sign, publish and revoke the releases that hosts install
+    Release(releases::ReleaseArgs),
     /// What hosts said of themselves
     #[command(subcommand)]
     Heartbeats(lists::HeartbeatsCommand),
@@ -128,6 +135,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Connections(command) => connections::run(command, &place.load()?).await,
         Command::PersonalKey(command) => personal_keys::run(command, &place.load()?).await,
         Command::Device(command) => devices::run(command, &place.load()?).await,
+        Command::Rollout(command) => rollouts::run(command, &place.load()?).await,
+        Command::Release(args) => releases::run(args, &place).await,
         Command::Heartbeats(command) => lists::heartbeats(command, &place.load()?).await,
         Command::Events(command) => events::run(command, &place.load()?).await,
     }
@@ -221,6 +230,36 @@ mod tests {
             "device identity add laptop --eap alice",
             "device identity add laptop --ike C=CH,CN=alice",
             "device identity remove laptop --user alice --json",
+            "rollout create 1.5.0",
+            "rollout create 1.5.0 --channel beta --group eu --group us --server host-1 --canary 2 --percent 10 --max-in-flight 5 --stop-on-failures 0 --mandatory --note soon --dry-run --yes --json",
+            "rollout status --watch",
+            "rollout status 0199c0de --json",
+            "rollout list --json",
+            "rollout pause 0199c0de --reason lunch --json",
+            "rollout resume 1.5.0 --json",
+            "rollout abort 0199c0de --reason bad --json",
+            "server group add eu host-1 host-2",
+            "server group remove eu host-1",
+            "server group list eu --json",
+            "release init --root-keys 3 --root-threshold 2 --targets-keys 2 --keys k --passphrase-file p",
+            "release --repository r init --root-key a.pub --root-key b.pub --targets-key c.pub --online-key o.pub",
+            "release make-key alice.key",
+            "release make-key --online",
+            "release add a.tar.zst b.tar.zst --channel beta --security-floor 1.4.0 --min-version 1.2.0 --mandatory --description faster",
+            "release sign --key alice.key --repository r",
+            "release refresh --above 12",
+            "release renew root --expires 730d",
+            "release rotate-key targets --add bob.pub --remove 1a2b3c4d",
+            "release rotate-key root --threshold 2",
+            "release revoke 1.5.0 --platform linux-arm64 --security-floor 1.5.1",
+            "release republish 1.4.0 --channel stable",
+            "release export 1.5.0 --platform linux-amd64 --to f.tar",
+            "release export --to f.tar",
+            "release import f.tar --root-sha256 00",
+            "release list --json",
+            "release show --json",
+            "release check",
+            "release discard",
             "heartbeats list --server host-1 --limit 5 --json",
             "events list --limit 5 --json",
             "events list --type clone_suspected --severity high --unhandled --server a --since 24h",

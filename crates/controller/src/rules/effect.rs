@@ -11,6 +11,7 @@ use vpn_node_protocol::message::{Authorisation, BackendReport, Purpose, Verdict}
 use crate::rules::boot::Boot;
 use crate::rules::connections::{ConnectionWrite, LostRange};
 use crate::rules::events::EventType;
+use crate::rules::rollout::report::{DeploymentWrite, SoftwareWrite};
 use crate::rules::state::{Kept, ServerStatus};
 
 /// One change of the stored state of the server that the decision is about.
@@ -103,8 +104,19 @@ pub enum Effect {
         /// Through this sequence.
         through: u64,
     },
+    /// What the host last said of its software.
+    Software(Box<SoftwareWrite>),
+    /// A deployment moves on, if it is still where it may move from.
+    Deployment(Box<DeploymentWrite>),
     /// A row of `security_events`.
     Event(NewEvent),
+    /// The same, unless there is one of this type and source already.
+    QuietEvent {
+        /// The row.
+        event: NewEvent,
+        /// Within this time, in milliseconds.
+        quiet_ms: i64,
+    },
 }
 
 /// A key that changes its role.

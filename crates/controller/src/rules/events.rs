@@ -50,12 +50,27 @@ catalogue! {
     RevocationNotEnforced, "revocation_not_enforced", High, "connections",
         "A host did not end a connection whose device or personal key is revoked.",
         "Read the host's reason in the event, and end the session at its VPN daemon; an older agent must be updated. The host is asked again.";
+    RolloutHalted, "rollout_halted", High, "rollout",
+        "A rollout stopped by itself: too many hosts ended badly, a canary did, or the release was taken back.",
+        "See `rollout status`; then `rollout resume`, or `rollout abort` and publish a better release.";
+    HostMetadataStale, "host_metadata_stale", High, "rollout",
+        "A host has had no fresh release metadata for more than seven days: somebody withholds it, or it cannot reach the repository.",
+        "Compare the metadata that the controller serves (`release show`) with what the host gets, and look at what lies between them.";
     RegistrationKeyReuse, "registration_key_reuse", High, "api",
         "A second host asked to be enrolled with a used token: somebody has a copy of it.",
         "Look at the server that the token enrolled: it may be the wrong one of the two.";
     RegistrationKeyRevokedUsed, "registration_key_revoked_used", High, "api",
         "A host asked to be enrolled with a revoked token, and was refused.",
         "Find out who holds the token; a host of yours needs a new one.";
+    ReleaseRowMismatch, "release_row_mismatch", High, "releases",
+        "A row of the table of releases says other things than what is signed: it is refused, and no host was told of it.",
+        "Find out who changed the database; `release republish` gives the release a row of its own again.";
+    ReleaseRefreshFailed, "release_refresh_failed", High, "releases",
+        "Snapshot and timestamp of the releases could not be renewed, or what is published is not what a host would take.",
+        "Do what the event says, then `release refresh`: hosts take no news a week after the last one.";
+    ReleaseMetadataExpires, "release_metadata_expires", High, "releases",
+        "The root or the list of releases ends within 30 days, or has ended: hosts take no news after that.",
+        "`release renew root` or `release renew targets`, then have it signed.";
     KeyIntroduced, "key_introduced", Medium, "identity",
         "A host speaks with a key that this database did not know, and proved that the controller had accepted it before.",
         "Nothing after a restored backup or a failover; else examine the disk of the database.";
@@ -122,6 +137,15 @@ catalogue! {
     ConnectionGap, "connection_gap", Medium, "connections",
         "A host lost connection records.",
         "Look at its disk and its `max_bytes`; expected after a restored backup.";
+    UpdateRolledBack, "update_rolled_back", Medium, "rollout",
+        "A release ran badly on a host, and the host went back to the version before by itself.",
+        "Read the reason in the event; the host does not try that version again for a while.";
+    UpdateFailed, "update_failed", Medium, "rollout",
+        "A host did not install a release: it refused it, has it blocked, or could not.",
+        "Read the reason in the event (`docs/releases.md` has the codes) and `rollout status`.";
+    UpdateReportIgnored, "update_report_ignored", Medium, "rollout",
+        "A host said of updates what cannot be: a deployment that is not its own or not yet handed out, another version, impossible sizes.",
+        "Nothing after a restored backup; else compare the versions of agent and controller, and examine the host.";
     ControllerStateRollback, "controller_state_rollback", Medium, "chain",
         "A host is ahead of this database and proved it with the controller's own signature.",
         "Nothing after a restored backup or a failover; else examine the disk of the database.";
@@ -134,6 +158,9 @@ catalogue! {
     HardwareChanged, "hardware_changed", Low, "verification",
         "A secondary component of a host is another one than before, or the enrolled hardware is back; the verdict stays.",
         "Nothing, if the machine was repaired or updated; else look at it.";
+    ReleasePublished, "release_published", Low, "releases",
+        "The list of releases changed: a release came, was published again or was revoked.",
+        "Nothing, if you know why; else ask who signed it.";
     KeyRotated, "key_rotated", Low, "identity",
         "A host replaced its identity key, signed by the old one, which is dead now.",
         "Nothing.";

@@ -13,6 +13,7 @@ use crate::rules::devices;
 use crate::rules::effect::{Effect, HeartbeatWrite, NewChallenge, NewEvent, StandingWrite};
 use crate::rules::grace::Grace;
 use crate::rules::request::Request;
+use crate::rules::rollout::report;
 use crate::rules::state::{OpenDirective, ServerStatus, Snapshot, Want};
 use crate::rules::verification::{due, missed};
 
@@ -71,6 +72,7 @@ pub(super) fn settle_directives(
             detail: ack.detail.clone(),
         });
         effects.extend(not_enforced(snapshot, request, directive, status, ack).map(Effect::Event));
+        effects.extend(report::acknowledged(snapshot, request, directive, ack));
         match failure {
             None if directive.ends_when_applied() => open.retain(|d| d.id != ack.id),
             None => directive.applied = true,
@@ -172,6 +174,7 @@ pub(super) fn judge(
         heartbeat,
         standing.available,
     ))));
+    report::judge(snapshot, heartbeat, now_ms, effects);
     open
 }
 
@@ -211,6 +214,20 @@ pub fn to_wire(directive: &OpenDirective, server_id: &str, epoch: u32) -> Direct
                 connection_ids: connection_ids.clone(),
                 reason: *reason,
             },
+            Want::Update {
+                deployment_id,
+                version,
+                target,
+                repository,
+            } => Action::Update {
+                deployment_id: deployment_id.unsigned_abs(),
+                version: version.clone(),
+                target: target.clone(),
+                repository: repository.clone(),
+            },
+            Want::CancelUpdate { deployment_id } => Action::CancelUpdate {
+                deployment_id: deployment_id.unsigned_abs(),
+            },
         },
     }
 }
@@ -222,12 +239,17 @@ fn row(
     available: bool,
 ) -> HeartbeatWrite {
     let grace = Grace::of(snapshot, heartbeat.authorisation, request.policy);
+    // What it says of updates has its own place, and is checked there.
+    let body = Heartbeat {
+        update: None,
+        ..heartbeat.clone()
+    };
     HeartbeatWrite {
         received_ms: request.now_ms,
         active_connections: heartbeat.backends.iter().map(|b| u64::from(b.active)).sum(),
         location: heartbeat.location.clone(),
         backends: heartbeat.backends.clone(),
-        body: serde_json::to_string(heartbeat).expect("heartbeats have a JSON form"),
+        body: serde_json::to_string(&body).expect("heartbeats have a JSON form"),
         version: heartbeat.version.clone(),
         peer_ip: request.peer_ip.clone(),
         available,

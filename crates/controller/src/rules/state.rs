@@ -10,6 +10,7 @@ use vpn_node_protocol::keys::PublicKey;
 use vpn_node_protocol::message::{Authorisation, Purpose, Standing, Verdict};
 
 use crate::rules::boot::Boot;
+use crate::rules::rollout::report::KnownDeployment;
 
 /// The longest permit for a rehost, in milliseconds: seven days. Whoever has a copy of the disk
 /// may use it as well as the right host.
@@ -72,6 +73,8 @@ pub struct Snapshot {
     pub ledger_set_back: bool,
     /// The operator has chosen one of two holders, whose new key is not in use yet.
     pub resolving: Option<Resolving>,
+    /// The deployment that the request names, whosever it is.
+    pub deployment: Option<KnownDeployment>,
 }
 
 /// Two holders were seen, one is kept, and the other one still has the key in force.
@@ -151,6 +154,7 @@ impl Snapshot {
             ledger_acked: 0,
             ledger_set_back: false,
             resolving: None,
+            deployment: None,
         }
     }
 }
@@ -238,6 +242,22 @@ pub enum Want {
         /// What their ends will say.
         reason: DisconnectReason,
     },
+    /// A release to be installed.
+    Update {
+        /// The row of `server_update_deployments`.
+        deployment_id: i64,
+        /// The version.
+        version: String,
+        /// The TUF target path.
+        target: String,
+        /// Another repository than the controller's own.
+        repository: Option<String>,
+    },
+    /// A release not to be installed after all.
+    CancelUpdate {
+        /// The row of `server_update_deployments`.
+        deployment_id: i64,
+    },
 }
 
 /// A directive that the host has not dealt with, or a challenge that may still be answered.
@@ -259,10 +279,14 @@ pub struct OpenDirective {
 
 impl OpenDirective {
     /// Whether an acknowledgement as applied is the last that is heard of it. After a challenge an
-    /// answer comes, after a rotation the use of the new key.
+    /// answer comes, after a rotation the use of the new key; how an update goes is told by
+    /// heartbeats.
     #[must_use]
     pub fn ends_when_applied(&self) -> bool {
-        matches!(self.want, Want::Disconnect { .. })
+        match self.want {
+            Want::Challenge { .. } | Want::Rotate => false,
+            Want::Disconnect { .. } | Want::Update { .. } | Want::CancelUpdate { .. } => true,
+        }
     }
 
     /// Whether it is a challenge.

@@ -12,7 +12,9 @@ mod hardware;
 mod keys;
 pub(crate) mod racers;
 mod reenrolment;
+mod releases;
 mod revocation;
+pub(crate) mod rollouts;
 
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
@@ -63,6 +65,11 @@ pub(crate) async fn all(store: &dyn Store) {
     devices::hostile_names_are_stored_as_they_are(store).await;
     capabilities::backends_come_go_and_do_not_pile_up(store).await;
     devices::gaps_are_listed(store).await;
+    releases::rows_follow_what_is_signed(store).await;
+    rollouts::groups_hold_each_host_once(store).await;
+    rollouts::a_rollout_goes_from_its_canary_to_its_end(store).await;
+    rollouts::what_ended_stays_and_counts_once(store).await;
+    rollouts::a_newer_rollout_and_an_abort_take_back_what_they_can(store).await;
 }
 
 /// What a later process finds.

@@ -8,6 +8,8 @@
 mod connections;
 mod devices;
 mod events;
+mod releases;
+mod rollouts;
 mod rows;
 pub mod sqlite;
 
@@ -40,6 +42,11 @@ pub use devices::{
     NewPersonalKey, NotAsked, PersonalKeyRow, Revocation, RotatedKey, Swept,
 };
 pub use events::{EventFilter, HandleEnd, Handling};
+pub use releases::{Mirror, MirrorEnd, ReleaseRow, ReleaseStore};
+pub use rollouts::{
+    DeploymentFilter, DeploymentRow, FleetHost, GroupChange, GroupRow, NewRollout, Rolled,
+    RolloutChange, RolloutRow, RolloutStore, SoftwareRow, StatusCount, Turn, Which,
+};
 pub use rows::{
     EventRow, HardwareLogRow, HeartbeatRow, RegistrationKeyRow, ServerRow, SuspicionRow,
     VerificationRow,
@@ -76,6 +83,8 @@ pub struct Wants {
     pub new_key: Option<PublicKey>,
     /// The fingerprint that came last.
     pub hardware: bool,
+    /// This deployment, whosever it is.
+    pub deployment: Option<i64>,
 }
 
 /// Whose key this is: enough to verify a request before any transaction.
@@ -184,8 +193,8 @@ pub enum StoreError {
 }
 
 /// The controller's memory: what is said here of servers, tokens, requests and events, and what the
-/// two parts say of connections and of whose they are.
-pub trait Store: ConnectionStore + DeviceStore + Send + Sync {
+/// parts say of connections, of whose they are, of releases and of rollouts.
+pub trait Store: ConnectionStore + DeviceStore + ReleaseStore + RolloutStore + Send + Sync {
     /// Adds a registration key.
     fn create_registration_key(&self, key: NewRegistrationKey) -> Answer<'_, ()>;
     /// Looks a registration key up by its public half in hex.

@@ -20,6 +20,7 @@ mod raw;
 mod reenrolment;
 mod resolving;
 mod revocation;
+mod rollouts;
 mod rotation;
 mod schema;
 mod support;

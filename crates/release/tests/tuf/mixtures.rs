@@ -36,6 +36,31 @@ fn versions(high: &HighWater) -> [u64; 4] {
     ]
 }
 
+#[test]
+fn a_changed_byte_anywhere_is_refused_or_changes_nothing() {
+    let good = World::new();
+    let mut store = MemoryStore::default();
+    install_root(&mut store, &good.files["1.root.json"], false).unwrap();
+    let mut refused = 0;
+    let mut world = World::new();
+    for (file, bytes) in &good.files {
+        for at in (0..bytes.len()).step_by(5) {
+            world.files.clone_from(&good.files);
+            let changed = world.files.get_mut(file).unwrap();
+            changed[at] = changed[at].wrapping_add(1 + u8::try_from(at % 250).unwrap());
+            let mut repository = Repository::open(store.clone(), now()).unwrap();
+            if repository.refresh(&mut world).is_err() {
+                refused += 1;
+                continue;
+            }
+            let info = repository.target(&mut world, RELEASE).unwrap();
+            info.check(crate::world::PACKAGE).unwrap();
+            assert_eq!(repository.targets(), Some(&good.targets));
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

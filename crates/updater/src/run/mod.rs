@@ -7,7 +7,7 @@ pub mod rollback;
 mod tests;
 mod trial;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use vpn_node_release::bundle::Verified;
 use vpn_node_release::code::{MetadataCode, UpdaterCode};
@@ -16,15 +16,17 @@ use vpn_node_release::release::target_path;
 use vpn_node_release::trust::{DirFetch, Fetch, FetchError};
 use vpn_node_release::version::{Platform, Version};
 
-use crate::clock::new_id;
+use crate::clock::{Clock, new_id};
+use crate::disk::Disk;
 use crate::error::{Kind, UpdateError, at};
 use crate::history::{self, Line};
 use crate::host::Host;
 use crate::incoming::Incoming;
 use crate::journal::{self, Journal, Origin, Phase, Slot};
+use crate::layout::Layout;
 use crate::recovery::apply::{end, to_rest, write};
 use crate::verify::{self, Found, FromAgent, GatedReader};
-use crate::{lock, preflight, slots, status};
+use crate::{lock, offline, preflight, slots, status, trust};
 
 /// How it ended, if not by an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,7 @@ pub enum Outcome {
 /// Why not: refused, failed or rolled back. The host runs what it ran before.
 pub fn run(host: &mut Host<'_>) -> Result<Outcome, UpdateError> {
     to_rest(host)?;
+    adopt_packaged(host)?;
     let Some(incoming) = Incoming::open(host.layout)? else {
         return Ok(Outcome::Nothing);
     };
@@ -72,22 +75,27 @@ pub fn run(host: &mut Host<'_>) -> Result<Outcome, UpdateError> {
     installed
 }
 
-/// Installs from a directory of root's own: an unpacked offline file. Without `version` the newest
-/// release of this platform whose package is there.
+/// Installs from an offline file that root brought. Without `version` the newest release of this
+/// platform that has its package in it.
 ///
 /// # Errors
 /// As [`run`].
 pub fn apply(
     host: &mut Host<'_>,
-    directory: PathBuf,
+    file: &Path,
     version: Option<Version>,
 ) -> Result<Outcome, UpdateError> {
     to_rest(host)?;
-    let mut fetch = DirFetch::below(&directory);
-    let looked = newest(host, &mut fetch, version);
-    let version = match looked {
-        Ok(version) => version,
+    adopt_packaged(host)?;
+    let looked = offline::lay_out(host.layout, host.disk, file).and_then(|directory| {
+        let mut fetch = DirFetch::below(&directory);
+        let version = newest(host.layout, host.disk, host.clock, &mut fetch, version)?;
+        Ok((fetch, version))
+    });
+    let (mut fetch, version) = match looked {
+        Ok(looked) => looked,
         Err(error) => {
+            host.disk.remove_tree(&host.layout.work())?;
             tell_refusal(host, &error)?;
             return Err(error);
         }
@@ -99,8 +107,13 @@ pub fn apply(
 }
 
 /// The newest release for this platform whose package is in `fetch`, or the one that is named.
-fn newest(
-    host: &Host<'_>,
+///
+/// # Errors
+/// Whatever metadata is refused for; no package of this platform.
+pub fn newest(
+    layout: &Layout,
+    disk: &Disk,
+    clock: &dyn Clock,
     fetch: &mut DirFetch,
     version: Option<Version>,
 ) -> Result<Version, UpdateError> {
@@ -108,7 +121,7 @@ fn newest(
         return Ok(version);
     }
     // Only a look: what is verified here is verified again, and kept then.
-    let mut trusted = verify::open(host.layout, host.disk, host.clock.now(), true)?;
+    let mut trusted = verify::open(layout, disk, clock.now(), true)?;
     trusted.refresh(fetch)?;
     let platform = Platform::here();
     let paths = trusted
@@ -159,7 +172,7 @@ fn install_request(
 }
 
 /// A request is for a version of this platform, at the place where that must lie.
-fn wished(request: &Request) -> Result<Version, UpdateError> {
+pub(crate) fn wished(request: &Request) -> Result<Version, UpdateError> {
     let invalid = |why: String| UpdateError::refused(UpdaterCode::RequestInvalid, why);
     let version = Version::parse(&request.version)
         .map_err(|error| invalid(format!("the request is not valid: {error}")))?;
@@ -250,7 +263,7 @@ fn prepare(
 }
 
 /// Into a file that nobody but root can reach, hashing what is written.
-fn copy(
+pub(crate) fn copy(
     host: &Host<'_>,
     fetch: &mut dyn Fetch,
     found: &Found,
@@ -326,6 +339,18 @@ fn conclude(
     };
     tell(host);
     ended
+}
+
+/// The first start of an installed package.
+fn adopt_packaged(host: &mut Host<'_>) -> Result<(), UpdateError> {
+    let adopted = trust::adopt_packaged(host.layout, host.disk, host.clock.now())?;
+    if let Some(root) = adopted {
+        host.say(&format!(
+            "trusts the package's root metadata, version {}, SHA-256 {}",
+            root.version, root.sha256
+        ));
+    }
+    Ok(())
 }
 
 /// For what never became an attempt.

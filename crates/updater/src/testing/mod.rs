@@ -55,10 +55,13 @@ pub(crate) struct Processes {
     pub(crate) broken: bool,
 }
 
+/// Something that happens during a trial.
+type Meanwhile = Box<dyn FnMut(&Layout)>;
+
 /// How a trial ends, and what happens meanwhile.
 pub(crate) struct Judge {
     pub(crate) ending: Ending,
-    pub(crate) meanwhile: Option<Box<dyn FnMut(&Layout)>>,
+    pub(crate) meanwhile: Option<Meanwhile>,
     pub(crate) watched: u32,
     pub(crate) migrates: Vec<bool>,
 }

@@ -14,6 +14,7 @@ use vpn_node_release::digest::Digest;
 use vpn_node_release::metadata::{
     Hashes, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp, TopRole, name,
 };
+use vpn_node_release::offline::Writer;
 use vpn_node_release::release::{PRODUCT, ReleaseInfo, StateFormat};
 use vpn_node_release::version::{Platform, Version, Word};
 
@@ -90,6 +91,15 @@ impl Repository {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         }
+    }
+
+    /// The same in one file.
+    pub(crate) fn export_to(&self, file: &Path) {
+        let mut writer = Writer::new(fs::File::create(file).unwrap());
+        for (path, bytes) in self.files() {
+            writer.file(&path, bytes.len() as u64, &bytes[..]).unwrap();
+        }
+        writer.finish().unwrap();
     }
 
     /// Every file by its path.

@@ -1,11 +1,12 @@
 //! The agent's core against a model of its world, under simulated time.
 //!
-//! [`world`] is the rig; [`controller`], [`disk`] and [`vpn`] are the models in it. The rest are
+//! [`world`] is the rig; [`controller`], [`disk`], [`releases`] and [`vpn`] are the models in it. The rest are
 //! scenarios, one file for each question.
 
 mod controller;
 mod dice;
 mod disk;
+mod releases;
 mod vpn;
 mod world;
 
@@ -26,6 +27,7 @@ mod report;
 mod rotation;
 mod standing;
 mod startup;
+mod updates;
 
 use vpn_node_protocol::hardware::{Component, Components};
 

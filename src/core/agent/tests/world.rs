@@ -95,6 +95,7 @@ pub(super) struct World {
     pub(super) crashes: u64,
     pub(super) last_request: Vec<u8>,
     pub(super) vpn: super::vpn::Vpn,
+    pub(super) releases: super::releases::Releases,
     boot_id: Uuid,
     booted: Duration,
     run: u32,
@@ -149,6 +150,7 @@ impl World {
             crashes: 0,
             last_request: Vec::new(),
             vpn: super::vpn::Vpn::default(),
+            releases: super::releases::Releases::new(),
             boot_id: Uuid::from_u128(1),
             booted: Duration::ZERO,
             run: 0,
@@ -234,6 +236,8 @@ impl World {
             session_key: [9; 32],
             sessions: self.disk.sessions.values().cloned().collect(),
             unrecorded: self.disk.unrecorded.clone(),
+            running_from: None,
+            updates: self.releases.setup(),
         };
         let mut agent = Agent::new(setup, now);
         agent.handle_timeout(now, &mut self.dice);

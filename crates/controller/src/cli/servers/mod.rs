@@ -1,12 +1,14 @@
 //! `server …`: the commands on one host or all of them, one file each.
 
 mod approve;
+mod group;
 mod hardware;
 mod list;
 mod one;
 mod resolve_clone;
 mod revoke;
 mod rotate_key;
+mod software;
 mod verify;
 
 use std::process::ExitCode;
@@ -67,6 +69,9 @@ pub(super) enum ServerCommand {
     /// The hardware of a host: how it differs from the enrolled one, and how it was verified
     #[command(subcommand)]
     Hardware(hardware::HardwareCommand),
+    /// Groups of hosts, for rollouts
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Show two holders of one identity, and keep one of them
     ResolveClone(resolve_clone::ResolveClone),
     /// Challenge a host now, and wait for its answer
@@ -95,6 +100,7 @@ pub(super) async fn run(command: ServerCommand, config: &Config) -> anyhow::Resu
         }
         ServerCommand::PermitRehost(args) => hardware::permit(args, &*store).await,
         ServerCommand::Hardware(command) => hardware::hardware(command, &*store).await,
+        ServerCommand::Group(command) => group::run(command, &*store).await,
         ServerCommand::ResolveClone(args) => resolve_clone::run(&*store, args).await,
         ServerCommand::Verify { server, json } => verify::verify(&*store, &server, json).await,
     }

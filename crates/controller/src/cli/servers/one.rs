@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::find;
+use super::{find, software};
 use crate::cli::show;
-use crate::store::{CapabilityRow, GapRow, ServerRow, Store};
+use crate::store::{
+    CapabilityRow, DeploymentFilter, DeploymentRow, GapRow, ServerRow, SoftwareRow, Store,
+};
 
 /// Gaps that are shown with a host; 'connections gaps' has all.
 const GAPS: u32 = 10;
@@ -18,22 +20,40 @@ struct Full {
     server: ServerRow,
     capabilities: Vec<CapabilityRow>,
     gaps: Vec<GapRow>,
+    software: Option<SoftwareRow>,
+    /// The newest one.
+    deployment: Option<DeploymentRow>,
 }
 
 pub(super) async fn one(store: &dyn Store, name: &str, as_json: bool) -> anyhow::Result<ExitCode> {
     let server = find(store, name).await?;
     let capabilities = store.capabilities(&server.server_id).await?;
     let gaps = store.gaps(Some(&server.server_id), GAPS).await?;
+    let software = store.software(&server.server_id).await?;
+    let filter = DeploymentFilter {
+        server_id: Some(server.server_id.clone()),
+        limit: 1,
+        ..DeploymentFilter::default()
+    };
+    let deployment = store.deployments(filter).await?.into_iter().next();
     if as_json {
         let full = Full {
             server,
             capabilities,
             gaps,
+            software,
+            deployment,
         };
         show::json("servers", &[full])?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut fields = fields(&server);
+    fields.extend(software.iter().flat_map(software::fields));
+    fields.extend(
+        deployment
+            .iter()
+            .map(|one| ("Deployment", software::deployment(one))),
+    );
     fields.extend(capabilities.iter().map(|one| ("Backend", backend(one))));
     fields.extend(gaps.iter().map(|one| ("Lost records", gap(one))));
     let lines: Vec<String> = fields

@@ -192,7 +192,7 @@ pub(super) async fn open_of(
 ) -> Result<Vec<OpenDirective>, StoreError> {
     sqlx::query(
         "SELECT * FROM directives WHERE server_id = ?
-           AND (status = 'pending' OR (status = 'applied' AND kind <> 'disconnect'))
+           AND (status = 'pending' OR (status = 'applied' AND kind IN ('challenge', 'rotate')))
          ORDER BY kind = 'disconnect', issued_at LIMIT ?",
     )
     .bind(server_id)
@@ -400,6 +400,15 @@ fn want(row: &SqliteRow) -> Result<Want, StoreError> {
             connection_ids: serde_json::from_str(row.get("connection_ids"))
                 .map_err(|_| StoreError::Impossible("directives.connection_ids"))?,
             reason: enum_of("directives.disconnect_reason", row.get("disconnect_reason"))?,
+        }),
+        "update" => Ok(Want::Update {
+            deployment_id: row.get("deployment_id"),
+            version: row.get("update_version"),
+            target: row.get("update_target"),
+            repository: row.get("update_repository"),
+        }),
+        "cancel_update" => Ok(Want::CancelUpdate {
+            deployment_id: row.get("deployment_id"),
         }),
         _ => Err(StoreError::Impossible("directives.kind")),
     }

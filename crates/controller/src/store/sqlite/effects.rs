@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::sqlite::SqliteConnection;
 
 use super::map::{counter, database};
-use super::{capabilities, clones, directives, events, hardware, holders, keys};
+use super::{capabilities, clones, directives, events, hardware, holders, keys, rollouts};
 use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::connections::ConnectionWrite;
@@ -111,7 +111,12 @@ pub(super) async fn apply(
                 .await
                 .map_err(database)?;
             }
+            Effect::Software(new) => rollouts::software_told(conn, server_id, &new).await?,
+            Effect::Deployment(new) => _ = rollouts::move_on(conn, server_id, &new).await?,
             Effect::Event(new) => events::record(conn, &new).await?,
+            Effect::QuietEvent { event, quiet_ms } => {
+                events::record_quietly(conn, &event, quiet_ms).await?;
+            }
         }
     }
     // One for the whole batch, and by our clock: the host names the connections and their times.

@@ -28,6 +28,29 @@ pub(super) async fn record(
     .map_err(database)
 }
 
+/// Records an event unless one of its type and source was recorded within `quiet_ms` milliseconds: for
+/// what a host may say with every heartbeat.
+pub(super) async fn record_quietly(
+    conn: &mut SqliteConnection,
+    event: &NewEvent,
+    quiet_ms: i64,
+) -> Result<(), StoreError> {
+    let told: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM security_events
+                        WHERE timestamp > ? AND event_type = ? AND source_id = ?)",
+    )
+    .bind(to_text(event.at_ms.saturating_sub(quiet_ms)))
+    .bind(event.event_type.word())
+    .bind(&event.source_id)
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(database)?;
+    match told {
+        true => Ok(()),
+        false => record(conn, event).await,
+    }
+}
+
 pub(super) async fn list(
     pool: &SqlitePool,
     filter: EventFilter,

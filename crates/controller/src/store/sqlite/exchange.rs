@@ -6,7 +6,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use super::clones::all_refused_ahead;
 use super::directives::{last_rotation, open_of};
 use super::map::{counter, database, enum_of, instant_optional, number, parse, parse_optional};
-use super::{hardware, keys};
+use super::{hardware, keys, rollouts};
 use crate::rules::Snapshot;
 use crate::rules::boot::Boot;
 use crate::rules::state::{ChainState, KeyUse, Resolving};
@@ -68,6 +68,9 @@ pub(super) async fn load(
         let at = hardware::last_challenge(conn, server_id).await?;
         snapshot.last_challenge_ms =
             instant_optional("server_verifications.verification_time", at.as_deref())?;
+    }
+    if let Some(id) = wants.deployment {
+        snapshot.deployment = rollouts::known(conn, id).await?;
     }
     if let Some(epoch) = wants.ledger_epoch {
         let row: Option<(i64, bool)> = sqlx::query_as(
@@ -149,5 +152,6 @@ fn snapshot(server_id: &str, row: &SqliteRow) -> Result<Snapshot, StoreError> {
         ledger_acked: 0,
         ledger_set_back: false,
         resolving: resolving(row)?,
+        deployment: None,
     })
 }

@@ -95,7 +95,7 @@ pub(super) async fn close_directives(
     sqlx::query(
         "UPDATE directives SET status = 'expired', closed_at = ?
          WHERE server_id = ?
-           AND (status = 'pending' OR (status = 'applied' AND kind <> 'disconnect'))",
+           AND (status = 'pending' OR (status = 'applied' AND kind IN ('challenge', 'rotate')))",
     )
     .bind(&now)
     .bind(server_id)

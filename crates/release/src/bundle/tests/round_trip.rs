@@ -108,6 +108,24 @@ fn the_same_content_gives_the_same_bytes() {
 }
 
 #[test]
+fn the_digest_of_a_tree_is_that_of_the_text_in_the_documentation() {
+    let manifest = super::forge::parts(entries()).0;
+    let of = |bytes: &[u8]| Digest::of(bytes).to_string();
+    let text = format!(
+        "vpn-node tree 1\nd 0755 bin\nf 0755 {} bin/vpn-node\nf 0755 {} bin/vpn-node-agent\n\
+         f 0644 {} manifest.json\nd 0755 share\nd 0755 share/doc\nf 0644 {} share/doc/README.md\n\
+         f 0644 {} share/empty\n",
+        of(b"#!/bin/sh\n"),
+        of(&[7; 100_000]),
+        of(&manifest),
+        of(b"read me"),
+        of(b"")
+    );
+    let unpacked = inspect(&packed(entries())[..], &Limits::default()).unwrap();
+    assert_eq!(unpacked.tree.to_string(), of(text.as_bytes()));
+}
+
+#[test]
 fn long_names_are_cut_in_one_way() {
     let deep = format!("share/{}/{}", "d".repeat(90), "f".repeat(99));
     let longest = format!("{}/{}", "x".repeat(99), "y".repeat(99));

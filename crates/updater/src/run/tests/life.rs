@@ -387,12 +387,10 @@ fn a_version_that_cannot_read_the_state_is_refused() {
 #[test]
 fn a_file_of_root_is_installed_like_a_request() {
     let mut world = World::new();
-    let directory = world.layout.root().join("offline");
+    let file = world.layout.root().join("offline");
     world.repository.add(&Version::new(1, 6, 0), |_| ());
-    world.repository.write_to(&directory);
-    let outcome = world
-        .with(|host| apply(host, directory.clone(), None))
-        .unwrap();
+    world.repository.export_to(&file);
+    let outcome = world.with(|host| apply(host, &file, None)).unwrap();
     let version = Version::new(1, 6, 0);
     assert_eq!(
         outcome,
@@ -404,7 +402,7 @@ fn a_file_of_root_is_installed_like_a_request() {
     world.assert_at_rest();
     let older = Version::new(1, 5, 0);
     let error = world
-        .with(|host| apply(host, directory.clone(), Some(older)))
+        .with(|host| apply(host, &file, Some(older)))
         .unwrap_err();
     assert_eq!(error.code, "counter_lower");
     world.assert_at_rest();

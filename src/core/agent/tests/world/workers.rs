@@ -7,7 +7,7 @@ use vpn_node_protocol::metrics::SystemMetrics;
 use super::super::controller::{Polled, Said};
 use super::super::disk::Crash;
 use super::{Happening, TIMEOUT, World, s};
-use crate::core::agent::{Command, Event, SendFailure};
+use crate::core::agent::{Command, Event, Problem, SendFailure};
 use crate::core::lane::LaneState;
 
 impl World {
@@ -81,6 +81,13 @@ impl World {
                 let after = Duration::from_millis(1 + self.dice.below(20));
                 self.later(after, Happening::ToAgent(self.run, event));
             }
+            Command::Update(command) => {
+                let happens = self.releases.obey(command, self.t);
+                for (after, event) in happens {
+                    self.later(after, Happening::ToAgent(self.run, Event::Update(event)));
+                }
+                self.fuse.burn()?;
+            }
             Command::Acked { through, .. } => {
                 self.disk.acked(through);
                 self.fuse.burn()?;
@@ -97,6 +104,7 @@ impl World {
             let failure = SendFailure {
                 message,
                 retry_after: None,
+                problem: Problem::Unreachable,
             };
             let event = Event::SendFailed(failure);
             self.later(
@@ -249,6 +257,7 @@ impl World {
         let failure = SendFailure {
             message: "the controller does not answer".to_owned(),
             retry_after: self.net.retry_after,
+            problem: Problem::Unreachable,
         };
         self.later(after, Happening::ToAgent(self.run, event(failure)));
     }

@@ -1,0 +1,204 @@
+//! `vpn-node-updater`: arguments, the wiring of a host, sentences and exit codes.
+
+mod args;
+mod root;
+mod show;
+mod supervise;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use nix::unistd::geteuid;
+use vpn_node_release::code::UpdaterCode;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, SupervisorKind};
+use crate::disk::Disk;
+use crate::error::{Kind, UpdateError};
+use crate::host::Host;
+use crate::layout::Layout;
+use crate::lock::{self, Wait};
+use crate::probation::Watch;
+use crate::recovery::apply::to_rest;
+use crate::run::{self, Outcome, rollback};
+use crate::supervisor::Supervisor;
+use crate::supervisor::plain::Plain;
+use crate::supervisor::systemd::Systemd;
+use crate::{plan, trust};
+use args::{Arguments, Command};
+
+/// Parses, does it, tells it.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match act(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vpn-node-updater: {error} [{}]", error.code);
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn exit_code(error: &UpdateError) -> u8 {
+    if error.code == UpdaterCode::Busy.as_str() {
+        return 5;
+    }
+    match error.kind {
+        Kind::Failed => 1,
+        Kind::Refused => 3,
+        Kind::RolledBack => 4,
+    }
+}
+
+fn act(arguments: Arguments) -> Result<(), UpdateError> {
+    let layout = Layout::new(arguments.root);
+    match arguments.command {
+        Command::Status { json } => return show::status(&layout, json),
+        Command::History { json } => return show::history(&layout, json),
+        Command::Supervise { user, agent } => return supervise::run(&layout, user, agent),
+        Command::Child { parent, words } => return Err(supervise::child(parent, &words)),
+        _ => {}
+    }
+    need_root(&layout)?;
+    let disk = Disk::default();
+    prepare(&layout, &disk)?;
+    let root = root::Root {
+        layout: &layout,
+        disk: &disk,
+        clock: &SystemClock,
+    };
+    match arguments.command {
+        Command::Run => on_host(&layout, &disk, Wait::Yes, |host| {
+            tell(&run::run(host)?, "nothing was asked for");
+            Ok(())
+        }),
+        Command::Recover => recover(&layout, &disk),
+        Command::Trust {
+            file,
+            sha256,
+            replace,
+        } => {
+            let _lock = lock::whole(&layout, Wait::No)?;
+            let now = SystemClock.now();
+            let done = trust::install(&layout, &disk, now, &file, sha256, replace)?;
+            let already = if done.already { " already" } else { "" };
+            println!("trusts{already} root metadata version {}", done.version);
+            println!(
+                "SHA-256 {}: compare it with what its publisher tells you",
+                done.sha256
+            );
+            root.tell_status();
+            Ok(())
+        }
+        Command::Plan {
+            offline,
+            version,
+            json,
+        } => on_host(&layout, &disk, Wait::No, |host| {
+            let planned = plan::plan(host, offline.as_deref(), version)?;
+            show::plan(planned.as_ref(), json)
+        }),
+        Command::Apply { file, version } => on_host(&layout, &disk, Wait::No, |host| {
+            tell(&run::apply(host, &file, version)?, "nothing to do");
+            Ok(())
+        }),
+        Command::Rollback => on_host(&layout, &disk, Wait::No, |host| {
+            tell(&rollback::rollback(host)?, "nothing to do");
+            Ok(())
+        }),
+        Command::Pin { version } => root.pin(version),
+        Command::Unpin => root.unpin(),
+        Command::Disable => root.disable(true),
+        Command::Enable => root.disable(false),
+        Command::Unblock { version } => root.unblock(&version),
+        // Done above.
+        Command::Status { .. }
+        | Command::History { .. }
+        | Command::Supervise { .. }
+        | Command::Child { .. } => Ok(()),
+    }
+}
+
+/// Wires the real host, under the lock.
+fn on_host(
+    layout: &Layout,
+    disk: &Disk,
+    wait: Wait,
+    act: impl FnOnce(&mut Host<'_>) -> Result<(), UpdateError>,
+) -> Result<(), UpdateError> {
+    let config = Config::read(layout)?;
+    wired(layout, disk, &config, wait, act)
+}
+
+fn wired(
+    layout: &Layout,
+    disk: &Disk,
+    config: &Config,
+    wait: Wait,
+    act: impl FnOnce(&mut Host<'_>) -> Result<(), UpdateError>,
+) -> Result<(), UpdateError> {
+    let _lock = lock::whole(layout, wait)?;
+    let mut supervisor = supervisor(layout, config);
+    let mut probation = Watch::new(layout, config, &SystemClock);
+    act(&mut Host {
+        layout,
+        disk,
+        clock: &SystemClock,
+        config,
+        supervisor: supervisor.as_mut(),
+        probation: &mut probation,
+        log: &mut |line| eprintln!("vpn-node-updater: {line}"),
+    })
+}
+
+/// A mistake in updater.toml must not stop a host from coming to rest.
+fn recover(layout: &Layout, disk: &Disk) -> Result<(), UpdateError> {
+    let config = Config::read(layout).unwrap_or_else(|error| {
+        eprintln!("vpn-node-updater: {error}; recovering with the defaults");
+        Config::default()
+    });
+    wired(layout, disk, &config, Wait::Yes, to_rest)
+}
+
+/// A tree that is not the host itself must never move the host's units.
+fn supervisor(layout: &Layout, config: &Config) -> Box<dyn Supervisor> {
+    match config.supervisor {
+        SupervisorKind::Systemd if layout.is_host() => Box::new(Systemd::default()),
+        SupervisorKind::Systemd | SupervisorKind::Plain => Box::new(Plain::new(layout)),
+    }
+}
+
+fn need_root(layout: &Layout) -> Result<(), UpdateError> {
+    if geteuid().is_root() || !layout.is_host() {
+        return Ok(());
+    }
+    Err(UpdateError::failed(
+        UpdaterCode::NotRoot,
+        "only root may do this: use sudo",
+    ))
+}
+
+/// The updater's own directory; nothing above it is made, so a typo in --root makes no tree.
+fn prepare(layout: &Layout, disk: &Disk) -> Result<(), UpdateError> {
+    disk.ensure_dir(&layout.state(), 0o755)
+}
+
+fn tell(outcome: &Outcome, nothing: &str) {
+    match outcome {
+        Outcome::Nothing => println!("{nothing}"),
+        Outcome::Installed { version, remark } => {
+            println!("version {version} is installed and runs");
+            if let Some(remark) = remark {
+                println!("{remark}");
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The worker against servers that mean it no good.
