@@ -86,12 +86,12 @@ fn unsigned(scene: &Scene<'_>, installed: &Tree) -> Result<()> {
     let tree = installed.copy_to(&scene.lab.path("control"))?;
     let before = Found::look(&tree)?;
     let slot = tree.layout.version(&GOOD);
-    for entry in contents(&GOOD, Behaviour::Unsigned)? {
+    for entry in contents(&GOOD, Behaviour::Unsigned, &tree.updater)? {
         if let Content::Bytes(bytes) = entry.content {
             fs::write(slot.join(entry.path.as_str()), bytes)?;
         }
     }
-    let (_, manifest) = packed(&GOOD, Behaviour::Unsigned)?;
+    let (_, manifest) = packed(&GOOD, Behaviour::Unsigned, &tree.updater)?;
     let bytes = serde_json::to_vec(&manifest)?;
     fs::write(slot.join(MANIFEST), &bytes)?;
     let mark = tree_digest(&manifest, Digest::of(&bytes)).mark();

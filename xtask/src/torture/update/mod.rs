@@ -147,6 +147,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             (BAD, Behaviour::Crashes),
             (NEXT, Behaviour::Good),
         ],
+        &updater,
         1,
     )?;
     let template = Tree::plant(&lab.path("template"), &updater, &releases)?;

@@ -53,7 +53,11 @@ struct Keys {
 
 impl Releases {
     /// Signs a repository with one release after the other; other `keys` are another publisher's.
-    pub(super) fn make(releases: &[(Version, Behaviour)], keys: u8) -> Result<Self> {
+    pub(super) fn make(
+        releases: &[(Version, Behaviour)],
+        updater: &Path,
+        keys: u8,
+    ) -> Result<Self> {
         let keys = Keys {
             root: key(keys),
             targets: key(keys + 1),
@@ -73,7 +77,7 @@ impl Releases {
         for (number, (version, behaviour)) in releases.iter().enumerate() {
             let counter = number as u64 + 1;
             let info = info(version, counter, now)?;
-            let (package, _) = packed(version, *behaviour)?;
+            let (package, _) = packed(version, *behaviour, updater)?;
             let path = info.target_path();
             let sha256 = Digest::of(&package).to_string();
             let hashes = Hashes::sha256_of(&package);
@@ -143,18 +147,6 @@ impl Release {
     pub(super) fn files(&self) -> &[(PathBuf, Vec<u8>)] {
         &self.files
     }
-
-    /// One file in the form of `release export`.
-    pub(super) fn export(&self, to: &Path) -> Result<()> {
-        let file = fs::File::create(to).with_context(|| format!("cannot make {}", to.display()))?;
-        let mut writer = vpn_node_release::offline::Writer::new(file);
-        for (path, bytes) in &self.files {
-            let path = path.to_str().context("our paths are text")?;
-            writer.file(path, bytes.len() as u64, &bytes[..])?;
-        }
-        writer.finish()?;
-        Ok(())
-    }
 }
 
 /// Written beside and renamed, with the folders above it.
@@ -169,7 +161,11 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// What a version's package has. The system's slot has the same.
-pub(super) fn contents(version: &Version, behaviour: Behaviour) -> Result<Vec<Entry>> {
+pub(super) fn contents(
+    version: &Version,
+    behaviour: Behaviour,
+    updater: &Path,
+) -> Result<Vec<Entry>> {
     let entry = |path: &str, mode, bytes: Vec<u8>| -> Result<Entry> {
         Ok(Entry {
             path: EntryPath::parse(path.as_bytes())?,
@@ -186,19 +182,29 @@ pub(super) fn contents(version: &Version, behaviour: Behaviour) -> Result<Vec<En
     // Not to be compressed, and more than a sector, so that a torn file shows.
     let mut random = Random::new(version.to_string().bytes().map(u64::from).sum());
     let ballast = (0..2048).flat_map(|_| random.next().to_be_bytes());
-    let tool = b"#!/bin/sh\nexit 1\n".to_vec();
+    // Each version brings its updater; here all have the same.
+    let updater = format!("#!/bin/sh\nexec '{}' \"$@\"\n", updater.display());
+    let command = b"#!/bin/sh\nexit 1\n".to_vec();
     let notes = version.to_string().into_bytes();
     Ok(vec![
         entry("bin/vpn-node-agent", Mode::Executable, agent.into_bytes())?,
-        entry("bin/vpn-node", Mode::Executable, tool.clone())?,
-        entry("bin/vpn-node-updater", Mode::Executable, tool)?,
+        entry("bin/vpn-node", Mode::Executable, command)?,
+        entry(
+            "bin/vpn-node-updater",
+            Mode::Executable,
+            updater.into_bytes(),
+        )?,
         entry("share/ballast", Mode::Plain, ballast.collect())?,
         entry("share/doc/notes", Mode::Plain, notes)?,
     ])
 }
 
 /// A package of these contents, and its manifest.
-pub(super) fn packed(version: &Version, behaviour: Behaviour) -> Result<(Vec<u8>, Manifest)> {
+pub(super) fn packed(
+    version: &Version,
+    behaviour: Behaviour,
+    updater: &Path,
+) -> Result<(Vec<u8>, Manifest)> {
     let about = About {
         version: version.clone(),
         platform: Platform::here(),
@@ -207,7 +213,7 @@ pub(super) fn packed(version: &Version, behaviour: Behaviour) -> Result<(Vec<u8>
         effort: Effort::Quick,
     };
     let mut package = Vec::new();
-    let manifest = pack(&mut package, &about, contents(version, behaviour)?)?;
+    let manifest = pack(&mut package, &about, contents(version, behaviour, updater)?)?;
     Ok((package, manifest))
 }
 

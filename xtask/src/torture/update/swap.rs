@@ -36,7 +36,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Swaps for so long.
 pub(super) fn play(scene: &Scene<'_>, time: Duration, seed: u64) -> Result<Outcome> {
-    let stranger = Releases::make(&[(GOOD, Behaviour::Unsigned)], 101)?;
+    let stranger = Releases::make(&[(GOOD, Behaviour::Unsigned)], &scene.template.updater, 101)?;
     let swapped = AtomicU64::new(0);
     let end = Instant::now() + time;
     let ran: Vec<Result<Ran>> = thread::scope(|scope| {
@@ -145,7 +145,7 @@ impl Ran {
             *self.codes.entry(code.to_owned()).or_default() += 1;
             return Ok(());
         }
-        for entry in contents(&GOOD, Behaviour::Good)? {
+        for entry in contents(&GOOD, Behaviour::Good, &tree.updater)? {
             let Content::Bytes(wanted) = entry.content else {
                 continue;
             };

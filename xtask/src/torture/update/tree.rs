@@ -31,7 +31,7 @@ pub(super) struct Tree {
     folder: PathBuf,
     pub(super) root: PathBuf,
     pub(super) layout: Layout,
-    updater: PathBuf,
+    pub(super) updater: PathBuf,
 }
 
 impl Tree {
@@ -52,7 +52,7 @@ impl Tree {
         ] {
             fs::create_dir_all(&made).with_context(|| format!("cannot make {}", made.display()))?;
         }
-        for entry in contents(&FIRST, Behaviour::Good)? {
+        for entry in contents(&FIRST, Behaviour::Good, updater)? {
             let path = layout.system().join(entry.path.as_str());
             let mode = match entry.mode {
                 Mode::Executable => 0o755,
@@ -63,7 +63,7 @@ impl Tree {
             };
             write(&path, &bytes, mode)?;
         }
-        let (_, manifest) = packed(&FIRST, Behaviour::Good)?;
+        let (_, manifest) = packed(&FIRST, Behaviour::Good, updater)?;
         write(
             &layout.system().join("manifest.json"),
             &serde_json::to_vec(&manifest)?,
