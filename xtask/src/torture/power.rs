@@ -15,7 +15,13 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::libc::{SYS_fdatasync, SYS_fsync};
+use nix::libc::{
+    O_CREAT, SYS_brk, SYS_clock_nanosleep, SYS_close, SYS_connect, SYS_fcntl, SYS_fdatasync,
+    SYS_flock, SYS_fstat, SYS_fsync, SYS_futex, SYS_getdents64, SYS_getrandom, SYS_lseek, SYS_mmap,
+    SYS_mprotect, SYS_munmap, SYS_newfstatat, SYS_openat, SYS_pread64, SYS_prlimit64, SYS_read,
+    SYS_readlinkat, SYS_recvfrom, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_sendto, SYS_setsockopt,
+    SYS_sigaltstack, SYS_socket, SYS_statx, SYS_write,
+};
 use nix::unistd::Pid;
 
 use super::random::Random;
@@ -25,6 +31,38 @@ const SECTOR: usize = 512;
 /// What such files and folders have whose own mode is gone with them.
 const PRIVATE: u32 = 0o600;
 const PRIVATE_FOLDER: u32 = 0o700;
+
+/// Calls that make, move and remove no name; written content is looked at when it is synced.
+const HARMLESS: [i64; 28] = [
+    SYS_brk,
+    SYS_clock_nanosleep,
+    SYS_close,
+    SYS_connect,
+    SYS_fcntl,
+    SYS_flock,
+    SYS_fstat,
+    SYS_futex,
+    SYS_getdents64,
+    SYS_getrandom,
+    SYS_lseek,
+    SYS_mmap,
+    SYS_mprotect,
+    SYS_munmap,
+    SYS_pread64,
+    SYS_prlimit64,
+    SYS_read,
+    SYS_readlinkat,
+    SYS_recvfrom,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_sendto,
+    SYS_setsockopt,
+    SYS_sigaltstack,
+    SYS_socket,
+    SYS_statx,
+    SYS_write,
+    SYS_newfstatat,
+];
 
 type Inode = u64;
 type Names = BTreeMap<OsString, Inode>;
@@ -91,6 +129,10 @@ impl Recorder {
 
     /// Looks at what changed before this boundary, at which `thread` stands.
     pub(crate) fn observe(&mut self, thread: Pid) {
+        let call = Call::of(thread);
+        if call.as_ref().is_some_and(Call::is_harmless) {
+            return;
+        }
         self.look();
         match self.syncing.remove(&thread) {
             // A thread that entered comes to its return next.
@@ -105,7 +147,7 @@ impl Recorder {
                 }
             }
             None => {
-                if let Some(sync) = self.entered_sync(thread) {
+                if let Some(sync) = call.and_then(|call| self.entered_sync(thread, &call)) {
                     self.syncing.insert(thread, sync);
                 }
             }
@@ -114,16 +156,11 @@ impl Recorder {
 
     /// What the sync makes durable that `thread` stands before, if it does. Only what is there
     /// already: later writes of other threads are not promised.
-    fn entered_sync(&self, thread: Pid) -> Option<Sync> {
-        // "Number of the call, its arguments in hex" (proc_pid_syscall(5)).
-        let call = fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
-        let mut words = call.split(' ');
-        let number: i64 = words.next()?.parse().ok()?;
-        if self.deaf || number != SYS_fsync && number != SYS_fdatasync {
+    fn entered_sync(&self, thread: Pid, call: &Call) -> Option<Sync> {
+        if self.deaf || call.number != SYS_fsync && call.number != SYS_fdatasync {
             return None;
         }
-        let file = i32::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
-        let open = format!("/proc/{thread}/fd/{file}");
+        let open = format!("/proc/{thread}/fd/{}", call.arguments[0]);
         let inode = fs::metadata(&open).ok()?.ino();
         if let Some(folder) = self.folders.get(&inode) {
             return Some(Sync::Folder(inode, folder.waiting.len()));
@@ -279,6 +316,30 @@ impl Recorder {
                 .with_context(failed)?;
         }
         Ok(())
+    }
+}
+
+/// The system call that a thread stands before or behind.
+struct Call {
+    number: i64,
+    arguments: [u64; 3],
+}
+
+impl Call {
+    /// "Number of the call, its arguments in hex" (proc_pid_syscall(5)).
+    fn of(thread: Pid) -> Option<Self> {
+        let call = fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
+        let mut words = call.split(' ');
+        let number = words.next()?.parse().ok()?;
+        let mut argument = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+        let arguments = [argument()?, argument()?, argument()?];
+        Some(Self { number, arguments })
+    }
+
+    /// Whether it changes no name: nobody needs to look. The most frequent ones of them.
+    fn is_harmless(&self) -> bool {
+        let creates = self.arguments[2] & u64::from(O_CREAT.unsigned_abs()) != 0;
+        HARMLESS.contains(&self.number) || self.number == SYS_openat && !creates
     }
 }
 

@@ -1,23 +1,19 @@
 //! A host's life: updates one after the other, a broken release between them, a rollback by root,
-//! what is pruned; and the rollback again, killed at its system calls.
+//! what is pruned; and the commands of root again, killed at their system calls.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use vpn_node_release::version::Version;
 
-use super::crowd::side_by_side;
+use super::commands::{self, Command};
 use super::promise::{self, Found};
 use super::round::{Scene, wait_for_rest, wait_for_silence};
 use super::tree::{REQUEST, Tree};
-use super::watch::{Death, Watch, Who};
+use super::watch::Watch;
 use super::{BAD, GOOD, NEXT, Outcome};
 use crate::shell;
-use crate::torture::random::Random;
 use crate::torture::trace::{self, Followed};
 
 /// Requests after the first.
@@ -25,8 +21,6 @@ pub(super) const SECOND_REQUEST: &str = "6f1f0c1e-0000-4000-8000-000000000002";
 const THIRD_REQUEST: &str = "6f1f0c1e-0000-4000-8000-000000000003";
 const FOURTH_REQUEST: &str = "6f1f0c1e-0000-4000-8000-000000000004";
 const FIFTH_REQUEST: &str = "6f1f0c1e-0000-4000-8000-000000000005";
-/// A rollback has no trial.
-const ROLLBACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// The host with [`GOOD`] installed, at rest.
 pub(super) fn installed(scene: &Scene<'_>) -> Result<Tree> {
@@ -44,6 +38,7 @@ pub(super) fn installed(scene: &Scene<'_>) -> Result<Tree> {
 pub(super) fn play(scene: &Scene<'_>, kills: u64, seed: u64) -> Result<Outcome> {
     let mut broken = Vec::new();
     let tree = installed(scene)?;
+    let one = tree.copy_to(&scene.lab.path("one"))?;
     let two = match story(scene, &tree) {
         Ok(two) => two,
         Err(error) if shell::was_interrupted(&error) => return Err(error),
@@ -56,25 +51,32 @@ pub(super) fn play(scene: &Scene<'_>, kills: u64, seed: u64) -> Result<Outcome> 
             });
         }
     };
-    let boundaries = rollback(scene, &scene.lab.path("rollback"), &two, u64::MAX)?.stops;
-    let mut random = Random::new(seed);
-    let mut points: Vec<u64> = (1..=boundaries).collect();
-    random.shuffle(&mut points);
-    points.truncate(usize::try_from(kills).unwrap_or(usize::MAX));
-    let played = side_by_side(
-        scene.lab,
-        &points,
-        |at| format!("rollback:{at}"),
-        |folder, at| rollback(scene, folder, &two, *at),
-    )?;
-    broken.extend(played.broken);
-    let back = played.whole.iter().filter(|end| end.back).count();
+    let mut figures = vec![
+        "3 updates, 1 broken release sent away and blocked, 1 rollback, pruned as it must"
+            .to_owned(),
+    ];
+    let offline = scene.lab.path("release.tar");
+    scene.releases.of(&NEXT).export(&offline)?;
+    for command in [
+        Command {
+            words: vec!["rollback".into()],
+            host: &two,
+            from: NEXT,
+            to: GOOD,
+        },
+        Command {
+            words: vec!["apply".into(), offline.into()],
+            host: &one,
+            from: GOOD,
+            to: NEXT,
+        },
+    ] {
+        let outcome = commands::kill(scene, &command, kills, seed)?;
+        figures.push(outcome.figures);
+        broken.extend(outcome.broken);
+    }
     Ok(Outcome {
-        figures: format!(
-            "3 updates, 1 broken release sent away and blocked, 1 rollback, pruned as it must; {} \
-             rollbacks killed at one of {boundaries} boundaries, {back} of them arrived",
-            points.len()
-        ),
+        figures: figures.join("; "),
         broken,
     })
 }
@@ -129,7 +131,7 @@ fn story(scene: &Scene<'_>, tree: &Tree) -> Result<Tree> {
     Ok(two)
 }
 
-fn supervise(tree: &Tree) -> Result<Followed> {
+pub(super) fn supervise(tree: &Tree) -> Result<Followed> {
     let ask = Watch::default().ask(Vec::new());
     trace::start(&tree.command(&["supervise"]), Vec::new(), tree.log()?, ask)
 }
@@ -182,66 +184,4 @@ fn expect_versions(tree: &Tree, wanted: &[String]) -> Result<()> {
         "versions/ has {there:?} and not {wanted:?}"
     );
     Ok(())
-}
-
-/// How a rollback ended.
-struct Rolled {
-    stops: u64,
-    /// The former version runs.
-    back: bool,
-}
-
-/// Rolls back from [`NEXT`] to [`GOOD`], killed at boundary `at`; then a boot, or root's `recover`.
-fn rollback(scene: &Scene<'_>, folder: &Path, two: &Tree, at: u64) -> Result<Rolled> {
-    let tree = two.copy_to(folder)?;
-    let before = Found::look(&tree)?;
-    let mut followed = supervise(&tree)?;
-    wait_for_rest(&tree, &followed)?;
-    let watch = Watch::default();
-    let death = Death {
-        who: Who::Supervisor,
-        at,
-        alone: false,
-    };
-    let command = tree.command(&["rollback"]);
-    // Followed alone, it is the first process, which the watch takes for the supervisor.
-    let killed = trace::start(&command, Vec::new(), tree.log()?, watch.ask(vec![death]))?;
-    let deadline = Instant::now() + ROLLBACK_WITHIN;
-    while !killed.is_over() {
-        shell::check_interrupted()?;
-        if Instant::now() > deadline {
-            bail!("the rollback does not end");
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let ended = killed.end()?;
-    ensure!(
-        ended.killed || ended.status == Some(0),
-        "the rollback failed without a crash"
-    );
-    if at.is_multiple_of(2) {
-        drop(followed);
-        wait_for_silence(&tree)?;
-        tree.clear_run();
-        followed = supervise(&tree)?;
-    } else {
-        let said = tree.run(&["recover"])?;
-        ensure!(said.status.success(), "recover failed: {}", said.stderr);
-    }
-    wait_for_rest(&tree, &followed)?;
-    drop(followed);
-    wait_for_silence(&tree)?;
-    let found = Found::look(&tree)?;
-    let mut broken = promise::always(&found, &before, scene.releases);
-    broken.extend(promise::at_rest(&found));
-    let back = found.stable() == Some(GOOD);
-    if !back && (!ended.killed || found.stable() != Some(NEXT)) {
-        broken.push(format!("{:?} is stable", found.stable()));
-    }
-    ensure!(broken.is_empty(), "{}", broken.join("; "));
-    fs::remove_dir_all(folder)?;
-    Ok(Rolled {
-        stops: ended.stops,
-        back,
-    })
 }

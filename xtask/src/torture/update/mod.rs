@@ -5,6 +5,7 @@
 //! their slots is a fake that leaves a line with a witness whenever it is started.
 
 pub(crate) mod agent;
+mod commands;
 mod control;
 mod crowd;
 mod life;
@@ -65,9 +66,9 @@ pub(crate) struct Options {
     /// Which boundaries are chosen, and what a power cut takes
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    /// One crash again, as a broken promise names it: updater:57, host:57+33, bad-host:57~8
-    #[arg(long, value_name = "POINT", conflicts_with_all = ["only", "full", "short"])]
-    point: Option<Point>,
+    /// Crashes again, as broken promises name them: updater:57, host:57+33, bad-host:57~8
+    #[arg(long, value_name = "POINT", value_delimiter = ',', conflicts_with_all = ["only", "full", "short"])]
+    point: Vec<Point>,
     /// Take this updater instead of building it
     #[arg(long, value_name = "FILE")]
     updater: Option<PathBuf>,
@@ -76,7 +77,7 @@ pub(crate) struct Options {
 /// What can be run apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// Updates, a broken release, a rollback by root that is killed, and what is pruned
+    /// Updates, a broken release, what is pruned, and commands of root that are killed
     Life,
     /// kill -9 of the updater, of everything, of the supervisor and of the new version
     Kills,
@@ -163,8 +164,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         figures.push(format!("{name}: {}", outcome.figures));
         broken.extend(outcome.broken);
     };
-    if let Some(point) = options.point {
-        add("point", crash(&scene, &[point])?);
+    if !options.point.is_empty() {
+        add("points", crash(&scene, &options.point)?);
     } else {
         let parts = match options.only.as_slice() {
             [] => &ALL[..],

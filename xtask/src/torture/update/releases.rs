@@ -17,6 +17,7 @@ use vpn_node_release::handover::Request;
 use vpn_node_release::metadata::{
     Extra, Hashes, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp, TopRole,
 };
+use vpn_node_release::offline::Writer;
 use vpn_node_release::release::{PRODUCT, ReleaseInfo, StateFormat};
 use vpn_node_release::version::{Platform, Version, Word};
 
@@ -146,6 +147,18 @@ impl Release {
     /// Path below `incoming/` and content of every file but the request.
     pub(super) fn files(&self) -> &[(PathBuf, Vec<u8>)] {
         &self.files
+    }
+
+    /// One file in the form of `release export`.
+    pub(super) fn export(&self, to: &Path) -> Result<()> {
+        let file = fs::File::create(to).with_context(|| format!("cannot make {}", to.display()))?;
+        let mut writer = Writer::new(file);
+        for (path, bytes) in &self.files {
+            let path = path.to_str().context("our paths are text")?;
+            writer.file(path, bytes.len() as u64, &bytes[..])?;
+        }
+        writer.finish()?;
+        Ok(())
     }
 }
 

@@ -70,7 +70,9 @@ impl Scene<'_> {
             }
             Err(error) => {
                 let log = fs::read_to_string(tree.log_path()).unwrap_or_default();
-                let said = shell::last_lines(log.trim_end(), 6);
+                let said = shell::last_lines(log.trim_end(), 8);
+                let history = fs::read_to_string(tree.layout.history()).unwrap_or_default();
+                let said = format!("{said}\nits history:\n{history}");
                 Err(error.context(format!("the host said:\n{}", shell::indent(&said))))
             }
         }

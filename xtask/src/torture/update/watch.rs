@@ -67,9 +67,6 @@ impl Watch {
         let mut since = 0;
         move |stop, thread| {
             let mut counts = shared.lock();
-            for recorder in &mut counts.recorders {
-                recorder.observe(thread);
-            }
             let who = if stop == 1 {
                 known.insert(thread, Who::Supervisor);
                 Who::Supervisor
@@ -78,7 +75,13 @@ impl Watch {
             };
             match who {
                 Who::Supervisor => counts.supervisor += 1,
-                Who::Updater => counts.updater += 1,
+                Who::Updater => {
+                    counts.updater += 1;
+                    // Nobody else writes to what is recorded.
+                    for recorder in &mut counts.recorders {
+                        recorder.observe(thread);
+                    }
+                }
                 Who::Other => return Next::GoOn,
             }
             let Some(death) = left.peek().copied().filter(|death| death.who == who) else {
