@@ -406,10 +406,15 @@ mod tests {
 
     /// What `script` leaves of its folder, a power cut after its end, for each of many seeds.
     fn leavings(script: &str) -> Vec<Vec<(String, String)>> {
+        leavings_of(script, false)
+    }
+
+    fn leavings_of(script: &str, deaf: bool) -> Vec<Vec<(String, String)>> {
         let cut = |seed| {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join("old"), "before").unwrap();
-            let recorder = Recorder::new(folder.path()).unwrap();
+            let mut recorder = Recorder::new(folder.path()).unwrap();
+            recorder.deaf = deaf;
             let recorder = Arc::new(Mutex::new(recorder));
             let shared = Arc::clone(&recorder);
             let mut command = Command::new("sh");
@@ -502,5 +507,16 @@ mod tests {
         }
         // Both of each, in every combination that this many seeds give.
         assert!(places.len() > 2, "{places:?}");
+    }
+
+    #[test]
+    fn a_disk_that_ignores_every_sync_may_lose_what_was_synced() {
+        if trace::obstacle().is_some() {
+            return;
+        }
+        let script = "echo -n new > new; sync new; sync .; rm old; sync .";
+        let lost = leavings_of(script, true);
+        assert!(seen(&lost, "new", "new") < 12);
+        assert!(seen(&lost, "old", "before") > 0);
     }
 }

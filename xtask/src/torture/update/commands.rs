@@ -92,7 +92,7 @@ impl Command<'_> {
         broken.extend(promise::at_rest(&found));
         let arrived = found.stable().as_ref() == Some(&self.to);
         let stayed = found.stable().as_ref() == Some(&self.from);
-        if !arrived && !(ended.killed && stayed) {
+        if !(arrived || ended.killed && stayed) {
             broken.push(format!("{:?} is stable", found.stable()));
         }
         ensure!(broken.is_empty(), "{}", broken.join("; "));

@@ -273,3 +273,103 @@ fn version_of(slot: &Slot) -> Version {
         Slot::Version(version) => version.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::torture::update::agent::Behaviour;
+    use crate::torture::update::{GOOD, NEXT};
+
+    fn releases() -> Releases {
+        let both = [(GOOD, Behaviour::Good), (NEXT, Behaviour::Good)];
+        Releases::make(&both, "/nonexistent".as_ref(), 1).unwrap()
+    }
+
+    /// A host with [`GOOD`] over the first version, at rest.
+    fn good(releases: &Releases) -> Found {
+        let root = serde_json::json!({"version": 1, "digest": "", "issued": null});
+        let (counter, sha256) = (1, &releases.all[0].sha256);
+        let trust = serde_json::json!({
+            "sequence": 1, "root": root, "timestamp": null, "snapshot": null, "targets": {},
+            "releases": {"line": {"counter": counter, "sha256": sha256, "security_floor": null}},
+        });
+        let slots = BTreeSet::from([Slot::System, Slot::Version(GOOD)]);
+        Found {
+            links: Links {
+                stable: Link::To(Slot::Version(GOOD)),
+                experiment: Link::Absent,
+                previous: Link::To(Slot::System),
+            },
+            intact: slots.clone(),
+            marked: slots,
+            journal: None,
+            history: vec![Line {
+                event: "installed".into(),
+                attempt: Some("a".into()),
+                from: Some(FIRST.to_string()),
+                version: Some(GOOD.to_string()),
+                ..Line::default()
+            }],
+            status: Some(Status {
+                stable_version: GOOD.to_string(),
+                ..Status::default()
+            }),
+            hold: Some(Hold::default()),
+            trust: Some(serde_json::from_value(trust).unwrap()),
+            request: false,
+            leftovers: Vec::new(),
+            starts: vec![Start {
+                pid: 1,
+                version: GOOD,
+                signed: true,
+                whole: true,
+                second: false,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_good_host_breaks_no_promise() {
+        let releases = releases();
+        let found = good(&releases);
+        assert_eq!(always(&found, &found, &releases), Vec::<String>::new());
+        assert_eq!(at_rest(&found), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_fault_is_found() {
+        type Fault = (&'static str, fn(&mut Found));
+        let faults: [Fault; 13] = [
+            ("not whole", |f| drop(f.intact.remove(&Slot::Version(GOOD)))),
+            ("not whole", |f| f.links.stable = Link::Absent),
+            ("is lost", |f| f.trust = None),
+            ("from Some(1) to None", |f| {
+                f.trust.as_mut().unwrap().releases.clear();
+                f.marked.clear();
+            }),
+            ("is not remembered", |f| {
+                f.marked.insert(Slot::Version(NEXT));
+            }),
+            ("unsigned", |f| f.starts[0].signed = false),
+            ("a half", |f| f.starts[0].whole = false),
+            ("beside another", |f| f.starts[0].second = true),
+            ("come to rest", |f| f.request = true),
+            ("left behind", |f| f.leftovers.push("work".into())),
+            ("history says", |f| f.links.stable = Link::To(Slot::System)),
+            ("ended twice", |f| f.history.push(f.history[0].clone())),
+            ("status.json", |f| {
+                f.status.as_mut().unwrap().experiment = Some("x".into())
+            }),
+        ];
+        let releases = releases();
+        for (words, fault) in faults {
+            let before = good(&releases);
+            let mut found = before.clone();
+            fault(&mut found);
+            let mut broken = always(&found, &before, &releases);
+            broken.extend(at_rest(&found));
+            let said = broken.iter().any(|sentence| sentence.contains(words));
+            assert!(said, "{words}: {broken:?}");
+        }
+    }
+}
