@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -24,6 +24,13 @@ const PER_SOURCE: usize = 256;
 const PER_HOST: usize = 8;
 /// How long a newcomer may stay: handshake, and the largest body at 20 kB/s.
 const NEWCOMER_TIME: Duration = Duration::from_secs(60);
+/// How long a newcomer may stay who reads a release: 30 MB at 33 kB/s. Whoever is slower goes on with
+/// the rest on another connection.
+const READER_TIME: Duration = Duration::from_secs(15 * 60);
+/// Readers of one source at once; further ones have a newcomer's time.
+const READERS_PER_SOURCE: usize = 32;
+/// All readers together have this part of the places.
+const READERS_PART: usize = 8;
 /// Newcomers turned away are told of once in this time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -38,6 +45,7 @@ pub(crate) struct Places {
 struct Taken {
     newcomers: usize,
     by_source: HashMap<String, usize>,
+    readers: HashMap<String, usize>,
     hosts: usize,
     by_host: HashMap<String, usize>,
     turned_away: u64,
@@ -49,6 +57,8 @@ struct Taken {
 pub(crate) struct Seat {
     places: Arc<Places>,
     holder: Mutex<Holder>,
+    /// Its source, if it has the longer time of whoever reads a release.
+    reads: OnceLock<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +106,7 @@ impl Places {
         Some(Seat {
             places: Arc::clone(self),
             holder: Mutex::new(Holder::Newcomer(source)),
+            reads: OnceLock::new(),
         })
     }
 }
@@ -107,6 +118,15 @@ impl Taken {
             self.warned = Some(Instant::now());
             let count = std::mem::take(&mut self.turned_away);
             tracing::warn!(count, %peer, "connections were turned away: too many have proven nothing");
+        }
+    }
+
+    fn stop_reading(&mut self, source: &str) {
+        if let Some(count) = self.readers.get_mut(source) {
+            *count -= 1;
+            if *count == 0 {
+                self.readers.remove(source);
+            }
         }
     }
 
@@ -148,9 +168,32 @@ impl Seat {
         *holder = Holder::Host(server_id.to_owned());
     }
 
+    /// The holder has asked for a package: it gets the time for that, if there are not too many.
+    pub(crate) fn read_release(&self) {
+        let Holder::Newcomer(source) = self.holder().clone() else {
+            return;
+        };
+        let mut taken = self.places.lock();
+        let all: usize = taken.readers.values().sum();
+        let of_source = taken.readers.get(&source).copied().unwrap_or(0);
+        let free = of_source < READERS_PER_SOURCE && all < self.places.most / READERS_PART;
+        if free && self.reads.set(source.clone()).is_ok() {
+            taken.readers.insert(source, of_source + 1);
+        }
+    }
+
+    /// How long it may stay without having proven anything.
+    fn time(&self) -> Duration {
+        match self.reads.get() {
+            Some(_) => READER_TIME,
+            None => NEWCOMER_TIME,
+        }
+    }
+
     /// Ends when the holder has had its time as a newcomer; never for a host.
     pub(crate) async fn overstayed(&self) {
         tokio::time::sleep(NEWCOMER_TIME).await;
+        tokio::time::sleep(self.time().saturating_sub(NEWCOMER_TIME)).await;
         if matches!(*self.holder(), Holder::Host(_)) {
             pending::<()>().await;
         }
@@ -160,7 +203,11 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let holder = self.holder().clone();
-        self.places.lock().leave(&holder);
+        let mut taken = self.places.lock();
+        taken.leave(&holder);
+        if let Some(source) = self.reads.get() {
+            taken.stop_reading(source);
+        }
     }
 }
 
@@ -244,6 +291,26 @@ mod tests {
         let taken = places.lock();
         assert_eq!((taken.hosts, taken.newcomers), (0, 0));
         assert!(taken.by_host.is_empty() && taken.by_source.is_empty());
+    }
+
+    #[test]
+    fn whoever_reads_a_release_has_longer_but_not_many_of_one_source() {
+        let places = Places::of(MAX_CONNECTIONS);
+        let mut crowd = vec![];
+        for _ in 0..=READERS_PER_SOURCE {
+            let seat = places.take(ip(1)).unwrap();
+            seat.read_release();
+            seat.read_release();
+            crowd.push(seat);
+        }
+        assert_eq!(crowd[0].time(), READER_TIME);
+        assert_eq!(crowd[READERS_PER_SOURCE].time(), NEWCOMER_TIME);
+        let other = places.take(ip(2)).unwrap();
+        assert_eq!(other.time(), NEWCOMER_TIME);
+        other.read_release();
+        assert_eq!(other.time(), READER_TIME);
+        drop((crowd, other));
+        assert!(places.lock().readers.is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `metadata/` and `targets/` of the release repository, as files. Everything in it is signed and
-//! public, so nobody has to prove who he is; the limits of connections and of their time are those
-//! of any newcomer.
+//! public, so nobody has to prove who he is; connections are as few as those of any newcomer, and
+//! whoever reads a package has more time for it.
 //!
 //! Only names that a repository has are looked for: no directory is listed, no name leads out of
 //! the tree, and temporary files (which begin with a dot) have no address.
@@ -15,7 +15,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use tower_http::services::ServeFile;
 
-use super::App;
+use super::{App, seat_of};
 
 /// `timestamp.json` changes: whoever keeps it asks each time whether it is still the same.
 const CHANGES: HeaderValue = HeaderValue::from_static("no-cache");
@@ -48,6 +48,9 @@ pub(super) async fn target(
 ) -> Response<Body> {
     if !is_target(&path) {
         return nothing();
+    }
+    if let Some(seat) = seat_of(&request) {
+        seat.read_release();
     }
     let file = app.releases.dir().join("targets").join(path);
     serve(file, PACKAGE, NEVER_CHANGES, request).await

@@ -126,7 +126,12 @@ pub(super) fn signed(path: &str, file: &TargetFile) -> Result<Signed, ReleaseErr
     let Some(digest) = digest else {
         return refused(format!("\"{}\" has no SHA-256", path.escape_debug()));
     };
-    Ok(Signed::new(path, file.length, digest, file.custom.as_ref())?)
+    Ok(Signed::new(
+        path,
+        file.length,
+        digest,
+        file.custom.as_ref(),
+    )?)
 }
 
 /// Where a package lies below `targets/`.

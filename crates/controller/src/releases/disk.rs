@@ -7,12 +7,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use crate::config::advice;
 
+/// How often and how long apart the lock is tried.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Beginning of the name of a temporary file.
 const TEMPORARY: &str = ".new-";
 
@@ -70,8 +74,19 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// The only one on `path`, or an error at once.
+    /// The only one on `path`. The running controller holds it for some milliseconds at a time, so
+    /// it is tried for a second.
     pub(super) fn take(path: &Path) -> Result<Self, DiskError> {
+        for _ in 1..LOCK_TRIES {
+            match Self::try_take(path) {
+                Err(DiskError::Locked(_)) => std::thread::sleep(LOCK_PAUSE),
+                done => return done,
+            }
+        }
+        Self::try_take(path)
+    }
+
+    fn try_take(path: &Path) -> Result<Self, DiskError> {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -100,8 +115,9 @@ pub(super) fn create_dirs(path: &Path, mode: u32) -> Result<(), DiskError> {
         }
         _ => {}
     }
-    // Whatever the umask is: it is the operator's, and others are to serve these files.
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed(path, "created"))?;
+    // Whatever the umask is: others are to serve these files. A USB stick without permissions says
+    // no, and does not need it.
+    let _ = fs::set_permissions(path, Permissions::from_mode(mode));
     sync_dir(above)
 }
 
@@ -166,8 +182,8 @@ impl Temporary {
             .mode(mode)
             .open(&temporary)
             .map_err(failed(path, "written"))?;
-        file.set_permissions(Permissions::from_mode(mode))
-            .map_err(failed(path, "written"))?;
+        // As for directories.
+        let _ = file.set_permissions(Permissions::from_mode(mode));
         Ok(Self {
             path: temporary,
             file,

@@ -24,7 +24,7 @@ use super::{check, online};
 /// ago finds what it was told of.
 const KEPT_VERSIONS: usize = 5;
 /// Clocks of two machines may differ by so much.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a command came to.
 #[derive(Debug, Default)]
@@ -72,6 +72,16 @@ pub fn advance(
 ) -> Result<Outcome, ReleaseError> {
     let lock = tree.lock()?;
     advance_locked(tree, &lock, force_above, now)
+}
+
+/// Renews snapshot and timestamp alone, whatever waits.
+///
+/// # Errors
+/// As [`advance`].
+pub fn renew(tree: &Tree, now: Instant) -> Result<Outcome, ReleaseError> {
+    let lock = tree.lock()?;
+    let published = tree.load()?;
+    carry_out(tree, &lock, Some(&published), &Plan::default(), now)
 }
 
 pub(super) fn advance_locked(

@@ -77,6 +77,19 @@ impl Stage {
         self.root.is_none() && self.targets.is_none()
     }
 
+    /// Whether both hold the same to be signed; signatures may have come.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let root = |stage: &Self| stage.root.as_ref().map(|one| one.envelope.signed.clone());
+        let targets = |stage: &Self| {
+            stage
+                .targets
+                .as_ref()
+                .map(|one| one.envelope.signed.clone())
+        };
+        root(self) == root(other) && targets(self) == targets(other)
+    }
+
     /// Puts unsigned metadata there, or replaces what waits: signatures of that are gone.
     pub(super) fn put<T: Role>(tree: &Tree, role: &T) -> Result<(), ReleaseError> {
         let envelope = author::sign(role, &[])?;

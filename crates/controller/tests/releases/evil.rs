@@ -6,7 +6,7 @@ use std::fs;
 use ed25519_dalek::SigningKey;
 use vpn_node_controller::releases::ceremony::{self, Rotation, Whose};
 use vpn_node_controller::releases::transfer::import;
-use vpn_node_controller::releases::{online, publish, stage};
+use vpn_node_controller::releases::{online, publish, signing, stage};
 use vpn_node_release::author;
 use vpn_node_release::metadata::{
     Envelope, MetaFile, Snapshot, Targets, Timestamp, VerifiedRole, unhex,
@@ -145,6 +145,23 @@ fn what_waits_is_judged_by_its_signatures_and_not_by_its_place() {
         Some(2)
     );
     assert!(stage::Stage::load(&machine.tree).unwrap().is_empty());
+}
+
+#[test]
+fn a_list_that_is_exchanged_while_its_signer_types_is_not_signed() {
+    let machine = Machine::whole();
+    machine.add("1.5.0").unwrap();
+    let shown = stage::Stage::load(&machine.tree).unwrap();
+    machine.add("6.6.6").unwrap();
+    let tom = [machine.people["tom"].clone()];
+    let refused = signing::sign(&machine.tree, &shown, &tom, machine.now).unwrap_err();
+    assert!(
+        refused.to_string().contains("has changed since"),
+        "{refused}"
+    );
+    let waits = stage::Stage::load(&machine.tree).unwrap();
+    let published = machine.tree.load().unwrap();
+    assert_eq!(waits.progress(Some(&published)).unwrap()[0].signed, 0);
 }
 
 #[test]

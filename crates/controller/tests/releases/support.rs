@@ -11,6 +11,7 @@ use vpn_node_controller::releases::ceremony::{self, Plan};
 use vpn_node_controller::releases::key_file::{self, Cost};
 use vpn_node_controller::releases::passphrase::Passphrase;
 use vpn_node_controller::releases::publish::Outcome;
+use vpn_node_controller::releases::stage::Stage;
 use vpn_node_controller::releases::{ReleaseError, Tree, online, signing};
 use vpn_node_release::author;
 use vpn_node_release::bundle::{About, Content, Effort, Entry, EntryPath, Mode, pack};
@@ -110,7 +111,7 @@ impl Machine {
 
     pub(crate) fn sign(&self, names: &[&str]) -> Result<Outcome, ReleaseError> {
         let keys: Vec<SigningKey> = names.iter().map(|name| self.people[name].clone()).collect();
-        signing::sign(&self.tree, &keys, self.now)
+        signing::sign(&self.tree, &Stage::load(&self.tree)?, &keys, self.now)
     }
 
     /// A package of this version for amd64, with content of its own.

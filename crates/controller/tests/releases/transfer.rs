@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
+use vpn_node_controller::releases::stage::Stage;
 use vpn_node_controller::releases::transfer::{Imported, export, import};
-use vpn_node_controller::releases::{ReleaseError, ceremony, online};
+use vpn_node_controller::releases::{ReleaseError, ceremony, online, signing};
 use vpn_node_release::metadata::{TopRole, hex};
 
 use crate::support::{Machine, days, snapshot, version};
@@ -186,7 +187,8 @@ fn two_lists_of_the_same_version_are_told_apart() {
     signers.sign(&["tom", "tina"]).unwrap();
     carry(&signers, Some("1.5.0"), &controller).unwrap();
     let keys = ["tom", "tina"].map(|name| signers.people[name].clone());
-    vpn_node_controller::releases::signing::sign(&other.tree, &keys, other.now).unwrap();
+    let shown = Stage::load(&other.tree).unwrap();
+    signing::sign(&other.tree, &shown, &keys, other.now).unwrap();
     let refused = carry(&other, Some("1.6.0"), &controller).unwrap_err();
     assert!(
         refused.to_string().contains("same_version_changed"),

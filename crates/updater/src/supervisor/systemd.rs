@@ -4,7 +4,9 @@
 //! one stops the other first. That the stable agent comes back when the experiment fails is
 //! systemd's own work (`OnFailure=`), and happens without this program too.
 
+use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -29,7 +31,7 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 /// Where Debian, Fedora and their kin have systemctl. The caller's own PATH does not count: the
 /// updater is root.
 const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
-/// sd_booted(3): systemd is the init process if this is there.
+/// sd_booted(3): systemd is the init process if this is there. Units of this boot go there too.
 const BOOTED: &str = "/run/systemd/system";
 
 /// See the module.
@@ -100,6 +102,21 @@ impl Systemd {
         self.stop_units(&[EXPERIMENT_UNIT])
     }
 
+    /// What root allows the stable unit by drop-ins (`systemctl edit`), a version on trial may do
+    /// too: otherwise it would fail for a right that it will have. Links in /run: they are made anew
+    /// for each trial, and a boot forgets them.
+    fn mirror_local_changes(&self) -> Result<(), SupervisorError> {
+        let words = ["show", "--property=DropInPaths", "--value", STABLE_UNIT];
+        let found = self.systemctl(&words, ASK_WITHIN)?;
+        let folder = self.booted.join(format!("{EXPERIMENT_UNIT}.d"));
+        let changed = replace_links(&folder, found.split_whitespace())
+            .map_err(|e| SupervisorError::new(format!("cannot write {}: {e}", folder.display())))?;
+        if changed {
+            self.systemctl(&["daemon-reload"], ASK_WITHIN)?;
+        }
+        Ok(())
+    }
+
     fn systemctl(&self, words: &[&str], within: Duration) -> Result<String, SupervisorError> {
         let shown = format!("systemctl {}", words.join(" "));
         let cannot = |why: String| SupervisorError::new(format!("`{shown}` failed: {why}"));
@@ -122,6 +139,7 @@ impl Supervisor for Systemd {
 
     fn start_experiment(&mut self) -> Result<(), SupervisorError> {
         self.stop_experiment()?;
+        self.mirror_local_changes()?;
         // What an earlier trial left would look like a failure of this one. Units that are not
         // loaded cannot be reset, which is as good.
         let _ = self.systemctl(&["reset-failed", EXPERIMENT_UNIT], ASK_WITHIN);
@@ -155,6 +173,25 @@ impl Supervisor for Systemd {
         self.systemctl(&["restart", "--no-block", STABLE_UNIT], ASK_WITHIN)?;
         Ok(())
     }
+}
+
+/// Puts links to these files into the folder, numbered in their order, and nothing else. Tells
+/// whether anything was there or is there now.
+fn replace_links<'p>(folder: &Path, paths: impl Iterator<Item = &'p str>) -> io::Result<bool> {
+    let existed = match fs::remove_dir_all(folder) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    let mut links = 0_u32;
+    for path in paths {
+        if links == 0 {
+            fs::create_dir(folder)?;
+        }
+        symlink(path, folder.join(format!("{links:03}.conf")))?;
+        links += 1;
+    }
+    Ok(existed || links > 0)
 }
 
 fn is_idle(state: &ProcessState) -> bool {
@@ -329,12 +366,13 @@ mod tests {
         let here = dir.path().display();
         let script = format!(
             "#!/bin/sh\necho \"$@\" >> {here}/orders\n\
-             case $1 in show) cat {here}/state;; stop) echo ActiveState=inactive > {here}/state;; \
-             reset-failed) echo 'not loaded' >&2; exit 1;; esac\n"
+             case $1,$2 in show,--property=DropInPaths) cat {here}/drop-ins;; show,*) cat {here}/state;; stop,*) echo ActiveState=inactive > {here}/state;; \
+             reset-failed,*) echo 'not loaded' >&2; exit 1;; esac\n"
         );
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(dir.path().join("state"), "ActiveState=active\nMainPID=7\n").unwrap();
+        fs::write(dir.path().join("drop-ins"), "").unwrap();
         let sign = if booted { "." } else { "none" };
         let systemd = Systemd::with(program, dir.path().join(sign));
         (dir, systemd)
@@ -369,6 +407,28 @@ mod tests {
             orders(&dir),
             ["stop vpn-node-agent-exp.service vpn-node-agent.service"]
         );
+    }
+
+    #[test]
+    fn what_root_allows_the_stable_unit_holds_for_a_trial() {
+        let (dir, mut systemd) = host(true);
+        let folder = dir.path().join("vpn-node-agent-exp.service.d");
+        let drop_ins = |text: &str| fs::write(dir.path().join("drop-ins"), text).unwrap();
+        drop_ins("/etc/systemd/system/a.d/z.conf /run/systemd/system/a.d/b.conf\n");
+        systemd.start_experiment().unwrap();
+        let link = |name: &str| fs::read_link(folder.join(name)).unwrap();
+        assert_eq!(
+            link("000.conf"),
+            Path::new("/etc/systemd/system/a.d/z.conf")
+        );
+        assert_eq!(
+            link("001.conf"),
+            Path::new("/run/systemd/system/a.d/b.conf")
+        );
+        assert!(orders(&dir).contains(&"daemon-reload".to_owned()));
+        drop_ins("\n");
+        systemd.start_experiment().unwrap();
+        assert!(!folder.exists());
     }
 
     #[test]

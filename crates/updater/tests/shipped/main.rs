@@ -106,7 +106,6 @@ impl Tree {
             "opt/vpn-node/system/bin",
             "opt/vpn-node/versions",
             "usr/bin",
-            "etc/systemd/system",
         ] {
             fs::create_dir_all(tree.at(folder)).unwrap();
         }
@@ -154,18 +153,10 @@ fn a_first_installation_makes_all_links_and_a_removal_takes_them_away() {
             program.as_deref(),
             Some("/opt/vpn-node/stable/bin/vpn-node-updater")
         );
-        let drop_ins = tree.link("etc/systemd/system/vpn-node-agent-exp.service.d");
-        assert_eq!(drop_ins.as_deref(), Some("vpn-node-agent.service.d"));
     }
     tree.run(&["remove"]);
     tree.run(&["remove"]);
-    for folder in ["usr/bin", "etc/systemd/system"] {
-        assert_eq!(
-            fs::read_dir(tree.at(folder)).unwrap().count(),
-            0,
-            "{folder}"
-        );
-    }
+    assert_eq!(fs::read_dir(tree.at("usr/bin")).unwrap().count(), 0);
     assert_eq!(tree.stable(), None);
     assert!(tree.at("opt/vpn-node/system/bin").exists());
 }
@@ -226,14 +217,9 @@ fn what_somebody_else_made_stays() {
     fs::create_dir(tree.at("mine")).unwrap();
     symlink(tree.at("mine"), tree.at("opt/vpn-node/stable")).unwrap();
     fs::write(tree.at("usr/bin/vpn-node"), "mine").unwrap();
-    fs::create_dir(tree.at("etc/systemd/system/vpn-node-agent-exp.service.d")).unwrap();
     for words in [&["install", "9.0.0"] as &[&str], &["remove"]] {
         tree.run(words);
         assert_eq!(tree.stable().as_deref(), tree.at("mine").to_str());
         assert_eq!(fs::read(tree.at("usr/bin/vpn-node")).unwrap(), b"mine");
-        assert!(
-            tree.at("etc/systemd/system/vpn-node-agent-exp.service.d")
-                .is_dir()
-        );
     }
 }

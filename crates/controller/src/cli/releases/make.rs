@@ -86,7 +86,7 @@ pub(super) async fn init(work: &Work, args: InitArgs) -> anyhow::Result<ExitCode
     let outcome = if made.is_empty() {
         publish::advance(tree, None, now())?
     } else {
-        signing::sign(tree, &made, now())?
+        signing::sign(tree, &Stage::load(tree)?, &made, now())?
     };
     tell::outcome(tree, &outcome)?;
     if outcome.root.is_some() {
