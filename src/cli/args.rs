@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::host::installation;
 use crate::host::sealing::SealWith;
 use crate::host::systemd::ServiceName;
 
@@ -12,7 +13,7 @@ use crate::host::systemd::ServiceName;
 #[derive(Debug, Parser)]
 #[command(
     name = "vpn-node",
-    version,
+    version = installation::version_line(),
     propagate_version = true,
     after_long_help = "\
 Examples:
@@ -112,10 +113,107 @@ Examples:
         #[command(subcommand)]
         command: IdentityCommand,
     },
+    /// Releases: what is installed, installing one, going back
+    #[command(after_long_help = "\
+Examples:
+  vpn-node update status                         what runs, what is held back, how the last went
+  vpn-node update apply 1.5.0                    as root: fetch it, install it on trial, follow it
+  vpn-node update apply --offline release.file   as root: the same from one file
+  vpn-node update rollback                       as root: back to the version before
+  vpn-node update pin 1.4.0                      as root: keep this host at one version
+
+Exit codes of the commands for root are those of vpn-node-updater:
+  0  done
+  1  this host could not do it; nothing changed
+  2  wrong command line
+  3  refused: not allowed in, nothing changed; of 'apply VERSION': the agent does not answer
+  4  it was tried and sent away again; the former version runs
+  5  another updater is at work")]
+    Update {
+        #[command(subcommand)]
+        command: UpdateCommand,
+    },
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum UpdateCommand {
+    /// Show what is installed, what is held back, what is fetched and how the last update went
+    Status {
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+        /// Follow what is going on until it has ended
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
+    },
+    /// Show how updates ended, and what root changed
+    History {
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// As root: install a version on trial, from the repository or from one file
+    ///
+    /// The version is fetched by the agent and verified by the updater. What release keys have not
+    /// signed is never installed, whoever asks.
+    Apply {
+        /// The version to fetch; of an offline file: which one of it
+        #[arg(value_name = "VERSION", required_unless_present = "offline")]
+        release: Option<String>,
+        /// Take it from this file, which 'vpn-node-controller release export' made
+        #[arg(long, value_name = "FILE")]
+        offline: Option<PathBuf>,
+        /// Do not wait for its end
+        #[arg(long, conflicts_with = "offline")]
+        no_wait: bool,
+    },
+    /// As root: say what an update would do, and what stands against it; change nothing
+    Plan {
+        /// Plan for this file instead of what the agent fetched
+        #[arg(long, value_name = "FILE")]
+        offline: Option<PathBuf>,
+        /// This version of it
+        #[arg(value_name = "VERSION", requires = "offline")]
+        release: Option<String>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// As root: go back to the version that ran before the last update
+    Rollback,
+    /// As root: install no other version than this one
+    Pin {
+        /// The version
+        #[arg(value_name = "VERSION")]
+        release: String,
+    },
+    /// As root: end a pin
+    Unpin,
+    /// As root: install nothing at all on this host
+    Disable,
+    /// As root: install releases again
+    Enable,
+    /// As root: allow another try of a version that ended badly here
+    Unblock {
+        /// The version
+        #[arg(value_name = "VERSION")]
+        release: String,
+    },
+    /// As root: trust root metadata; from then on this host takes releases of its publisher
+    Trust {
+        /// The file; it must come another way than the releases
+        file: PathBuf,
+        /// Its SHA-256, as its publisher tells it
+        #[arg(long, value_name = "HEX")]
+        sha256: Option<String>,
+        /// Put it in the place of what is trusted already
+        #[arg(long)]
+        replace: bool,
     },
 }
 

@@ -55,6 +55,11 @@ impl<'a> Console<'a> {
         self.err(&format!("{} {sentence}\n", yellow("vpn-node: warning:")));
     }
 
+    /// Shows what is written so far; [`Self::finish`] says whether it was lost.
+    pub(super) fn flush(&mut self) {
+        let _ = self.out.flush();
+    }
+
     /// Flushes; output that was lost (full disk) turns success into failure.
     pub(super) fn finish(&mut self, exit: Exit) -> Exit {
         match self.out.flush() {

@@ -1,7 +1,8 @@
 //! The command `vpn-node`: arguments in, rendering out. It decides nothing by itself.
 //!
 //! `status`, `connections` and `healthcheck` ask the running agent over its socket, and `identity
-//! rotate` has it do something; `gate` binds services to its answer; `config` runs
+//! rotate` has it do something; `gate` binds services to its answer; `update` reads what the updater
+//! says, or becomes the updater; `config` runs
 //! the agent's own loader; `enroll` reads the token and hands it to the function that the binary
 //! passes in. Exit codes are in [`Exit`].
 
@@ -18,6 +19,7 @@ mod reach;
 mod rotate;
 mod status;
 mod text;
+mod update;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -89,6 +91,7 @@ fn run_with<E: std::error::Error>(
         Command::Healthcheck => health::run(&global, console),
         Command::Gate { command } => gate::run(&global, command, console),
         Command::Identity { command } => identity::run(&global, command, console),
+        Command::Update { command } => update::run(&global, command, console),
         Command::Config { command } => config::run(&global, command, console),
         Command::Enroll(given) => enroll::run(&global, given, input, enroll, console),
     };

@@ -17,6 +17,8 @@ use crate::status::{Client, ClientError};
 pub(super) struct Place {
     pub(super) client: Client,
     enrollment_file: PathBuf,
+    /// Where the updater keeps its state.
+    pub(super) updater_dir: PathBuf,
 }
 
 /// The place by options and configuration. A question works with a broken configuration too (the
@@ -42,6 +44,7 @@ pub(super) fn place(global: &Global, json: bool, console: &mut Console<'_>) -> R
     Ok(Place {
         client: Client::new(&socket.unwrap_or_else(|| settings.status_socket())),
         enrollment_file: settings.enrollment_file(),
+        updater_dir: settings.updater_dir(),
     })
 }
 

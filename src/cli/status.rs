@@ -83,6 +83,9 @@ pub(super) fn screen(report: &StatusReport, now_ms: i64) -> String {
     page.row("Backlog", &backlog(report));
     let agent = format!("pid {}, up {}", report.pid, shown_seconds(report.uptime_s));
     page.row("Agent", &agent);
+    if let Some(software) = software(report) {
+        page.row("Software", &software);
+    }
     page.section("Backends", &backends(report));
     page.section("Warnings", &warnings(report));
     page.section("Recent errors", &errors(report));
@@ -233,6 +236,20 @@ fn backlog(report: &StatusReport) -> String {
     format!("{records}, {}{oldest}", bytes(backlog.bytes))
 }
 
+/// Only where something keeps it current.
+fn software(report: &StatusReport) -> Option<String> {
+    let update = report.update.as_ref().filter(|update| update.managed)?;
+    let mut text = match report.running_from.as_deref() {
+        Some("system") => "as the package installed it".to_owned(),
+        Some(slot) => format!("slot {}", shown(slot)),
+        None => "started by hand".to_owned(),
+    };
+    if let Some(line) = update.line() {
+        let _ = write!(text, "; {}", yellow(shown(&line)));
+    }
+    Some(text)
+}
+
 fn backends(report: &StatusReport) -> String {
     if report.backends.is_empty() {
         return "  none found\n".to_owned();
@@ -307,6 +324,7 @@ fn warnings(report: &StatusReport) -> String {
             count(report.ledger.quarantined, "damaged segment"),
         ));
     }
+    lines.extend(report.update_warnings());
     let line = |text: &String| format!("  {} {}\n", yellow("!"), shown(text));
     lines.iter().map(line).collect()
 }

@@ -242,6 +242,13 @@ impl Settings {
         self.runtime_dir.join("status.sock")
     }
 
+    /// Where the updater keeps its state: beside the agent's, never below it, since the agent could
+    /// rename that away.
+    #[must_use]
+    pub fn updater_dir(&self) -> PathBuf {
+        self.state_dir.with_file_name("vpn-node-updater")
+    }
+
     /// The file whose existence says that this host is enrolled.
     #[must_use]
     pub fn enrollment_file(&self) -> PathBuf {

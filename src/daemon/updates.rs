@@ -1,7 +1,7 @@
 //! What the daemon does about releases: the updater's status, what is kept of a deployment, and the
 //! worker that downloads.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 use vpn_node_release::handover::{MAX_FILE_BYTES, Status};
@@ -16,12 +16,6 @@ use crate::remote::update::{self, Folders, Worker};
 const EVENTS_QUEUED: usize = 8;
 /// Longest file of what is kept: texts in it are bounded.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
-
-/// Where the updater keeps its state: beside the agent's, never below it, since the agent could
-/// rename that away.
-pub(super) fn updater_dir(state_dir: &Path) -> PathBuf {
-    state_dir.with_file_name("vpn-node-updater")
-}
 
 /// The loop's side of the downloads.
 pub(super) struct Downloads {
@@ -39,7 +33,7 @@ impl Downloads {
         let (to_events, events) = mpsc::channel(EVENTS_QUEUED);
         let settings = update::Settings {
             folders: Folders::new(&settings.state_dir),
-            updater_root: updater_dir(&settings.state_dir).join("trust/root.json"),
+            updater_root: settings.updater_dir().join("trust/root.json"),
             repository: settings.update.repository.clone(),
             controllers,
             server_pin: enrolment.server_pin,
@@ -97,7 +91,7 @@ impl UpdateFiles {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             folders: Folders::new(&settings.state_dir),
-            status: updater_dir(&settings.state_dir).join("status.json"),
+            status: settings.updater_dir().join("status.json"),
             problem: None,
         }
     }
@@ -174,6 +168,8 @@ impl UpdateFiles {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn files(dir: &Path) -> UpdateFiles {

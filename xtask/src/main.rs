@@ -7,6 +7,7 @@
 mod apt;
 mod bench;
 mod build;
+mod container;
 mod demo;
 mod e2e;
 mod lab;
@@ -46,6 +47,11 @@ enum Command {
     E2e {
         #[command(subcommand)]
         what: e2e::What,
+    },
+    /// Show on a machine in namespaces what only a host with a running systemd can show
+    Container {
+        #[command(subcommand)]
+        what: container::What,
     },
     /// Break what a promise must survive, again and again, until it is broken or proven
     Torture {
@@ -87,6 +93,7 @@ fn main() -> ExitCode {
             what: Bench::Update(options),
         } => bench::update::run(&options),
         Command::E2e { what } => e2e::run(&what),
+        Command::Container { what } => container::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Package(options) => package::run(&options),
         Command::Release(options) => release::run(&options),

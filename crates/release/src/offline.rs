@@ -163,6 +163,8 @@ fn malformed(why: &str) -> OfflineError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn written(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -243,5 +245,23 @@ mod tests {
         let mut bytes = directory.encode().unwrap().to_vec();
         bytes.extend([0; 1024]);
         assert!(read_back(&bytes).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_never_panics_and_never_adds_a_file(at in 0_usize..3072, bits in 1_u8..) {
+            let mut bytes = written(&[("metadata/a", b"x"), ("targets/b/c", &[1; 600])]);
+            let at = at % bytes.len();
+            bytes[at] ^= bits;
+            // Within a file's content nothing is known here; everywhere else it is refused.
+            if let Ok(files) = read_back(&bytes) {
+                prop_assert_eq!(files.len(), 2);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_no_offline_file(bytes in prop::collection::vec(any::<u8>(), 0..4096)) {
+            prop_assert!(read_back(&bytes).is_err());
+        }
     }
 }

@@ -11,17 +11,20 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover::{MAX_FILE_BYTES, Request};
 
+use crate::disk::Disk;
 use crate::error::UpdateError;
 use crate::layout::Layout;
 
 /// The agent's wish.
 const REQUEST: &str = "request.json";
+/// Where it goes while it is looked at for the last time.
+const ANSWERED: &str = ".request.answered";
 /// A UUID in its usual spelling has so many characters.
 const ID_CHARS: usize = 36;
 
@@ -89,18 +92,54 @@ impl Incoming {
         Ok(Some(request))
     }
 
-    /// Removes the wish, since it was answered.
+    /// Removes the wish with this id, since it was answered. Another one, which the agent may write
+    /// as soon as it reads the answer, stays: what is removed is moved aside first and looked at
+    /// there.
     ///
     /// # Errors
-    /// What the system refused, for example because the agent made a directory of it.
-    pub fn remove_request(&self) -> Result<(), UpdateError> {
-        match unlinkat(&self.dir, REQUEST, UnlinkatFlags::NoRemoveDir) {
+    /// What the system refused.
+    pub fn remove_request(&self, disk: &Disk, id: &str) -> Result<(), UpdateError> {
+        self.ask(disk)?;
+        match renameat(&self.dir, REQUEST, &self.dir, ANSWERED) {
+            Err(Errno::ENOENT) => return Ok(()),
+            // Something of the agent's is in the way: it hurts itself alone.
+            Err(_) => return self.discard(REQUEST),
+            Ok(()) => {}
+        }
+        let bytes = self.read(ANSWERED, MAX_FILE_BYTES).ok().flatten();
+        let other = bytes
+            .and_then(|bytes| serde_json::from_slice::<Request>(&bytes).ok())
+            .is_some_and(|request| request.id != id);
+        // If there is a still newer one, that one counts.
+        let newer = self.read(REQUEST, MAX_FILE_BYTES).ok().flatten().is_some();
+        if other && !newer {
+            return renameat(&self.dir, ANSWERED, &self.dir, REQUEST)
+                .map_err(|errno| unreadable(&self.shown, &errno.into()));
+        }
+        self.discard(ANSWERED)
+    }
+
+    /// Removes what is no request at all.
+    ///
+    /// # Errors
+    /// What the system refused, for example because the agent made a full directory of it.
+    pub fn remove_invalid(&self, disk: &Disk) -> Result<(), UpdateError> {
+        self.ask(disk)?;
+        self.discard(REQUEST)
+    }
+
+    fn ask(&self, disk: &Disk) -> Result<(), UpdateError> {
+        let asked = disk.ask("remove", self.shown.as_ref());
+        asked.map_err(|error| unreadable(&self.shown, &error))
+    }
+
+    fn discard(&self, name: &str) -> Result<(), UpdateError> {
+        match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            // rmdir takes an empty one. A full one stays, and the agent hurts itself alone: until
-            // it is gone no other request can come.
+            // rmdir takes an empty one. A full one stays, and no other request can come.
             Err(Errno::EISDIR | Errno::EPERM) => {
-                unlinkat(&self.dir, REQUEST, UnlinkatFlags::RemoveDir)
-                    .map_err(|errno| not_allowed(&format!("{}/{REQUEST}", self.shown), errno))
+                unlinkat(&self.dir, name, UnlinkatFlags::RemoveDir)
+                    .map_err(|errno| not_allowed(&format!("{}/{name}", self.shown), errno))
             }
             Err(errno) => Err(unreadable(&self.shown, &errno.into())),
         }
@@ -251,9 +290,15 @@ mod tests {
         fs::write(host.incoming.join(REQUEST), GOOD).unwrap();
         assert_eq!(host.request().unwrap().unwrap().version, "1.5.0");
         let incoming = Incoming::open(&host.layout).unwrap().unwrap();
-        incoming.remove_request().unwrap();
-        incoming.remove_request().unwrap();
+        let disk = Disk::default();
+        // The agent has asked for another thing meanwhile.
+        let other = "6f1f0c1e-0000-4000-8000-000000000002";
+        incoming.remove_request(&disk, other).unwrap();
+        let request = host.request().unwrap().unwrap();
+        incoming.remove_request(&disk, &request.id).unwrap();
+        incoming.remove_request(&disk, &request.id).unwrap();
         assert_eq!(host.request().unwrap(), None);
+        assert_eq!(fs::read_dir(&host.incoming).unwrap().count(), 1);
         assert!(
             Incoming::open(&Layout::new("/nonexistent"))
                 .unwrap()
@@ -310,7 +355,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         assert_eq!(host.request().unwrap_err().code, "incoming_unsafe");
         let incoming = Incoming::open(&host.layout).unwrap().unwrap();
-        incoming.remove_request().unwrap();
+        incoming.remove_invalid(&Disk::default()).unwrap();
 
         fs::write(&path, vec![b' '; 65 * 1024]).unwrap();
         assert_eq!(host.request().unwrap_err().code, "incoming_too_large");

@@ -4,10 +4,15 @@
 //! running one, tries it, keeps it or goes back. It has no network, and it believes the agent
 //! nothing: what the agent downloaded is copied first and then judged as if a stranger had sent it.
 //!
-//! Reading order: [`layout`] (where everything lies), [`journal`] (what is written down before
-//! something is done), [`supervisor`] (who starts and stops the agent), [`probation`] (how a new
-//! version is judged) by its [`evidence`], and below them [`disk`], [`clock`], [`config`], [`hold`]
-//! and [`error`].
+//! Reading order: [`layout`] (where everything lies), [`run`] (the way of a release onto the host,
+//! as a story), and what it uses, in that order: [`incoming`] and [`offline`] (what came in),
+//! [`verify`] and [`trust`] (whom this host believes), [`preflight`] (is there room), [`slots`]
+//! (the version directories and links), [`journal`] (what is written down before it is done),
+//! [`supervisor`] (who starts and stops the agent), [`probation`] (how a new version is judged) by
+//! its [`evidence`], [`snapshot`] (the agent's state before a migration), [`recovery`] (the way to
+//! rest, after a verdict as after a power cut). [`plan`], [`status`] and [`history`] tell; [`cli`]
+//! is the program. Below them [`host`], [`disk`], [`clock`], [`config`], [`hold`], [`lock`] and
+//! [`error`].
 
 pub mod cli;
 pub mod clock;

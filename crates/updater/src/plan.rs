@@ -13,8 +13,10 @@ use crate::error::UpdateError;
 use crate::host::Host;
 use crate::incoming::Incoming;
 use crate::preflight::{self, Room};
+use crate::probation::Baseline;
 use crate::run::{newest, rollback, wished};
 use crate::slots::{self, Links};
+use crate::supervisor::ProcessState;
 use crate::verify::{self, Found, FromAgent, Trusted};
 use crate::{offline, snapshot};
 
@@ -236,7 +238,11 @@ fn unpacked_bytes(
 fn finish(host: &mut Host<'_>, plan: Plan, mut problems: Vec<UpdateError>) -> Plan {
     let from = verify::stable(host.layout);
     let version = |slot| slots::manifest(host.layout, slot).map(|m| m.version.to_string());
-    let baseline = host.probation.baseline(host.supervisor);
+    // Without an agent there is nobody to wait for.
+    let baseline = match host.supervisor.stable_state() {
+        Ok(ProcessState::Running { .. }) => host.probation.baseline(host.supervisor),
+        _ => Baseline::default(),
+    };
     problems.extend(snapshot::state_format(host.layout).err());
     let from_version = from.as_ref().ok().and_then(version);
     let rollback_target = match &plan.release {

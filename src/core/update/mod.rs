@@ -112,3 +112,6 @@ pub struct Failure {
     /// Whether trying again may help, and not before how long.
     pub retry: Option<Duration>,
 }
+
+#[cfg(test)]
+mod tests;

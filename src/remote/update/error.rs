@@ -98,17 +98,10 @@ impl FetchFailure {
 
     /// For the `map_err` of an I/O error.
     pub(super) fn disk(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
-                path: path.to_owned(),
-                free: 0,
-                needed: 0,
-            },
-            _ => Self::Disk {
-                doing,
-                path: path.to_owned(),
-                source,
-            },
+        move |source| Self::Disk {
+            doing,
+            path: path.to_owned(),
+            source,
         }
     }
 
@@ -124,6 +117,9 @@ impl FetchFailure {
             Self::TooLong { .. } => DownloadCode::TooLong,
             Self::WrongRange { .. } => DownloadCode::WrongRange,
             Self::TooLarge { .. } => DownloadCode::DownloadTooLarge,
+            Self::Disk { source, .. } if is_full(source) => {
+                return PackageCode::NoSpace.as_str();
+            }
             Self::Disk { .. } | Self::File(_) | Self::Stopped => DownloadCode::DownloadDisk,
             Self::WrongHash { .. } => return PackageCode::PackageHashMismatch.as_str(),
             Self::NoSpace { .. } => return PackageCode::NoSpace.as_str(),
@@ -144,6 +140,13 @@ impl FetchFailure {
             _ => Some(NO_HURRY),
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 impl From<FetchFailure> for Failure {

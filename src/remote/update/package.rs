@@ -328,6 +328,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_disk_without_room_is_told_before_anything_is_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = make_sure_of_space(dir.path(), u64::MAX / 2).unwrap_err();
+        assert!(error.to_string().contains("make room"), "{error}");
+        let failure = crate::core::update::Failure::from(error);
+        assert_eq!(failure.code, "no_space");
+        assert!(failure.retry.is_some(), "somebody makes room");
+        make_sure_of_space(dir.path(), 0).unwrap();
+    }
+
     proptest! {
         #[test]
         fn no_content_range_panics(header in ".{0,60}") {

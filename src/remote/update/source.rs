@@ -131,7 +131,7 @@ impl Source {
                 request = request.header("if-range", etag);
             }
         }
-        let response = self.wait(timeout(ANSWER_TIMEOUT, request.send()))?;
+        let response = self.wait(async { timeout(ANSWER_TIMEOUT, request.send()).await })?;
         let url = shown(&url).to_string();
         let response = match response {
             Err(_) => {
@@ -156,6 +156,11 @@ impl Source {
                     status,
                     retry_after,
                 });
+            }
+            // A place that no HTTP client goes to, such as file:.
+            300..=399 => {
+                let why = "not an https address".to_owned();
+                return Err(FetchFailure::Redirect { url, why });
             }
             status => return Err(FetchFailure::Status { url, status }),
         }
@@ -183,10 +188,7 @@ impl Source {
 
 impl Stream<'_> {
     /// The next bytes; none at the end.
-    pub(super) fn next(
-        &mut self,
-    ) -> Result<Option<impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> + use<>>, FetchFailure>
-    {
+    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, FetchFailure> {
         loop {
             let patience = self.watch.patience(clock::now().boot);
             let (source, response) = (self.source, &mut self.response);
@@ -194,7 +196,7 @@ impl Stream<'_> {
             let chunk = match came {
                 Err(_) => None,
                 Ok(Ok(None)) => return Ok(None),
-                Ok(Ok(Some(chunk))) => Some(chunk),
+                Ok(Ok(Some(chunk))) => Some(chunk.to_vec()),
                 Ok(Err(error)) => return Err(failed(&self.url, &error)),
             };
             let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);

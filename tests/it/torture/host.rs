@@ -8,9 +8,10 @@ use axum::http::StatusCode;
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
 use vpn_node::core::Now;
-use vpn_node::core::agent::{Agent, Command, Event, SendFailure, Setup};
+use vpn_node::core::agent::{Agent, Command, Event, Problem, SendFailure, Setup};
 use vpn_node::core::lane::LaneState;
 use vpn_node::core::trust::Trust;
+use vpn_node::core::update;
 use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::encoding::Hex;
 use vpn_node_protocol::message::ConnectionBatch;
@@ -191,6 +192,7 @@ impl Host {
         let failure = SendFailure {
             message: "no answer".to_owned(),
             retry_after: None,
+            problem: Problem::Unreachable,
         };
         self.queue_at(t + TIMEOUT, Happening::Deliver(Event::SendFailed(failure)));
     }
@@ -232,6 +234,12 @@ fn agent(disk: &Disk, certificate: &ControllerCertificate, boot_id: Uuid, now: N
         session_key: [9; 32],
         sessions: Vec::new(),
         unrecorded: Default::default(),
+        running_from: None,
+        updates: update::Setup {
+            enabled: false,
+            platform: vpn_node_release::version::Platform::here(),
+            kept: update::Kept::default(),
+        },
     };
     Agent::new(setup, now)
 }

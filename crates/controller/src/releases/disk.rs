@@ -7,12 +7,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use crate::config::advice;
 
+/// How often and how long apart the lock is tried.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Beginning of the name of a temporary file.
 const TEMPORARY: &str = ".new-";
 
@@ -70,8 +74,19 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// The only one on `path`, or an error at once.
+    /// The only one on `path`. The running controller holds it for some milliseconds at a time, so
+    /// it is tried for a second.
     pub(super) fn take(path: &Path) -> Result<Self, DiskError> {
+        for _ in 1..LOCK_TRIES {
+            match Self::try_take(path) {
+                Err(DiskError::Locked(_)) => std::thread::sleep(LOCK_PAUSE),
+                done => return done,
+            }
+        }
+        Self::try_take(path)
+    }
+
+    fn try_take(path: &Path) -> Result<Self, DiskError> {
         let file = OpenOptions::new()
             .write(true)
             .create(true)

@@ -10,7 +10,8 @@ use vpn_node_release::metadata::Header;
 
 use super::error::ReleaseError;
 use super::publish::{self, Outcome};
-use super::tree::Tree;
+use super::stage::{Progress, Stage};
+use super::tree::{Published, Tree};
 use super::{DiskError, mirror, online};
 use crate::api;
 use crate::clock::Clock;
@@ -37,6 +38,8 @@ pub struct Look {
     pub targets: Option<u64>,
     /// Sentences about what ends soon.
     pub ends: Vec<String>,
+    /// Why something that is signed could not be published.
+    pub problem: Option<String>,
 }
 
 /// Keeps the repository until the controller stops.
@@ -83,8 +86,11 @@ async fn round(tree: &Tree, store: &dyn Store, now_ms: i64, mirrored: &mut (Opti
         tracing::info!(
             root = outcome.root,
             targets = outcome.targets,
-            "snapshot and timestamp of the releases are renewed"
+            "a new snapshot and timestamp of the releases are published"
         );
+    }
+    if let Some(problem) = looked.problem {
+        warn(store, EventType::ReleaseRefreshFailed, problem, now_ms).await;
     }
     for sentence in looked.ends {
         warn(store, EventType::ReleaseMetadataExpires, sentence, now_ms).await;
@@ -107,11 +113,19 @@ pub fn look(tree: &Tree, now: Instant) -> Result<Look, ReleaseError> {
         return Ok(Look::default());
     };
     let has_key = online::load(tree, &published.root().role)?.is_some();
-    let outcome = if has_key && online::is_due(&published, now) {
-        Some(publish::advance(tree, None, now)?)
-    } else {
-        None
-    };
+    let is_due = has_key && online::is_due(&published, now);
+    let (mut outcome, mut problem) = (None, None);
+    if is_due || (has_key && is_signed(tree, &published)) {
+        match publish::advance(tree, None, now) {
+            Ok(done) => outcome = Some(done).filter(|done| done.live),
+            Err(ReleaseError::Disk(error @ DiskError::Locked(_))) => return Err(error.into()),
+            // Whatever is wrong with what waits: hosts go on to get what is published.
+            Err(error) => problem = Some(error.to_string()),
+        }
+        if is_due && outcome.is_none() {
+            outcome = Some(publish::renew(tree, now)?);
+        }
+    }
     let published = tree.load()?;
     let root = published.root().role.header.clone();
     let targets = published
@@ -138,7 +152,14 @@ pub fn look(tree: &Tree, now: Instant) -> Result<Look, ReleaseError> {
         outcome,
         targets: targets.map(|header| header.version),
         ends: ends.into_iter().flatten().collect(),
+        problem,
     })
+}
+
+/// Whether something waits that has all its signatures: a crash came before it was published.
+fn is_signed(tree: &Tree, published: &Published) -> bool {
+    let progress = Stage::load(tree).and_then(|stage| stage.progress(Some(published)));
+    progress.is_ok_and(|all| all.iter().any(Progress::is_complete))
 }
 
 fn ends(

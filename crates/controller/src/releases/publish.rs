@@ -74,6 +74,16 @@ pub fn advance(
     advance_locked(tree, &lock, force_above, now)
 }
 
+/// Renews snapshot and timestamp alone, whatever waits.
+///
+/// # Errors
+/// As [`advance`].
+pub fn renew(tree: &Tree, now: Instant) -> Result<Outcome, ReleaseError> {
+    let lock = tree.lock()?;
+    let published = tree.load()?;
+    carry_out(tree, &lock, Some(&published), &Plan::default(), now)
+}
+
 pub(super) fn advance_locked(
     tree: &Tree,
     lock: &Lock,

@@ -257,6 +257,44 @@ fn the_controller_renews_in_time_and_after_a_long_sleep() {
 }
 
 #[test]
+fn whatever_is_wrong_with_what_waits_hosts_get_what_is_published() {
+    let machine = Machine::whole();
+    let path = machine.release("1.5.0").target_path();
+    let staged = machine.tree.dir().join("staged");
+    let info = machine.add("1.6.0").unwrap();
+    let package = staged.join(format!("targets/vpn-node/{}", info.version));
+    let package = std::fs::read_dir(package)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let good = std::fs::read(&package).unwrap();
+    std::fs::write(&package, "torn").unwrap();
+    machine.sign(&["tom"]).unwrap_err();
+    let later = machine.now + days(4);
+    let looked = look(&machine.tree, later).unwrap();
+    assert!(looked.outcome.unwrap().live);
+    assert!(looked.problem.unwrap().contains("package"));
+    let mut host = machine.host();
+    host.download(&mut machine.fetch(), &path, later).unwrap();
+    // With the package put right, the next look publishes what was signed.
+    std::fs::write(&package, good).unwrap();
+    assert_eq!(look(&machine.tree, later).unwrap().targets, Some(3));
+    let other = info.target_path();
+    host.download(&mut machine.fetch(), &other, later).unwrap();
+    std::fs::write(staged.join("targets.json"), "no json").unwrap();
+    let looked = look(&machine.tree, later + days(4)).unwrap();
+    assert!(looked.outcome.unwrap().live && looked.problem.is_some());
+    assert!(
+        look(&machine.tree, later + days(4))
+            .unwrap()
+            .outcome
+            .is_none()
+    );
+}
+
+#[test]
 fn root_and_list_are_renewed_by_people() {
     let mut machine = Machine::whole();
     machine.release("1.5.0");

@@ -6,7 +6,9 @@ mod show;
 mod supervise;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use nix::unistd::geteuid;
@@ -27,6 +29,10 @@ use crate::supervisor::plain::Plain;
 use crate::supervisor::systemd::Systemd;
 use crate::{plan, trust};
 use args::{Arguments, Command};
+
+/// How long a run waits at its end if it failed and the request is still there. Longer than the
+/// 600 s / 20 of the service's limit of starts.
+const RETRY_AFTER: Duration = Duration::from_secs(35);
 
 /// Parses, does it, tells it.
 #[must_use]
@@ -76,10 +82,18 @@ fn act(arguments: Arguments) -> Result<(), UpdateError> {
         clock: &SystemClock,
     };
     match arguments.command {
-        Command::Run => on_host(&layout, &disk, Wait::Yes, |host| {
-            tell(&run::run(host)?, "nothing was asked for");
-            Ok(())
-        }),
+        Command::Run => {
+            let done = on_host(&layout, &disk, Wait::Yes, |host| {
+                tell(&run::run(host)?, "nothing was asked for");
+                Ok(())
+            });
+            if done.is_err() && layout.incoming().join("request.json").exists() {
+                // The service starts this again at once as long as there is a request. A disk that
+                // is full needs time, not a hundred more tries.
+                SystemClock.sleep(RETRY_AFTER);
+            }
+            done
+        }
         Command::Recover => recover(&layout, &disk),
         Command::Trust {
             file,
@@ -90,11 +104,12 @@ fn act(arguments: Arguments) -> Result<(), UpdateError> {
             let now = SystemClock.now();
             let done = trust::install(&layout, &disk, now, &file, sha256, replace)?;
             let already = if done.already { " already" } else { "" };
-            println!("trusts{already} root metadata version {}", done.version);
-            println!(
+            let version = done.version;
+            say(&format!("trusts{already} root metadata version {version}"));
+            say(&format!(
                 "SHA-256 {}: compare it with what its publisher tells you",
                 done.sha256
-            );
+            ));
             root.tell_status();
             Ok(())
         }
@@ -193,12 +208,17 @@ fn prepare(layout: &Layout, disk: &Disk) -> Result<(), UpdateError> {
 
 fn tell(outcome: &Outcome, nothing: &str) {
     match outcome {
-        Outcome::Nothing => println!("{nothing}"),
+        Outcome::Nothing => say(nothing),
         Outcome::Installed { version, remark } => {
-            println!("version {version} is installed and runs");
+            say(&format!("version {version} is installed and runs"));
             if let Some(remark) = remark {
-                println!("{remark}");
+                say(remark);
             }
         }
     }
+}
+
+/// A line on standard output. Nobody may be reading any more (`| head`): that is no failure.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

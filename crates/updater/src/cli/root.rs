@@ -85,7 +85,7 @@ impl Root<'_> {
                 };
                 history::append(self.layout, self.disk, &line)?;
             }
-            println!("{said}");
+            super::say(&said);
         }
         self.tell_status();
         Ok(())

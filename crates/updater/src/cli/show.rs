@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover::{Attempt, MAX_FILE_BYTES, Phase, Status};
 
+use super::say;
 use crate::disk;
 use crate::error::{Kind, UpdateError};
 use crate::history;
@@ -34,9 +35,9 @@ pub(super) fn status(layout: &Layout, json: bool) -> Result<(), UpdateError> {
         )
     })?;
     if json {
-        print!("{}", as_json(&status));
+        say(as_json(&status).trim_end());
     } else {
-        print!("{}", status_text(&status));
+        say(status_text(&status).trim_end());
     }
     Ok(())
 }
@@ -45,7 +46,7 @@ pub(super) fn status(layout: &Layout, json: bool) -> Result<(), UpdateError> {
 pub(super) fn history(layout: &Layout, json: bool) -> Result<(), UpdateError> {
     for line in history::read(layout)? {
         if json {
-            println!("{}", serde_json::to_string(&line).expect("string keys"));
+            say(&serde_json::to_string(&line).expect("string keys"));
             continue;
         }
         let mut text = format!("{}  {}", time(line.at_ms), line.event);
@@ -61,7 +62,7 @@ pub(super) fn history(layout: &Layout, json: bool) -> Result<(), UpdateError> {
         if let Some(detail) = &line.detail {
             let _ = write!(text, ": {}", plain(detail));
         }
-        println!("{text}");
+        say(&text);
     }
     Ok(())
 }
@@ -70,16 +71,16 @@ pub(super) fn history(layout: &Layout, json: bool) -> Result<(), UpdateError> {
 pub(super) fn plan(plan: Option<&Plan>, json: bool) -> Result<(), UpdateError> {
     let Some(plan) = plan else {
         if json {
-            println!("null");
+            say("null");
         } else {
-            println!("the agent asks for nothing; name a file with --offline");
+            say("the agent asks for nothing; name a file with --offline");
         }
         return Ok(());
     };
     if json {
-        print!("{}", as_json(plan));
+        say(as_json(plan).trim_end());
     } else {
-        print!("{}", plan_text(plan));
+        say(plan_text(plan).trim_end());
     }
     if plan.possible {
         return Ok(());

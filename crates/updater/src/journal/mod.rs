@@ -74,7 +74,8 @@ impl Phase {
     }
 }
 
-/// The journal's content.
+/// The journal's content. A version may read what another one wrote, in either direction: unknown
+/// fields are passed over, and a new field has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
     /// 1.
@@ -110,6 +111,7 @@ pub struct Journal {
     /// How it ended, once it is [`Phase::Done`].
     pub outcome: Option<handover::Phase>,
     /// The version itself is why it is going back: it is blocked then.
+    #[serde(default)]
     pub blame: bool,
     /// Why it is going back, or why it ended.
     pub code: Option<String>,

@@ -68,15 +68,10 @@ fn apply(host: &mut Host<'_>, step: &Step) -> Result<(), UpdateError> {
         Step::SetPrevious(slot) => disk.link(&layout.previous(), &slots::link_text(slot)),
         Step::SetStable(slot) => disk.link(&layout.stable(), &slots::link_text(slot)),
         Step::RemoveExperiment => disk.remove_file(&layout.experiment()),
-        // The links are right: what is left is for the supervisor, which tries again by itself.
-        Step::BackToStable => {
-            let done = host.supervisor.back_to_stable();
-            tolerate(host, done)
-        }
-        Step::Settle => {
-            let done = host.supervisor.settle();
-            tolerate(host, done)
-        }
+        // What cannot be stopped or started is tried again by the next recovery: the steps after
+        // these, which say that it is over, wait for it.
+        Step::BackToStable => host.supervisor.back_to_stable().map_err(Into::into),
+        Step::Settle => host.supervisor.settle().map_err(Into::into),
         Step::Block {
             version,
             code,
@@ -140,14 +135,4 @@ pub fn write(host: &Host<'_>, journal: &Journal) -> Result<(), UpdateError> {
         ..journal.clone()
     };
     journal::write(host.layout, host.disk, &journal)
-}
-
-fn tolerate(
-    host: &mut Host<'_>,
-    done: Result<(), crate::supervisor::SupervisorError>,
-) -> Result<(), UpdateError> {
-    if let Err(error) = done {
-        host.say(&format!("the stable agent could not be started: {error}"));
-    }
-    Ok(())
 }

@@ -109,7 +109,7 @@ fn at_rest(facts: &Facts) -> Vec<Step> {
     if whole && facts.links.experiment == facts.links.stable {
         // The journal was lost between the commit and its last word: it is committed.
         settle_snapshot(facts, &mut steps);
-        steps.extend([Step::RemoveExperiment, Step::Settle]);
+        steps.extend([Step::Settle, Step::RemoveExperiment]);
         return steps;
     }
     repair_stable(facts, None, &mut steps);
@@ -210,7 +210,7 @@ fn forward(facts: &Facts, journal: &Journal) -> Vec<Step> {
         steps.push(Step::SetStable(to));
         settle_snapshot(facts, &mut steps);
     }
-    steps.extend([Step::RemoveExperiment, Step::Settle]);
+    steps.extend([Step::Settle, Step::RemoveExperiment]);
     let end = done(journal, handover::Phase::Installed);
     steps.push(Step::End(Box::new(end)));
     steps
@@ -239,7 +239,8 @@ fn leave_experiment(facts: &Facts, steps: &mut Vec<Step>) {
         }
         steps.push(Step::DropSnapshot(version.clone()));
     }
-    steps.extend([Step::RemoveExperiment, Step::BackToStable]);
+    // The link goes last: as long as it is there, somebody may still run from it.
+    steps.extend([Step::BackToStable, Step::RemoveExperiment]);
 }
 
 /// A link to nothing, or to half a version, is set to the best whole one.

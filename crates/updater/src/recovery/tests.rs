@@ -212,13 +212,16 @@ proptest! {
         verdict in prop_oneof![Just(Phase::Committing), Just(Phase::Reverting)],
         before_loss in 0..12_usize,
         deaths in proptest::collection::vec(0..12_usize, 0..4),
+        power_cut: bool,
     ) {
         let mut model = Model::new();
         model.run(steps, migrates, verdict);
         model.recover_partly(before_loss);
         model.journal = None;
-        model.recover(&deaths, true);
+        model.recover(&deaths, power_cut);
         model.assert_at_rest();
+        let stable = model.links.stable.slot().cloned();
+        prop_assert_eq!(model.runs, Some(Runs::Stable(stable)), "nobody runs on trial");
     }
 
     #[test]

@@ -58,19 +58,22 @@ pub fn run(host: &mut Host<'_>) -> Result<Outcome, UpdateError> {
         Err(error) => {
             // It has no id that an answer could name; a line of history is all.
             tell_refusal(host, &error)?;
-            incoming.remove_request()?;
+            incoming.remove_invalid(host.disk)?;
             return Err(error);
         }
     };
     let former = journal::read(host.layout).filter(|former| former.attempt == request.id);
     if former.as_ref().is_some_and(|former| former.phase.is_over()) {
-        incoming.remove_request()?;
+        incoming.remove_request(host.disk, &request.id)?;
         return Ok(Outcome::Nothing);
     }
     let tries = former.map_or(0, |former| former.tries) + 1;
     let installed = install_request(host, &incoming, &request, tries);
-    if journal::read(host.layout).is_some_and(|now| now.phase.is_over()) {
-        incoming.remove_request()?;
+    // Answered; or the disk would not even take the question, and asking again at once, as the
+    // service would, changes nothing. The agent may ask again later.
+    let journal = journal::read(host.layout).filter(|journal| journal.attempt == request.id);
+    if journal.is_none_or(|journal| journal.phase.is_over()) {
+        incoming.remove_request(host.disk, &request.id)?;
     }
     installed
 }
@@ -158,7 +161,7 @@ fn install_request(
         Ok(version) => version,
         Err(error) => {
             tell_refusal(host, &error)?;
-            incoming.remove_request()?;
+            incoming.remove_request(host.disk, &request.id)?;
             return Err(error);
         }
     };

@@ -101,7 +101,7 @@ pub trait Supervisor {
     /// When the experiment still runs, or stable could not be started.
     fn back_to_stable(&mut self) -> Result<(), SupervisorError>;
 
-    /// After a commit: `stable` leads to the new version now and `experiment` is gone. Makes the
+    /// After a commit: `stable` leads to the new version now; `experiment` may still. Makes the
     /// stable agent run what its link leads to, and the experiment run no more. Also after a
     /// `rollback` by root. Must not wait, as [`Self::back_to_stable`].
     ///

@@ -53,6 +53,8 @@ pub(crate) struct Processes {
     pub(crate) experiment: Option<PathBuf>,
     /// The supervisor refuses to start an experiment.
     pub(crate) broken: bool,
+    /// It cannot stop one either.
+    pub(crate) stuck: bool,
 }
 
 /// Something that happens during a trial.
@@ -337,6 +339,9 @@ impl Supervisor for FakeSupervisor {
     fn back_to_stable(&mut self) -> Result<(), SupervisorError> {
         self.alive()?;
         let mut processes = self.processes.borrow_mut();
+        if processes.stuck {
+            return Err(SupervisorError::new("the unit does not stop"));
+        }
         processes.experiment = None;
         if processes.stable.is_none() {
             processes.stable = fs::canonicalize(self.layout.stable()).ok();

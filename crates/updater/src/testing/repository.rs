@@ -22,11 +22,13 @@ use vpn_node_release::version::{Platform, Version, Word};
 pub(crate) const FORMAT: StateFormat = StateFormat::only(1);
 /// Metadata is made a day before the world's clock, and lasts a month.
 const ISSUED: i64 = 1_795_000_000 - 86_400;
-const EXPIRES: i64 = ISSUED + 30 * 86_400;
+const MONTH: i64 = 30 * 86_400;
 
 /// All that is published.
 pub(crate) struct Repository {
     key: SigningKey,
+    /// When its metadata was made, in seconds since the Unix epoch.
+    pub(crate) issued: i64,
     /// Of every metadata file but the root.
     version: u64,
     releases: BTreeMap<String, (ReleaseInfo, Vec<u8>)>,
@@ -41,6 +43,7 @@ impl Repository {
     pub(crate) fn of(seed: &[u8; 32]) -> Self {
         Self {
             key: SigningKey::from_bytes(seed),
+            issued: ISSUED,
             version: 0,
             releases: BTreeMap::new(),
         }
@@ -48,7 +51,7 @@ impl Repository {
 
     /// Version 1 of the root.
     pub(crate) fn root(&self) -> Vec<u8> {
-        let mut root = Root::new(1, at(ISSUED), at(EXPIRES + 10 * 365 * 86_400));
+        let mut root = Root::new(1, at(self.issued), at(self.issued + 120 * MONTH));
         for role in TopRole::ALL {
             root.set_role(role, &[public_key(&self.key)], 1);
         }
@@ -57,6 +60,17 @@ impl Repository {
 
     /// Publishes a version, after `change` has had its say about what is signed.
     pub(crate) fn add(&mut self, version: &Version, change: impl FnOnce(&mut ReleaseInfo)) {
+        let program = |name: &str| format!("#!/bin/sh\necho {name} {version}\n").into_bytes();
+        self.add_programs(version, change, program);
+    }
+
+    /// The same with programs of one's own, by their names.
+    pub(crate) fn add_programs(
+        &mut self,
+        version: &Version,
+        change: impl FnOnce(&mut ReleaseInfo),
+        program: impl Fn(&str) -> Vec<u8>,
+    ) {
         let Platform { os, arch } = Platform::here();
         let mut info = ReleaseInfo {
             product: PRODUCT.into(),
@@ -69,11 +83,11 @@ impl Repository {
             min_version_required: None,
             mandatory: false,
             description: "Faster".into(),
-            released: at(ISSUED),
+            released: at(self.issued),
             state_format: FORMAT,
         };
         change(&mut info);
-        let package = package(version, info.state_format);
+        let package = package_with(version, info.state_format, program);
         self.releases.insert(info.target_path(), (info, package));
         self.version += 1;
     }
@@ -104,8 +118,9 @@ impl Repository {
 
     /// Every file by its path.
     pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let (issued, expires) = (at(self.issued), at(self.issued + MONTH));
         let mut files = BTreeMap::new();
-        let mut targets = Targets::new(self.version, at(ISSUED), at(EXPIRES));
+        let mut targets = Targets::new(self.version, issued, expires);
         for (path, (info, package)) in &self.releases {
             let sha256 = Digest::of(package).to_string();
             let custom = info.to_custom().unwrap();
@@ -123,10 +138,10 @@ impl Repository {
         }
         let targets = sign(&targets, &[&self.key]).unwrap().to_bytes();
         let entry = MetaFile::of(self.version, &targets);
-        let snapshot = Snapshot::new(self.version, at(ISSUED), at(EXPIRES), entry);
+        let snapshot = Snapshot::new(self.version, issued, expires, entry);
         let snapshot = sign(&snapshot, &[&self.key]).unwrap().to_bytes();
         let entry = MetaFile::of(self.version, &snapshot);
-        let timestamp = Timestamp::new(self.version, at(ISSUED), at(EXPIRES), entry);
+        let timestamp = Timestamp::new(self.version, issued, expires, entry);
         let timestamp = sign(&timestamp, &[&self.key]).unwrap().to_bytes();
         let named = |role: &str, version| format!("metadata/{}", name::file_name(role, version));
         files.insert(named("targets", Some(self.version)), targets);
@@ -139,12 +154,20 @@ impl Repository {
 
 /// A package whose programs say their version.
 pub(crate) fn package(version: &Version, state_format: StateFormat) -> Vec<u8> {
+    let program = |name: &str| format!("#!/bin/sh\necho {name} {version}\n").into_bytes();
+    package_with(version, state_format, program)
+}
+
+fn package_with(
+    version: &Version,
+    state_format: StateFormat,
+    program: impl Fn(&str) -> Vec<u8>,
+) -> Vec<u8> {
     let file = |path: &str, mode, bytes: Vec<u8>| Entry {
         path: EntryPath::parse(path.as_bytes()).unwrap(),
         mode,
         content: Content::Bytes(bytes),
     };
-    let program = |name: &str| format!("#!/bin/sh\necho {name} {version}\n").into_bytes();
     // Larger than one piece of a copy, and not the same twice.
     let data: Vec<u8> = (0..70_000_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)

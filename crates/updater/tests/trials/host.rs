@@ -45,17 +45,7 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         let clock = FastClock::start();
-        for (version, behaviour) in [(OLD, "good"), (NEW, behaviour)] {
-            let part = Part {
-                version: version.into(),
-                behaviour: behaviour.into(),
-                socket: layout.status_socket(),
-                controller: dir.path().join("controller"),
-                speed: clock.speed,
-            };
-            make_slot(&layout, &part);
-        }
-        symlink(format!("versions/{OLD}"), layout.stable()).unwrap();
+        plant(&layout, behaviour, clock.speed);
         let plan = Plan {
             agent_arguments: Vec::new(),
             user: None,
@@ -223,6 +213,21 @@ impl Clock for FastClock {
     fn boot_id(&self) -> String {
         SystemClock.boot_id()
     }
+}
+
+/// A good [`OLD`], which is stable, and a [`NEW`] that behaves like this.
+pub(crate) fn plant(layout: &Layout, behaviour: &str, speed: u32) {
+    for (version, behaviour) in [(OLD, "good"), (NEW, behaviour)] {
+        let part = Part {
+            version: version.into(),
+            behaviour: behaviour.into(),
+            socket: layout.status_socket(),
+            controller: layout.root().join("controller"),
+            speed,
+        };
+        make_slot(layout, &part);
+    }
+    symlink(format!("versions/{OLD}"), layout.stable()).unwrap();
 }
 
 fn make_slot(layout: &Layout, part: &Part) {

@@ -4,6 +4,7 @@
 
 mod fake_agent;
 mod host;
+mod program;
 
 use std::fs;
 use std::time::Duration;

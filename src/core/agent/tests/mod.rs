@@ -28,6 +28,7 @@ mod rotation;
 mod standing;
 mod startup;
 mod updates;
+mod updates_in_trouble;
 
 use vpn_node_protocol::hardware::{Component, Components};
 

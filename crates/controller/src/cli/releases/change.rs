@@ -15,6 +15,7 @@ use crate::cli::text::short_text;
 use crate::releases::adding::{self, Wish};
 use crate::releases::ceremony::{self, Rotation, Whose};
 use crate::releases::key_file::{self, KeyFile};
+use crate::releases::passphrase::Passphrase;
 use crate::releases::{publish, signing, stage::Stage};
 
 #[derive(Debug, Args)]
@@ -82,8 +83,11 @@ pub(super) async fn sign(work: &Work, args: SignArgs) -> anyhow::Result<ExitCode
         stage.check_signer(published.as_ref(), &file.public()?)?;
     }
     tell::staged(published.as_ref(), &stage)?;
-    for (file, path) in files.iter().zip(&args.key) {
-        opened.push(file.open(&args.passphrase.of(path)?)?);
+    // All are asked for first: opening takes a moment, and nobody types into the dark meanwhile.
+    let passphrases = args.key.iter().map(|path| args.passphrase.of(path));
+    let passphrases: Vec<Passphrase> = passphrases.collect::<Result<_, _>>()?;
+    for (file, passphrase) in files.iter().zip(&passphrases) {
+        opened.push(file.open(passphrase)?);
     }
     let outcome = signing::sign(tree, &stage, &opened, now())?;
     tell::outcome(tree, &outcome)?;

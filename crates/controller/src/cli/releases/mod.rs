@@ -10,16 +10,18 @@ mod look;
 mod make;
 mod tell;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use nix::unistd::geteuid;
 
 use super::Place;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, RUN_AS_OWNER};
 use crate::releases::{Tree, mirror};
 use crate::store;
 
@@ -85,6 +87,11 @@ impl Work {
         let config = place
             .load()
             .context("a machine without a controller needs --repository DIR")?;
+        // Files of another user would stop the server from renewing anything.
+        let owner = std::fs::metadata(&config.data_dir).map(|found| found.uid());
+        if owner.is_ok_and(|owner| owner != geteuid().as_raw()) {
+            bail!("{:?} is another user's{RUN_AS_OWNER}", config.data_dir);
+        }
         Ok(Self {
             tree: Tree::at(config.releases()),
             config: Some(config),

@@ -128,8 +128,11 @@ pub(super) fn staged(published: Option<&Published>, stage: &Stage) -> anyhow::Re
             let gone: Vec<String> = gone
                 .map(|(_, key)| format!("; {} goes", crate::releases::key_file::short_id(key)))
                 .collect();
+            let before = old.as_ref().map(|old| old.threshold);
+            let before = before.filter(|before| *before != new.threshold);
+            let before = before.map_or_else(String::new, |before| format!(" (until now {before})"));
             show::line(format_args!(
-                "  {}: {} of {}{}",
+                "  {}: {}{before} of {}{}",
                 role.as_str(),
                 new.threshold,
                 keys.join(", "),

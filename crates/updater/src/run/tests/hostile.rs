@@ -46,7 +46,7 @@ fn a_changed_package_is_refused() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
-    assert_refused(world, "package_hash_mismatch");
+    assert_refused(world, "target_hash_mismatch");
 }
 
 #[test]
@@ -56,14 +56,14 @@ fn a_package_that_is_too_short_or_endless_is_refused() {
     let path = package(&world);
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-    assert_refused(world, "package_length_mismatch");
+    assert_refused(world, "target_length_mismatch");
 
     let world = World::new();
     world.ask("1.5.0", 1);
     let file = fs::File::create(package(&world)).unwrap();
     // A hole: one tebibyte that costs the attacker nothing.
     file.set_len(1 << 40).unwrap();
-    assert_refused(world, "package_length_mismatch");
+    assert_refused(world, "target_length_mismatch");
 }
 
 #[test]

@@ -407,3 +407,44 @@ fn a_file_of_root_is_installed_like_a_request() {
     assert_eq!(error.code, "counter_lower");
     world.assert_at_rest();
 }
+
+#[test]
+fn an_experiment_that_cannot_be_stopped_keeps_its_journal_until_it_is() {
+    let mut world = World::new();
+    world.judge.ending = sick();
+    let processes = world.processes.clone();
+    world.judge.meanwhile = Some(Box::new(move |_| processes.borrow_mut().stuck = true));
+    world.ask("1.5.0", 1);
+    world.run().unwrap_err();
+    assert_eq!(world.journal().unwrap().phase, Phase::Reverting);
+    assert_ne!(world.links().experiment, Link::Absent);
+    assert!(history::read(&world.layout).unwrap().is_empty());
+
+    world.processes.borrow_mut().stuck = false;
+    assert_eq!(world.run().unwrap(), Outcome::Nothing);
+    world.assert_at_rest();
+    assert_eq!(history::read(&world.layout).unwrap().len(), 1);
+    world.ask("1.5.0", 2);
+    assert_eq!(world.run().unwrap_err().code, "blocked");
+}
+
+#[test]
+fn a_request_that_comes_while_another_ends_is_not_lost() {
+    let mut world = World::new();
+    world.repository.add(&Version::new(1, 6, 0), |_| ());
+    world.ask("1.5.0", 1);
+    let path = world.layout.incoming().join("request.json");
+    let first = fs::read(&path).unwrap();
+    world.ask("1.6.0", 2);
+    let second = fs::read(&path).unwrap();
+    fs::write(&path, first).unwrap();
+    world.judge.meanwhile = Some(Box::new(move |layout| {
+        fs::write(layout.incoming().join("request.json"), &second).unwrap();
+    }));
+    world.run().unwrap();
+    assert_eq!(world.stable(), "1.5.0");
+    world.judge.meanwhile = None;
+    world.run().unwrap();
+    assert_eq!(world.stable(), "1.6.0");
+    assert!(!path.exists());
+}

@@ -1,1 +1,0 @@
-//! The worker against servers that mean it no good.

@@ -1,0 +1,29 @@
+//! `cargo xtask container WHAT`: what only a host with a running systemd can show, on a machine in
+//! namespaces.
+
+mod agent;
+mod machine;
+mod releases;
+mod update;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+/// What can be shown.
+#[derive(clap::Subcommand)]
+pub(crate) enum What {
+    /// Updates: good releases stay, bad ones are sent away, whatever dies in between
+    Update(update::Options),
+    /// What a release's agent is in there.
+    #[command(hide = true)]
+    Agent(agent::Options),
+}
+
+/// Shows it.
+pub(crate) fn run(what: &What) -> Result<ExitCode> {
+    match what {
+        What::Update(options) => update::run(options),
+        What::Agent(options) => agent::run(options),
+    }
+}

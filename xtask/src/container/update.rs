@@ -1,0 +1,357 @@
+//! `cargo xtask container update`: updates on a host with a real systemd, and the units that we ship.
+//!
+//! A good release stays; bad ones are sent away, each with its code; a killed updater takes its
+//! trial back and tries again; a power cut in a trial boots the stable version. Only the agents are
+//! fakes ([`super::agent`]).
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use vpn_node_release::handover::{Attempt, Phase, Status};
+use vpn_node_release::version::Version;
+
+use super::agent::Behaviour;
+use super::machine::{self, Machine};
+use super::releases::{Publisher, SHARED, install_system};
+use crate::build;
+use crate::lab::story::Story;
+use crate::shell;
+
+const STABLE: &str = "vpn-node-agent.service";
+const TRIAL: &str = "vpn-node-agent-exp.service";
+const UPDATER: &str = "vpn-node-updater.service";
+const INCOMING: &str = "var/lib/vpn-node/updates/incoming";
+/// How long a trial lasts here (120 s in production).
+const PROBATION: &str = "20s";
+/// A bad release must be gone by then.
+const SENT_AWAY_WITHIN: Duration = Duration::from_secs(120);
+/// A trial, a second one after a kill, and a busy machine.
+const DONE_WITHIN: Duration = Duration::from_secs(240);
+
+/// Arguments of `cargo xtask container update`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Take vpn-node-updater from this folder instead of building it
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+}
+
+/// The whole of it.
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    shell::catch_signals()?;
+    if let Some(why) = machine::obstacle() {
+        anstream::println!("container update: skipped — {why}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let updater = match &options.programs {
+        Some(folder) => folder.join("vpn-node-updater"),
+        None => build::one("vpn-node-updater", "dev")?,
+    };
+    let mut scene = Scene::set(&updater)?;
+    let figures = scene.play()?;
+    anstream::println!(
+        "container update: ok — {figures}; {} s",
+        scene.story.elapsed().as_secs()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Scene {
+    machine: Machine,
+    publisher: Publisher,
+    story: Story,
+}
+
+impl Scene {
+    /// A host as the package leaves it, booted, with 1.0.0 and a trusted root.
+    fn set(updater: &std::path::Path) -> Result<Self> {
+        let story = Story::begin();
+        let mut machine = Machine::new()?;
+        let disk = machine.disk();
+        let shared = disk.join(SHARED.trim_start_matches('/'));
+        std::fs::create_dir_all(&shared)?;
+        std::fs::copy(updater, shared.join("vpn-node-updater")).context("no vpn-node-updater")?;
+        std::fs::copy("/proc/self/exe", shared.join("xtask"))?;
+        install_system(&disk, &Version::new(1, 0, 0))?;
+        symlink("system", disk.join("opt/vpn-node/stable"))?;
+        ship_units(&machine)?;
+        let toml = format!("probation = \"{PROBATION}\"\n");
+        machine.write("etc/vpn-node/updater.toml", toml.as_bytes(), 0o644)?;
+        // A local change of the agent's unit, which a version on trial must have too.
+        let drop_in = b"[Service]\nEnvironment=LOCAL_CHANGE=1\n";
+        machine.write(
+            &format!("etc/systemd/system/{STABLE}.d/local.conf"),
+            drop_in,
+            0o644,
+        )?;
+        let publisher = Publisher::new();
+        machine.write("root/root.json", &publisher.root()?, 0o644)?;
+        let booted = machine.boot()?;
+        let mut scene = Self {
+            machine,
+            publisher,
+            story,
+        };
+        scene.say(&format!("the machine has booted in {}", seconds(booted)));
+        let trust = format!("{SHARED}/vpn-node-updater");
+        scene.machine.must(&[&trust, "trust", "/root/root.json"])?;
+        scene.runs("1.0.0")?;
+        Ok(scene)
+    }
+
+    fn play(&mut self) -> Result<String> {
+        let kept = self.stays("2.0.0")?;
+        let mut away = Vec::new();
+        for (version, does, code) in [
+            ("3.0.0", Behaviour::Crashes, "crashed"),
+            ("3.1.0", Behaviour::CannotReadState, "state_unreadable"),
+            ("3.2.0", Behaviour::Ends, "crashed"),
+            ("3.3.0", Behaviour::Hangs, "unresponsive"),
+        ] {
+            let took = self.is_sent_away(version, does, code)?;
+            away.push(format!("{} {}", does.word(), seconds(took)));
+        }
+        let killed = self.kill_in_trial("4.0.0")?;
+        let cut = self.cut_power_in_trial("5.0.0")?;
+        Ok(format!(
+            "kept after {}; sent away: {}; stable {} after a kill of the updater; \
+             power cut in a trial: stable in {}",
+            seconds(kept),
+            away.join(", "),
+            seconds(killed),
+            seconds(cut)
+        ))
+    }
+
+    fn stays(&mut self, version: &str) -> Result<Duration> {
+        let began = self.deliver(version, Behaviour::Good)?;
+        let attempt = self.ended(version)?;
+        ensure!(attempt.phase == Phase::Installed, "{version}: {attempt:?}");
+        self.runs(version)?;
+        let took = began.elapsed();
+        self.say(&format!(
+            "{version} is good and stays, after {}",
+            seconds(took)
+        ));
+        Ok(took)
+    }
+
+    fn is_sent_away(&mut self, version: &str, does: Behaviour, code: &str) -> Result<Duration> {
+        let before = self.stable()?;
+        let began = self.deliver(version, does)?;
+        let attempt = self.ended(version)?;
+        let took = began.elapsed();
+        let right = attempt.phase == Phase::RolledBack && attempt.code.as_deref() == Some(code);
+        ensure!(right, "{version}: expected {code}, found {attempt:?}");
+        ensure!(
+            took < SENT_AWAY_WITHIN,
+            "{version} was sent away only after {took:?}"
+        );
+        self.runs(&before)?;
+        let blocked = self.status()?.blocked;
+        ensure!(
+            blocked.iter().any(|b| b.version == version),
+            "{version} is not blocked"
+        );
+        self.say(&format!(
+            "{version} {}: sent away ({code}) after {}",
+            does.word(),
+            seconds(took)
+        ));
+        Ok(took)
+    }
+
+    /// The updater dies in the trial: stable comes back at once, and a new trial follows.
+    fn kill_in_trial(&mut self, version: &str) -> Result<Duration> {
+        self.deliver(version, Behaviour::Good)?;
+        self.wait_for(TRIAL)?;
+        let drop_ins = self.property(TRIAL, "DropInPaths")?;
+        ensure!(
+            !drop_ins.is_empty(),
+            "a version on trial has not the local changes"
+        );
+        let pid = self.property(UPDATER, "MainPID")?;
+        self.machine.must(&["kill", "-9", &pid])?;
+        let killed = Instant::now();
+        self.wait_for(STABLE)?;
+        let back = killed.elapsed();
+        self.say(&format!(
+            "the updater was killed in a trial: stable runs after {}",
+            seconds(back)
+        ));
+        let attempt = self.ended(version)?;
+        ensure!(attempt.phase == Phase::Installed, "{version}: {attempt:?}");
+        self.runs(version)?;
+        self.say(&format!("{version} was tried again, and stays"));
+        Ok(back)
+    }
+
+    /// The power goes in the trial: the stable version boots, and the attempt is taken up again.
+    fn cut_power_in_trial(&mut self, version: &str) -> Result<Duration> {
+        let before = self.stable()?;
+        self.deliver(version, Behaviour::Good)?;
+        self.wait_for(TRIAL)?;
+        self.machine.cut_power()?;
+        let began = Instant::now();
+        self.machine.boot()?;
+        let link = std::fs::read_link(self.machine.disk().join("opt/vpn-node/stable"))?;
+        ensure!(
+            link.ends_with(&before),
+            "stable leads to {}",
+            link.display()
+        );
+        let recovered = self.property("vpn-node-updater-recover.service", "Result")?;
+        ensure!(
+            recovered == "success",
+            "the recovery ended with {recovered}"
+        );
+        let booted = began.elapsed();
+        self.say(&format!(
+            "the power went in a trial of {version}: {before} was booted in {}",
+            seconds(booted)
+        ));
+        let attempt = self.ended(version)?;
+        ensure!(attempt.phase == Phase::Installed, "{version}: {attempt:?}");
+        self.runs(version)?;
+        self.say(&format!("{version} was tried again, and stays"));
+        Ok(booted)
+    }
+
+    fn deliver(&mut self, version: &str, does: Behaviour) -> Result<Instant> {
+        let incoming = self.machine.root()?.join(INCOMING);
+        let version = Version::parse(version)?;
+        self.publisher.deliver(&version, does, &incoming)?;
+        Ok(Instant::now())
+    }
+
+    /// The attempt for this version, when it is over and its updater is gone.
+    fn ended(&self, version: &str) -> Result<Attempt> {
+        self.eventually(&format!("the end of the attempt for {version}"), || {
+            let attempt = self.status().ok().and_then(|status| status.attempt);
+            let over = attempt.filter(|a| a.version == version && a.phase.is_final());
+            // "failed" after all but a success: its exit code says how it ended.
+            let state = self.property(UPDATER, "ActiveState")?;
+            let idle = matches!(state.as_str(), "inactive" | "failed");
+            Ok(over.filter(|_| idle))
+        })
+    }
+
+    fn wait_for(&self, unit: &str) -> Result<()> {
+        self.eventually(unit, || {
+            let active = self.property(unit, "ActiveState")? == "active";
+            Ok(active.then_some(()))
+        })
+    }
+
+    /// The stable unit runs this version, alone.
+    fn runs(&self, version: &str) -> Result<()> {
+        self.wait_for(STABLE)?;
+        ensure!(
+            self.stable()? == version,
+            "stable is {}, not {version}",
+            self.stable()?
+        );
+        let trial = self.property(TRIAL, "ActiveState")?;
+        ensure!(
+            matches!(trial.as_str(), "inactive" | "failed"),
+            "the trial is {trial}"
+        );
+        let pid = self.property(STABLE, "MainPID")?;
+        let words = self
+            .machine
+            .must(&["cat", &format!("/proc/{pid}/cmdline")])?;
+        let found = words.split('\0').any(|word| word == version);
+        ensure!(found, "what runs is {words:?}, not {version}");
+        Ok(())
+    }
+
+    fn stable(&self) -> Result<String> {
+        let link = self.machine.must(&["readlink", "/opt/vpn-node/stable"])?;
+        let name = link.trim().rsplit('/').next().unwrap_or_default();
+        Ok(if name == "system" { "1.0.0" } else { name }.to_owned())
+    }
+
+    fn status(&self) -> Result<Status> {
+        let text = self
+            .machine
+            .must(&["cat", "/var/lib/vpn-node-updater/status.json"])?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    fn property(&self, unit: &str, name: &str) -> Result<String> {
+        let property = format!("--property={name}");
+        let shown = self
+            .machine
+            .must(&["systemctl", "show", &property, "--value", unit])?;
+        Ok(shown.trim().to_owned())
+    }
+
+    fn eventually<T>(&self, what: &str, look: impl Fn() -> Result<Option<T>>) -> Result<T> {
+        let end = Instant::now() + DONE_WITHIN;
+        loop {
+            if let Some(found) = look()? {
+                return Ok(found);
+            }
+            if Instant::now() >= end {
+                let journal = self
+                    .machine
+                    .must(&["journalctl", "-q", "--no-pager", "-n", "40"])?;
+                bail!(
+                    "{what} did not come; the machine's journal:\n{}",
+                    shell::indent(&journal)
+                );
+            }
+            shell::pause(Duration::from_millis(200))?;
+        }
+    }
+
+    fn say(&mut self, words: &str) {
+        self.story.say(words);
+    }
+}
+
+/// The unit files of this repository, enabled as the package does it.
+fn ship_units(machine: &Machine) -> Result<()> {
+    let from = shell::repository().join("systemd");
+    let mut all = Vec::new();
+    for folder in ["", "sysusers.d", "tmpfiles.d"] {
+        for entry in std::fs::read_dir(from.join(folder))? {
+            let path = entry?.path();
+            if path.is_file() {
+                all.push((folder, path));
+            }
+        }
+    }
+    for (folder, path) in all {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a name")?;
+        let place = if folder.is_empty() {
+            "systemd/system"
+        } else {
+            folder
+        };
+        let bytes = std::fs::read(&path)?;
+        machine.write(&format!("usr/lib/{place}/{name}"), &bytes, 0o644)?;
+    }
+    let wants = machine
+        .disk()
+        .join("etc/systemd/system/multi-user.target.wants");
+    std::fs::create_dir_all(&wants)?;
+    for unit in [
+        STABLE,
+        "vpn-node-updater-recover.service",
+        "vpn-node-updater.path",
+    ] {
+        symlink(format!("/usr/lib/systemd/system/{unit}"), wants.join(unit))?;
+    }
+    Ok(())
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
