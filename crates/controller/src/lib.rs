@@ -13,6 +13,7 @@
 //! | [`rolling`] | the scheduler of rollouts, once a second |
 //! | [`rules`] | PURE: enrolment, chain, copies, verification, connection records, devices, rollouts |
 //! | [`store`] | the tables behind one trait; SQLite is the default |
+//! | [`releases`] | signed releases: the repository, its keys, what becomes public when |
 //! | [`keys`], [`tls`], [`config`] | what stands in the data directory |
 //! | `secrecy` | no core dump of a process that holds keys |
 //!

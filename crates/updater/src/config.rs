@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 use vpn_node_release::code::UpdaterCode;
+use vpn_node_release::version::Word;
 
 use crate::disk;
 use crate::error::UpdateError;
@@ -97,11 +98,9 @@ impl Config {
         if self.experiment_memory < 16 * 1024 * 1024 {
             return Err("experiment_memory must be at least \"16MiB\"".into());
         }
-        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        if !(1..=32).contains(&self.channel.len()) || !self.channel.bytes().all(plain) {
-            return Err("channel must be 1 to 32 of a-z, 0-9 and -".into());
-        }
-        Ok(())
+        Word::parse(&self.channel)
+            .map(drop)
+            .map_err(|error| format!("channel: {error}"))
     }
 }
 
@@ -141,6 +140,35 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documentation_has_every_key_and_its_default() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/updates.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let rows = text.lines().filter_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let key = cells.get(1)?.strip_prefix('`')?.strip_suffix('`')?;
+            let default = cells.get(3)?.strip_prefix('`')?.strip_suffix('`')?;
+            Some(format!("{key} = {default}\n"))
+        });
+        let known = [
+            "supervisor",
+            "channel",
+            "probation",
+            "extension",
+            "keep",
+            "experiment_memory",
+        ];
+        let documented: Vec<String> = rows
+            .filter(|row| {
+                known
+                    .iter()
+                    .any(|key| row.starts_with(&format!("{key} = ")))
+            })
+            .collect();
+        assert_eq!(documented.len(), known.len(), "{documented:?}");
+        assert_eq!(read(&documented.concat()).unwrap(), Config::default());
+    }
 
     fn read(text: &str) -> Result<Config, UpdateError> {
         let dir = tempfile::tempdir().unwrap();

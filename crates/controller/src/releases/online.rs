@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::disk::{self, failed};
 use super::error::ReleaseError;
 use super::key_file::{self, short_id};
+use super::publish::CLOCK_TOLERANCE;
 use super::tree::{Published, Tree};
 use crate::clock;
 use crate::keys::{create_private, read_private};
@@ -94,7 +95,8 @@ fn signs(root: &Root, key: &Key) -> bool {
 }
 
 /// Whether hosts must be given a newer snapshot or timestamp: one is missing, not signed by the
-/// keys of today, behind the signed targets, or has less than half of its time left.
+/// keys of today, behind the signed targets, has less than half of its time left, or was signed in
+/// the future: then the clock is wrong, and trying to sign says so.
 pub(super) fn is_due(published: &Published, now: Instant) -> bool {
     let (Some(timestamp), Some(snapshot)) = (&published.timestamp, &published.snapshot) else {
         return true;
@@ -109,7 +111,9 @@ pub(super) fn is_due(published: &Published, now: Instant) -> bool {
         .header
         .expires
         .min(snapshot.role.header.expires);
-    named != signed || earliest.instant().duration_since(now) < RENEW_BELOW
+    let issued = timestamp.role.header.issued;
+    let is_ahead = issued.is_some_and(|issued| now + CLOCK_TOLERANCE < issued.instant());
+    is_ahead || named != signed || earliest.instant().duration_since(now) < RENEW_BELOW
 }
 
 /// Snapshot and timestamp that name these targets.

@@ -24,7 +24,7 @@ use super::{check, online};
 /// ago finds what it was told of.
 const KEPT_VERSIONS: usize = 5;
 /// Clocks of two machines may differ by so much.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a command came to.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ pub(crate) mod racers;
 mod reenrolment;
 mod releases;
 mod revocation;
-pub(crate) mod rollouts;
+mod rollouts;
 
 use ed25519_dalek::SigningKey;
 use uuid::Uuid;
@@ -66,6 +66,7 @@ pub(crate) async fn all(store: &dyn Store) {
     capabilities::backends_come_go_and_do_not_pile_up(store).await;
     devices::gaps_are_listed(store).await;
     releases::rows_follow_what_is_signed(store).await;
+    rollouts::publish(store).await;
     rollouts::groups_hold_each_host_once(store).await;
     rollouts::a_rollout_goes_from_its_canary_to_its_end(store).await;
     rollouts::what_ended_stays_and_counts_once(store).await;

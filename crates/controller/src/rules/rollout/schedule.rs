@@ -349,4 +349,6 @@ fn stuck(one: &Deployment) -> Decision {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

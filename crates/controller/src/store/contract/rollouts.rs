@@ -5,25 +5,51 @@ use vpn_node_protocol::update::{DeploymentStatus, UpdateReport};
 use super::capabilities::heard;
 use super::devices::host;
 use super::{NOW, write};
+use crate::clock::to_text;
 use crate::rules::Effect;
 use crate::rules::rollout::report::{DeploymentWrite, From, SoftwareWrite};
 use crate::rules::rollout::{Pace, RolloutState};
 use crate::rules::state::{OpenDirective, Want};
 use crate::store::{
-    DeploymentFilter, DeploymentRow, GroupChange, NewRollout, Rolled, RolloutChange, Store, Turn,
+    DeploymentFilter, DeploymentRow, GroupChange, Mirror, NewRollout, ReleaseRow, Rolled,
+    RolloutChange, Store, Turn,
 };
 
-/// What is published while these tests run: of two packages for one platform, the newer counts.
-pub(crate) const RELEASES: [&str; 4] = [
-    "INSERT INTO server_updates (update_id, version, package_hash, signature, target_path, os, arch, channel, counter)
-     VALUES ('u-old', '9.1.0', 'a', 'x', 'vpn-node/9.1.0/linux-amd64.tar.zst', 'linux', 'amd64', 'stable', 1)",
-    "INSERT INTO server_updates (update_id, version, package_hash, signature, target_path, os, arch, channel, counter)
-     VALUES ('u-new', '9.1.0', 'b', 'x', 'vpn-node/9.1.0/linux-amd64.tar.zst', 'linux', 'amd64', 'stable', 2)",
-    "INSERT INTO server_updates (update_id, version, package_hash, signature, target_path, os, arch, channel, counter, state)
-     VALUES ('u-gone', '9.1.0', 'c', 'x', 'vpn-node/9.1.0/linux-arm64.tar.zst', 'linux', 'arm64', 'stable', 3, 'revoked')",
-    "INSERT INTO server_updates (update_id, version, package_hash, signature, target_path, os, arch, channel, counter)
-     VALUES ('u-next', '9.2.0', 'd', 'x', 'vpn-node/9.2.0/linux-amd64.tar.zst', 'linux', 'amd64', 'stable', 4)",
-];
+fn release(update_id: &str, version: &str, arch: &str, counter: i64) -> ReleaseRow {
+    ReleaseRow {
+        update_id: update_id.into(),
+        version: version.into(),
+        release_date: to_text(NOW),
+        package_hash: update_id.into(),
+        signature: "{}".into(),
+        update_description: None,
+        mandatory: false,
+        min_version_required: None,
+        target_path: format!("vpn-node/{version}/linux-{arch}.tar.zst"),
+        length: 1,
+        os: "linux".into(),
+        arch: arch.into(),
+        channel: "stable".into(),
+        counter,
+        security_floor: "0.1.0".into(),
+        targets_version: 1,
+        state: "published".into(),
+    }
+}
+
+/// Of two packages for one platform the newer counts, and one that is not signed any more does not.
+pub(super) async fn publish(store: &dyn Store) {
+    let kept = vec![
+        release("u-old", "9.1.0", "amd64", 101),
+        release("u-new", "9.1.0", "amd64", 102),
+        release("u-next", "9.2.0", "amd64", 104),
+    ];
+    let mut all = kept.clone();
+    all.push(release("u-gone", "9.1.0", "arm64", 103));
+    for releases in [all, kept] {
+        store.mirror_releases(Mirror { releases }).await.unwrap();
+    }
+}
 
 /// A host that can install releases and was just heard.
 async fn managed(store: &dyn Store, n: u8) -> String {
@@ -150,7 +176,7 @@ pub(super) async fn a_rollout_goes_from_its_canary_to_its_end(store: &dyn Store)
     assert_eq!(published.len(), 1);
     assert_eq!(
         (published[0].update_id.as_str(), published[0].counter),
-        ("u-new", 2)
+        ("u-new", 102)
     );
     let (one, two) = (managed(store, 142).await, managed(store, 143).await);
     let fleet = store.fleet().await.unwrap();

@@ -330,25 +330,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("test.db");
         let store = SqliteStore::create(&path).await.unwrap();
-        publish(&store).await;
         contract::all(&store).await;
         store.close().await.unwrap();
         // What was acknowledged is there after a restart.
         let again = SqliteStore::open(&path).await.unwrap();
         contract::after_restart(&again).await;
-    }
-
-    /// Releases come from signed metadata, and never through the trait.
-    async fn publish(store: &SqliteStore) {
-        for sql in contract::rollouts::RELEASES {
-            let query = store.write(move |conn| {
-                Box::pin(async move {
-                    let done = sqlx::query(sql).execute(conn).await;
-                    done.map(drop).map_err(database)
-                })
-            });
-            query.await.unwrap();
-        }
     }
 
     #[tokio::test]

@@ -1,7 +1,9 @@
 //! Hosts that are told to update, and a release that is published.
 
 use serde_json::Value;
+use vpn_node_controller::clock;
 use vpn_node_controller::rolling::Scheduler;
+use vpn_node_controller::store::{Mirror, ReleaseRow};
 use vpn_node_protocol::directive::{Action, Directive};
 use vpn_node_protocol::message::{DirectiveAck, DirectiveOutcome};
 use vpn_node_protocol::update::{DeploymentReport, DeploymentStatus, UpdateReport};
@@ -10,23 +12,30 @@ use super::is_update;
 use crate::operator::json;
 use crate::support::{Host, World};
 
-/// A published package.
-pub(super) async fn publish(world: &World, version: &str, arch: &str, counter: i64) {
-    let pool = world.database().await;
-    sqlx::query(
-        "INSERT INTO server_updates
-             (update_id, version, package_hash, signature, target_path, length, os, arch, channel,
-              counter, min_version_required)
-         VALUES (?1 || '-' || ?2, ?1, ?1 || ?2, 'x', 'vpn-node/' || ?1 || '/linux-' || ?2 || '.tar.zst',
-                 1000, 'linux', ?2, 'stable', ?3, '0.1.0')",
-    )
-    .bind(version)
-    .bind(arch)
-    .bind(counter)
-    .execute(&pool)
-    .await
-    .unwrap();
-    pool.close().await;
+/// These versions are signed, each with its counter, and no others are any more.
+pub(super) async fn publish(world: &World, versions: &[(&str, i64)]) {
+    let release = |&(version, counter): &(&str, i64)| ReleaseRow {
+        update_id: format!("update {version}"),
+        version: version.into(),
+        release_date: clock::to_text(world.now()),
+        package_hash: format!("hash of {version}"),
+        signature: "{}".into(),
+        update_description: None,
+        mandatory: false,
+        min_version_required: Some("0.1.0".into()),
+        target_path: format!("vpn-node/{version}/linux-amd64.tar.zst"),
+        length: 1000,
+        os: "linux".into(),
+        arch: "amd64".into(),
+        channel: "stable".into(),
+        counter,
+        security_floor: "0.1.0".into(),
+        targets_version: 1,
+        state: "published".into(),
+    };
+    let releases = versions.iter().map(release).collect();
+    let mirrored = world.store.mirror_releases(Mirror { releases }).await;
+    mirrored.unwrap();
 }
 
 /// What a host says of its software.
@@ -143,8 +152,8 @@ impl Fleet {
     pub(super) async fn new(hosts: u8) -> Self {
         let world = World::new().await;
         // The commands have the system's clock.
-        world.pass(vpn_node_controller::clock::now_ms() - world.now());
-        publish(&world, "1.5.0", "amd64", 7).await;
+        world.pass(clock::now_ms() - world.now());
+        publish(&world, &[("1.5.0", 7)]).await;
         let mut fleet = Self {
             world,
             hosts: vec![],
@@ -163,7 +172,7 @@ impl Fleet {
         let words: Vec<&str> = line.split(' ').collect();
         let made = json(&self.world, &words).await;
         // The command took its time.
-        let behind = vpn_node_controller::clock::now_ms() - self.world.now();
+        let behind = clock::now_ms() - self.world.now();
         self.world.pass(behind.max(0));
         made["rollout_id"].as_str().unwrap().to_owned()
     }

@@ -325,7 +325,7 @@ async fn an_abort_takes_back_what_no_updater_has() {
 #[tokio::test]
 async fn a_newer_rollout_takes_the_place_of_an_older_one() {
     let mut fleet = Fleet::new(3).await;
-    publish(&fleet.world, "1.6.0", "amd64", 8).await;
+    publish(&fleet.world, &[("1.5.0", 7), ("1.6.0", 8)]).await;
     fleet
         .create("rollout create 1.5.0 --canary 0 --max-in-flight 2 --yes --json")
         .await;
@@ -399,12 +399,7 @@ async fn a_release_that_is_taken_back_is_not_rolled_out_any_more() {
         .create("rollout create 1.5.0 --canary 1 --yes --json")
         .await;
     let (n, directive) = fleet.told_one().await;
-    let pool = fleet.world.database().await;
-    sqlx::query("UPDATE server_updates SET state = 'revoked'")
-        .execute(&pool)
-        .await
-        .unwrap();
-    pool.close().await;
+    publish(&fleet.world, &[]).await;
     assert_eq!(fleet.told().await.len(), 0);
     let events = fleet.world.events("rollout_halted").await;
     assert!(

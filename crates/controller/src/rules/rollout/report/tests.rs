@@ -71,13 +71,11 @@ fn write(effects: &[Effect]) -> Option<&DeploymentWrite> {
 }
 
 fn quiet(effects: &[Effect]) -> Vec<&NewEvent> {
-    let mut events = vec![];
-    for effect in effects {
-        if let Effect::QuietEvent { event, .. } = effect {
-            events.push(event);
-        }
-    }
-    events
+    let events = effects.iter().filter_map(|effect| match effect {
+        Effect::QuietEvent { event, .. } => Some(event),
+        _ => None,
+    });
+    events.collect()
 }
 
 #[test]
