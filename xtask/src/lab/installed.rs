@@ -148,10 +148,7 @@ impl Host {
         for entry in entries(&self.at("var/lib/vpn-node-updater/trust"))? {
             let bytes =
                 fs::read(&entry).with_context(|| format!("cannot read {}", entry.display()))?;
-            state.insert(
-                entry.display().to_string(),
-                Digest::of(&bytes).to_string(),
-            );
+            state.insert(entry.display().to_string(), Digest::of(&bytes).to_string());
         }
         for name in ["stable", "experiment", "previous"] {
             state.insert(name.to_owned(), self.link(name).unwrap_or_default());

@@ -117,8 +117,8 @@ impl Publisher {
     /// The file of a package as it is published.
     pub(crate) fn target(&self, version: &str) -> Result<PathBuf> {
         let folder = self.repository.join("targets/vpn-node").join(version);
-        let files = fs::read_dir(&folder)
-            .with_context(|| format!("version {version} is not published"))?;
+        let files =
+            fs::read_dir(&folder).with_context(|| format!("version {version} is not published"))?;
         let mut files = files.filter_map(|entry| Some(entry.ok()?.path()));
         files
             .find(|path| path.to_string_lossy().ends_with(".tar.zst"))

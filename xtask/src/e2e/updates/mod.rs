@@ -73,18 +73,15 @@ impl Figure {
 
 /// Every scenario, the slowest ones first: they would else be waited for at the end.
 fn all() -> Vec<Scenario> {
-    [
-        misbehaving::SCENARIOS,
-        good::SCENARIOS,
-    ]
-    .into_iter()
-    .flatten()
-    .map(|(name, short, play)| Scenario {
-        name,
-        short: *short,
-        play: *play,
-    })
-    .collect()
+    [misbehaving::SCENARIOS, good::SCENARIOS]
+        .into_iter()
+        .flatten()
+        .map(|(name, short, play)| Scenario {
+            name,
+            short: *short,
+            play: *play,
+        })
+        .collect()
 }
 
 /// A scenario's name, whether it belongs to `--short`, and what it does.

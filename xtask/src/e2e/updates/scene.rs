@@ -147,7 +147,9 @@ impl<'a> Scene<'a> {
         let fleet = &self.fleet;
         // A host that was started a moment ago has not said yet what it has.
         let what = format!("a rollout of {version}");
-        let answer = self.lab.wait_for(&what, SOON, || fleet.ask(&words).map(Some))?;
+        let answer = self
+            .lab
+            .wait_for(&what, SOON, || fleet.ask(&words).map(Some))?;
         let id = column(&answer, "rollout_id");
         ensure!(!id.is_empty(), "`rollout create` gave no rollout_id");
         Ok(id)

@@ -37,12 +37,18 @@ const REAL: &str = "exec \"${0%/*}/vpn-node\" \"$@\"\n";
 const RELEASES: [(&str, Option<(&str, bool)>); 11] = [
     (GOOD, None),
     (BETTER, None),
-    (CRASHES, Some(("echo 'no such symbol' >&2; exit 1\n", false))),
+    (
+        CRASHES,
+        Some(("echo 'no such symbol' >&2; exit 1\n", false)),
+    ),
     (CRASHES_LATER, Some(("(sleep 5; kill -SEGV $$) &\n", true))),
     (HANGS, Some(("(sleep 5; kill -STOP $$) &\n", true))),
     (MUTE, Some(("exec sleep 100000\n", false))),
     // 400 MiB, all of them used; the limit is 256.
-    (HOG, Some(("exec dd if=/dev/zero of=/dev/null bs=400M\n", false))),
+    (
+        HOG,
+        Some(("exec dd if=/dev/zero of=/dev/null bs=400M\n", false)),
+    ),
     // It does not find the enrolment, so it has nobody to send heartbeats to.
     (
         NO_HEARTBEAT,
@@ -70,7 +76,10 @@ const RELEASES: [(&str, Option<(&str, bool)>); 11] = [
             false,
         )),
     ),
-    (CANNOT_READ, Some(("echo 'the state has format 9' >&2; exit 78\n", false))),
+    (
+        CANNOT_READ,
+        Some(("echo 'the state has format 9' >&2; exit 78\n", false)),
+    ),
 ];
 
 /// See the module's page. The folder is that of a lab, and ends with it.
