@@ -81,7 +81,7 @@ impl Disk {
     /// a directory of that user, who may have put anything in the way.
     ///
     /// # Errors
-    /// What the system refused; the old content stays.
+    /// What the system refused; the old content stays, unless it is a directory.
     pub fn replace_owned(
         &self,
         path: &Path,
@@ -90,6 +90,10 @@ impl Disk {
         owner: (u32, u32),
     ) -> Result<(), UpdateError> {
         self.remove_tree(&beside(path))?;
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            // A migration may have made a directory out of the file; rename(2) would refuse for ever.
+            self.remove_tree(path)?;
+        }
         self.replace_by(path, |temp| {
             let file = self.write_new(temp, bytes, mode)?;
             if geteuid().is_root() {
@@ -259,12 +263,6 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, UpdateErro
         return Err(not_it(&format!("is larger than {max} bytes")));
     }
     Ok(Some(bytes))
-}
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A temporary name beside `path`. One updater runs at a time, so one name is enough.
