@@ -109,8 +109,10 @@ fn holder(path: &Path) -> Result<Option<String>, UpdateError> {
         Err(none) if none.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(at("open", path))?,
     };
+    // Who only reads the packages (`rpm -qa`) moves no links. And everybody may read rpm's lock
+    // file, so anybody could hold a lock for reading for ever.
     let mut lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: libc::F_RDLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
@@ -210,5 +212,34 @@ mod tests {
             check_package_managers(&layout).unwrap();
             fs::remove_file(&path).unwrap();
         }
+    }
+
+    #[test]
+    fn a_lock_for_reading_which_anybody_may_hold_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let path = &layout.package_manager_locks()[2];
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+        let hold = |kind: i32| {
+            let file = OpenOptions::new().read(true).write(true).open(path);
+            let file = file.unwrap();
+            let lock = libc::flock {
+                l_type: kind as libc::c_short,
+                l_whence: libc::SEEK_SET as libc::c_short,
+                l_start: 0,
+                l_len: 0,
+                l_pid: 0,
+            };
+            // Of an open file description: another one of this process sees it.
+            fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+            file
+        };
+        let reader = hold(libc::F_RDLCK);
+        check_package_managers(&layout).unwrap();
+        drop(reader);
+        let _writer = hold(libc::F_WRLCK);
+        let error = check_package_managers(&layout).unwrap_err();
+        assert_eq!(error.code, "package_manager_busy");
     }
 }

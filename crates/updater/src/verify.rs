@@ -62,15 +62,8 @@ pub fn find(
 ) -> Result<Found, UpdateError> {
     let path = target_path(version, &Platform::here());
     let target = trusted.target(fetch, &path)?;
-    let sha256 = target.sha256().unwrap_or_default();
-    let sha256 = Digest::parse(&sha256).map_err(|error| {
-        UpdateError::refused(
-            UpdaterCode::RequestInvalid,
-            format!("{path} has no usable SHA-256 in its metadata: {error}"),
-        )
-    })?;
     Ok(Found {
-        signed: Signed::new(&path, target.length, sha256, target.custom.as_ref())?,
+        signed: Signed::from_target(&target)?,
         url_path: target.url_path(),
         role: target.role,
     })

@@ -8,10 +8,13 @@ mod supervise;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Parser;
 use nix::unistd::geteuid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpn_node_release::code::UpdaterCode;
 
 use crate::clock::{Clock, SystemClock};
@@ -47,7 +50,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match act(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vpn-node-updater: {error} [{}]", error.code);
+            complain(&format!("{error} [{}]", error.code));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -121,10 +124,13 @@ fn act(arguments: Arguments) -> Result<(), UpdateError> {
             let planned = plan::plan(host, offline.as_deref(), version)?;
             show::plan(planned.as_ref(), json)
         }),
-        Command::Apply { file, version } => on_host(&layout, &disk, Wait::No, |host| {
-            tell(&run::apply(host, &file, version)?, "nothing to do");
-            Ok(())
-        }),
+        Command::Apply { file, version } => {
+            let config = Config::read(&layout)?;
+            wired(&layout, &disk, &config, Wait::No, signals()?, |host| {
+                tell(&run::apply(host, &file, version)?, "nothing to do");
+                Ok(())
+            })
+        }
         Command::Rollback => on_host(&layout, &disk, Wait::No, |host| {
             tell(&rollback::rollback(host)?, "nothing to do");
             Ok(())
@@ -150,7 +156,7 @@ fn on_host(
     act: impl FnOnce(&mut Host<'_>) -> Result<(), UpdateError>,
 ) -> Result<(), UpdateError> {
     let config = Config::read(layout)?;
-    wired(layout, disk, &config, wait, act)
+    wired(layout, disk, &config, wait, Arc::default(), act)
 }
 
 fn wired(
@@ -158,11 +164,12 @@ fn wired(
     disk: &Disk,
     config: &Config,
     wait: Wait,
+    stop: Arc<AtomicBool>,
     act: impl FnOnce(&mut Host<'_>) -> Result<(), UpdateError>,
 ) -> Result<(), UpdateError> {
     let _lock = lock::whole(layout, wait)?;
     let mut supervisor = supervisor(layout, config);
-    let mut probation = Watch::new(layout, config, &SystemClock);
+    let mut probation = Watch::new(layout, config, &SystemClock).until(stop);
     act(&mut Host {
         layout,
         disk,
@@ -170,17 +177,32 @@ fn wired(
         config,
         supervisor: supervisor.as_mut(),
         probation: &mut probation,
-        log: &mut |line| eprintln!("vpn-node-updater: {line}"),
+        log: &mut complain,
     })
 }
 
 /// A mistake in updater.toml must not stop a host from coming to rest.
 fn recover(layout: &Layout, disk: &Disk) -> Result<(), UpdateError> {
     let config = Config::read(layout).unwrap_or_else(|error| {
-        eprintln!("vpn-node-updater: {error}; recovering with the defaults");
+        complain(&format!("{error}; recovering with the defaults"));
         Config::default()
     });
-    wired(layout, disk, &config, Wait::Yes, to_rest)
+    wired(layout, disk, &config, Wait::Yes, Arc::default(), to_rest)
+}
+
+/// Set by the signals that end a program of a person. No service stands behind that one which would
+/// send a version home that nobody watches any more (`ExecStopPost=`), so it does it itself.
+fn signals() -> Result<Arc<AtomicBool>, UpdateError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(|error| {
+            UpdateError::failed(
+                UpdaterCode::StartFailed,
+                format!("cannot listen for signals: {error}"),
+            )
+        })?;
+    }
+    Ok(stop)
 }
 
 /// A tree that is not the host itself must never move the host's units.
@@ -221,4 +243,9 @@ fn tell(outcome: &Outcome, nothing: &str) {
 /// A line on standard output. Nobody may be reading any more (`| head`): that is no failure.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line on standard error. The terminal may be gone: what is under way must not end by that.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "vpn-node-updater: {line}");
 }

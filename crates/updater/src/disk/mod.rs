@@ -82,7 +82,7 @@ impl Disk {
     /// a directory of that user, who may have put anything in the way.
     ///
     /// # Errors
-    /// What the system refused; the old content stays.
+    /// What the system refused; the old content stays, unless it is a directory.
     pub fn replace_owned(
         &self,
         path: &Path,
@@ -283,12 +283,6 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, UpdateErro
         return Err(not_it(&format!("is larger than {max} bytes")));
     }
     Ok(Some(bytes))
-}
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A temporary name beside `path`. One updater runs at a time, so one name is enough.

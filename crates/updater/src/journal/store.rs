@@ -4,6 +4,7 @@
 //! was not begun yet; a torn or lost file leaves the other.
 
 use sha2::{Digest, Sha256};
+use vpn_node_release::metadata::hex;
 
 use super::Journal;
 use crate::disk::{self, Disk};
@@ -70,7 +71,7 @@ fn checksum(number: u64, body: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(number.to_be_bytes());
     hash.update(body);
-    crate::disk::hex(&hash.finalize())
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]
