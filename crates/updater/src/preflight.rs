@@ -222,33 +222,4 @@ mod tests {
             fs::remove_file(&path).unwrap();
         }
     }
-
-    #[test]
-    fn a_lock_for_reading_which_anybody_may_hold_stops_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(dir.path());
-        let path = &layout.package_manager_locks()[2];
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, "").unwrap();
-        let hold = |kind: i32| {
-            let file = OpenOptions::new().read(true).write(true).open(path);
-            let file = file.unwrap();
-            let lock = libc::flock {
-                l_type: kind as libc::c_short,
-                l_whence: libc::SEEK_SET as libc::c_short,
-                l_start: 0,
-                l_len: 0,
-                l_pid: 0,
-            };
-            // Of an open file description: another one of this process sees it.
-            fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-            file
-        };
-        let reader = hold(libc::F_RDLCK);
-        check_package_managers(&layout).unwrap();
-        drop(reader);
-        let _writer = hold(libc::F_WRLCK);
-        let error = check_package_managers(&layout).unwrap_err();
-        assert_eq!(error.code, "package_manager_busy");
-    }
 }
