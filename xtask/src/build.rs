@@ -1,4 +1,4 @@
-//! Where our three programs are: built by cargo, or taken from a folder that the caller names.
+//! Where our programs are: built by cargo, or taken from a folder that the caller names.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,6 +21,7 @@ pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
     pub(crate) cli: PathBuf,
     pub(crate) controller: PathBuf,
+    pub(crate) updater: PathBuf,
 }
 
 /// Takes the programs from `folder` if there is one, else builds them.
@@ -44,6 +45,7 @@ fn in_folder(folder: &Path) -> Result<Programs> {
         agent: program("vpn-node-agent")?,
         cli: program("vpn-node")?,
         controller: program("vpn-node-controller")?,
+        updater: program("vpn-node-updater")?,
     })
 }
 
@@ -54,6 +56,8 @@ fn build(release: bool) -> Result<Programs> {
     let messages = if release {
         PACKAGES
             .iter()
+            // It travels in the agent's package.
+            .chain(&[("vpn-node-updater", "crates/updater", "agent")])
             .map(|(package, _, profile)| cargo_build(&["--package", package, "--profile", profile]))
             .collect::<Result<String>>()?
     } else {
@@ -66,6 +70,7 @@ fn build(release: bool) -> Result<Programs> {
         agent: program("vpn-node-agent")?,
         cli: program("vpn-node")?,
         controller: program("vpn-node-controller")?,
+        updater: program("vpn-node-updater")?,
     })
 }
 

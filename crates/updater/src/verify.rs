@@ -9,7 +9,7 @@ use vpn_node_release::code::{PolicyCode, UpdaterCode};
 use vpn_node_release::digest::Digest;
 use vpn_node_release::metadata::Rejection;
 use vpn_node_release::policy::{self, Candidate, HostFacts, Permit, Running};
-use vpn_node_release::release::{PRODUCT, target_path};
+use vpn_node_release::release::{PRODUCT, ReleaseInfo, target_path};
 use vpn_node_release::trust::store::Loaded;
 use vpn_node_release::trust::{
     Fetch, FetchError, FileStore, HighWater, MemoryStore, ReleaseMark, Repository, Store,
@@ -158,7 +158,7 @@ fn facts(
         channel: Word::parse(&config.channel).map_err(|error| {
             UpdateError::failed(UpdaterCode::ConfigInvalid, format!("channel: {error}"))
         })?,
-        running: running(layout)?,
+        running: running(layout, config, trusted)?,
         high_water: high_water(trusted, &config.channel)?,
         blocked: blocked
             .filter(|version| hold.blocked_now(version, now.wall_ms).is_some())
@@ -170,7 +170,7 @@ fn facts(
 }
 
 /// What a boot starts.
-fn running(layout: &Layout) -> Result<Running, UpdateError> {
+fn running(layout: &Layout, config: &Config, trusted: &Trusted) -> Result<Running, UpdateError> {
     let slot = stable(layout)?;
     let manifest = slots::manifest(layout, &slot).ok_or_else(|| {
         UpdateError::failed(
@@ -182,8 +182,14 @@ fn running(layout: &Layout) -> Result<Running, UpdateError> {
             ),
         )
     })?;
+    let path = target_path(&manifest.version, &Platform::here());
+    let listed = trusted.targets().and_then(|all| all.targets.get(&path));
+    let info = listed.and_then(|file| ReleaseInfo::from_custom(file.custom.as_ref()).ok());
+    // Each channel counts for itself.
+    let info = info.filter(|info| info.channel.as_str() == config.channel);
     Ok(Running {
         version: manifest.version,
+        listed_counter: info.map(|info| info.counter),
         package: slots::package_of(layout, &slot),
         state_format: manifest.state_format,
     })

@@ -5,6 +5,7 @@
 mod connections;
 mod gate;
 mod supervisor;
+mod updates;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +19,8 @@ pub(crate) enum What {
     Connections(connections::Options),
     /// The gate: a gated VPN runs only while its host is authorised, whatever happens to the agent
     Gate(gate::Options),
+    /// Updates: good releases are kept, bad ones go away by themselves, hostile ones never get in
+    Updates(updates::Options),
     /// What plays systemd in there.
     #[command(hide = true)]
     Supervisor {
@@ -31,6 +34,7 @@ pub(crate) fn run(what: &What) -> Result<ExitCode> {
     match what {
         What::Connections(options) => connections::run(options),
         What::Gate(options) => gate::run(options),
+        What::Updates(options) => updates::run(options),
         What::Supervisor { plan } => supervisor::run(plan),
     }
 }

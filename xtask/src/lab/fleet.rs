@@ -36,6 +36,8 @@ pub(crate) struct Fleet {
     programs: Programs,
     folder: PathBuf,
     listen: SocketAddr,
+    /// Whom hosts speak to, if that is not the controller itself.
+    front: Option<SocketAddr>,
     heartbeat_s: u32,
     agent_settings: String,
 }
@@ -57,6 +59,7 @@ impl Fleet {
             programs,
             folder,
             listen: free_address()?,
+            front: None,
             heartbeat_s,
             agent_settings: agent_settings.to_owned(),
         })
@@ -68,9 +71,19 @@ impl Fleet {
         Host::new(folder, &self.programs, self.machine, &self.agent_settings)
     }
 
+    /// From here on hosts are told to speak to `front`, before the controller is made.
+    pub(crate) fn stand_behind(&mut self, front: SocketAddr) {
+        self.front = Some(front);
+    }
+
     /// The controller's address for agents.
     pub(crate) fn url(&self) -> String {
-        format!("https://{}", self.listen)
+        format!("https://{}", self.front.unwrap_or(self.listen))
+    }
+
+    /// Where the controller itself listens.
+    pub(crate) fn listens_at(&self) -> SocketAddr {
+        self.listen
     }
 
     /// The controller's keys, settings and database.

@@ -1,7 +1,8 @@
-//! A VPN host of the fleet: its folder, and its two programs as an operator runs them.
+//! A VPN host of the fleet: its folder, and its programs as an operator runs them.
 //!
-//! The folder holds agent.toml, the state directory `agent` and the runtime directory `run`.
-//! Several hosts of one fleet differ by their folder alone.
+//! The folder is the root of a tree like a host's own: `etc/vpn-node/agent.toml`, the state in
+//! `var/lib/vpn-node`, the status socket in `run/vpn-node`. Several hosts of one fleet differ by
+//! their folder alone. What is about releases stands in [`installed`](super::installed).
 
 use std::fs::{self, DirBuilder};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,9 +28,8 @@ const MAX_ANSWER_BYTES: u64 = 4 * 1024 * 1024;
 
 /// See the module's page.
 pub(crate) struct Host {
-    agent: PathBuf,
-    cli: PathBuf,
-    machine: Machine,
+    pub(super) programs: Programs,
+    pub(super) machine: Machine,
     folder: PathBuf,
 }
 
@@ -43,12 +43,12 @@ impl Host {
         settings: &str,
     ) -> Result<Self> {
         let host = Self {
-            agent: programs.agent.clone(),
-            cli: programs.cli.clone(),
+            programs: programs.clone(),
             machine,
             folder,
         };
-        for private in [host.state_dir(), host.runtime_dir()] {
+        let etc = host.folder.join("etc/vpn-node");
+        for private in [host.state_dir(), host.runtime_dir(), etc] {
             DirBuilder::new()
                 .mode(0o700)
                 .recursive(true)
@@ -71,7 +71,7 @@ impl Host {
 
     /// Where the agent keeps its identity and ledger.
     pub(crate) fn state_dir(&self) -> PathBuf {
-        self.folder.join("agent")
+        self.folder.join("var/lib/vpn-node")
     }
 
     /// Where the agent answers `vpn-node status`.
@@ -80,16 +80,16 @@ impl Host {
     }
 
     fn runtime_dir(&self) -> PathBuf {
-        self.folder.join("run")
+        self.folder.join("run/vpn-node")
     }
 
-    fn config(&self) -> PathBuf {
-        self.folder.join("agent.toml")
+    pub(super) fn config(&self) -> PathBuf {
+        self.folder.join("etc/vpn-node/agent.toml")
     }
 
     /// `vpn-node` of this host, on its machine.
     pub(crate) fn cli(&self) -> Command {
-        let mut command = self.machine.command(&self.cli);
+        let mut command = self.machine.command(&self.programs.cli);
         command
             .arg("--config")
             .arg(self.config())
@@ -102,7 +102,7 @@ impl Host {
 
     /// `vpn-node-agent` of this host, on its machine.
     pub(crate) fn agent(&self) -> Command {
-        let mut command = self.machine.command(&self.agent);
+        let mut command = self.machine.command(&self.programs.agent);
         command.arg("--config").arg(self.config());
         command
     }

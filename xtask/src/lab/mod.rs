@@ -7,7 +7,9 @@
 
 pub(crate) mod fleet;
 pub(crate) mod host;
+pub(crate) mod installed;
 pub(crate) mod machine;
+pub(crate) mod publisher;
 pub(crate) mod record;
 pub(crate) mod story;
 pub(crate) mod tunnel;

@@ -108,10 +108,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// Packs the three programs in `programs` as version `version`, quickly: for tests and
 /// demonstrations, which put other programs there. Returns the package, in the directory `out`.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "demo, e2e and torture of updates use it")
-)]
 pub(crate) fn package(
     programs: &Path,
     version: &Version,

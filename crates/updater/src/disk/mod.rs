@@ -15,6 +15,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use vpn_node_release::code::UpdaterCode;
 
+use crate::clock::new_id;
 use crate::error::{UpdateError, at};
 
 /// Stands before every change.
@@ -89,11 +90,8 @@ impl Disk {
         mode: u32,
         owner: (u32, u32),
     ) -> Result<(), UpdateError> {
-        self.remove_tree(&beside(path))?;
-        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
-            // A migration may have made a directory out of the file; rename(2) would refuse for ever.
-            self.remove_tree(path)?;
-        }
+        self.make_way(&beside(path))?;
+        self.make_way(path)?;
         self.replace_by(path, |temp| {
             let file = self.write_new(temp, bytes, mode)?;
             if geteuid().is_root() {
@@ -101,6 +99,28 @@ impl Disk {
             }
             self.change("sync", temp, || file.sync_all())
         })
+    }
+
+    /// Removes what has this name in a directory of somebody else's, whatever it is.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn remove_others(&self, path: &Path) -> Result<(), UpdateError> {
+        self.make_way(path)?;
+        self.remove_file(path)
+    }
+
+    /// Moves a directory aside. Its owner may have made it so deep that it cannot be removed, so
+    /// that is only tried.
+    fn make_way(&self, path: &Path) -> Result<(), UpdateError> {
+        if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            return Ok(());
+        }
+        let id = new_id().map_err(at("move away", path))?;
+        let aside = path.with_file_name(format!(".{id}.aside"));
+        self.rename(path, &aside)?;
+        let _ = self.remove_tree(&aside);
+        Ok(())
     }
 
     fn replace_by(

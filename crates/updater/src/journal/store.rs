@@ -10,6 +10,7 @@ use super::Journal;
 use crate::disk::{self, Disk};
 use crate::error::UpdateError;
 use crate::layout::Layout;
+use crate::status::shorten;
 
 /// Longest journal, in bytes: the baseline names at most some dozens of backends.
 const MAX_BYTES: u64 = 256 * 1024;
@@ -28,7 +29,11 @@ pub fn read(layout: &Layout) -> Option<Journal> {
 /// What the system refused. The step must not be done then.
 pub fn write(layout: &Layout, disk: &Disk, journal: &Journal) -> Result<(), UpdateError> {
     let number = numbered(layout).map_or(1, |(number, _)| number.saturating_add(1));
-    let body = serde_json::to_string(journal).expect("a journal has no map keys but strings");
+    let journal = Journal {
+        detail: journal.detail.as_deref().map(shorten),
+        ..journal.clone()
+    };
+    let body = serde_json::to_string(&journal).expect("a journal has no map keys but strings");
     let sum = checksum(number, &body);
     let text = format!("{MAGIC} {number} {sum}\n{body}\n");
     for path in layout.journal() {

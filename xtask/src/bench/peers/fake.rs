@@ -27,7 +27,7 @@ const FIRST_COUNT: u64 = 100_000_000_000;
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves until it is dropped.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     path: PathBuf,
     connected: usize,
     stop: Arc<AtomicBool>,
@@ -41,10 +41,15 @@ impl Fake {
             bail!("a socket of ours does not belong among the real ones of this machine");
         };
         let path = PathBuf::from(format!("/proc/{holder}/root/run/wireguard/wgbench0.sock"));
+        Self::serve_at(path, peers, CONNECTED)
+    }
+
+    /// Listens at `path` with an answer of so many peers, of whom one of `one_of` is connected.
+    pub(crate) fn serve_at(path: PathBuf, peers: usize, one_of: usize) -> Result<Self> {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .context("the clock stands before 1970")?;
-        let mut answer = Answer::of(peers, now.as_secs());
+        let mut answer = Answer::of(peers, one_of, now.as_secs());
         let listener = UnixListener::bind(&path)
             .with_context(|| format!("cannot listen at {}", path.display()))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -60,14 +65,14 @@ impl Fake {
         });
         Ok(Self {
             path,
-            connected: peers.div_ceil(CONNECTED),
+            connected: peers.div_ceil(one_of),
             stop,
             thread: Some(thread),
         })
     }
 
     /// How many of its peers are connected.
-    pub(super) fn connected(&self) -> usize {
+    pub(crate) fn connected(&self) -> usize {
         self.connected
     }
 }
@@ -103,11 +108,11 @@ struct Answer {
 }
 
 impl Answer {
-    fn of(peers: usize, unix_now: u64) -> Self {
+    fn of(peers: usize, one_of: usize, unix_now: u64) -> Self {
         let mut text = format!("private_key={:064x}\nlisten_port=51820\n", 1);
         let mut counters = Vec::new();
         for number in 0..peers {
-            let connected = number % CONNECTED == 0;
+            let connected = number % one_of == 0;
             let handshake = if connected {
                 unix_now - 5
             } else {
@@ -215,7 +220,7 @@ mod tests {
 
     #[test]
     fn connected_peers_grow_from_answer_to_answer_and_the_others_do_not() {
-        let mut answer = Answer::of(40, 1_700_000_000);
+        let mut answer = Answer::of(40, CONNECTED, 1_700_000_000);
         let before = String::from_utf8(answer.bytes.clone()).unwrap();
         answer.grow();
         let after = String::from_utf8(answer.bytes).unwrap();

@@ -7,7 +7,7 @@
 //! product's own backend as it is shipped, alone in a process (`xtask/reader`).
 
 mod exporter;
-mod fake;
+pub(crate) mod fake;
 mod reader;
 mod table;
 

@@ -1,8 +1,11 @@
 //! Whole updates on a host in a temporary directory.
 
 mod broken;
+mod downgrade;
+mod grudge;
 mod hostile;
 mod life;
+mod torn;
 
 use std::fs;
 
