@@ -95,6 +95,24 @@ pub struct Blocked {
     pub until_ms: i64,
 }
 
+/// No block lasts longer than thirty days, in milliseconds.
+pub const BLOCK_MAX_MS: i64 = 30 * 24 * 3600 * 1000;
+
+impl Blocked {
+    /// Whether it holds at this instant of the wall clock, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn holds(&self, now_ms: i64) -> bool {
+        block_holds(self.until_ms, now_ms)
+    }
+}
+
+/// Whether a block that lasts until then holds. One that would last longer than any can (the clock
+/// was wrong when it was made) has ended.
+#[must_use]
+pub const fn block_holds(until_ms: i64, now_ms: i64) -> bool {
+    now_ms < until_ms && until_ms.saturating_sub(now_ms) <= BLOCK_MAX_MS
+}
+
 /// The updater's answer: what is installed, what is allowed, and how the last attempt went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {

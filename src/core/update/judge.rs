@@ -82,9 +82,8 @@ pub(super) fn judge(
         let detail = format!("root of this host keeps it at {}", shown(pinned));
         return Err(Refusal::new(PolicyCode::Pinned.as_str(), detail));
     }
-    let blocked = |b: &&vpn_node_release::handover::Blocked| {
-        b.version == order.version && b.until_ms > wall_ms
-    };
+    let blocked =
+        |b: &&vpn_node_release::handover::Blocked| b.version == order.version && b.holds(wall_ms);
     if let Some(block) = software.blocked.iter().find(blocked) {
         let detail = format!(
             "version {version} ended badly here {} time(s), last with {}",

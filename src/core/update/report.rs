@@ -33,7 +33,7 @@ impl Updates {
             pinned: status.and_then(|s| s.pinned.as_deref()).map(short),
             disabled: !self.enabled || status.is_some_and(|status| status.disabled),
             blocked: blocked
-                .filter(|block| block.until_ms > now.wall_ms)
+                .filter(|block| block.holds(now.wall_ms))
                 .take(MAX_BLOCKED)
                 .map(|block| short(&block.version))
                 .collect(),

@@ -56,7 +56,7 @@ impl Passphrase {
         Ok(Self(typed))
     }
 
-    /// The first line of a file: the file may be a pipe or a device of a secret manager.
+    /// The only line of a file, which may be a pipe or a device of a secret manager.
     ///
     /// # Errors
     /// [`PassphraseError`].

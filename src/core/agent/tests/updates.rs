@@ -233,18 +233,15 @@ fn what_this_host_does_not_take_is_refused_with_its_code_and_nothing_is_fetched(
 fn a_blocked_version_is_refused_until_its_time_is_over() {
     let mut world = managed(50);
     let until_ms = world.now().wall_ms + 600_000;
-    world
-        .releases
-        .updater
-        .as_mut()
-        .unwrap()
-        .blocked
-        .push(Blocked {
-            version: "1.5.0".to_owned(),
-            code: "crashed".to_owned(),
-            count: 1,
-            until_ms,
-        });
+    let block = |version: &str, until_ms| Blocked {
+        version: version.to_owned(),
+        code: "crashed".to_owned(),
+        count: 1,
+        until_ms,
+    };
+    // The second one was made when the clock said 2099: it holds nothing back.
+    world.releases.updater.as_mut().unwrap().blocked =
+        vec![block("1.5.0", until_ms), block("1.5.1", 4_070_908_800_000)];
     world.run_for(s(61));
     assert_eq!(told(&world).blocked, ["1.5.0"]);
     issue(&mut world, A, action(5, "1.5.0"));

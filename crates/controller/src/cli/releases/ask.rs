@@ -13,7 +13,7 @@ use crate::releases::passphrase::Passphrase;
 
 #[derive(Debug, Args)]
 pub(super) struct PassphraseArgs {
-    /// Read the passphrase from the first line of this file instead of the terminal
+    /// Read the passphrase from this file, which has one line, instead of the terminal
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
 }
