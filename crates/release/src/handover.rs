@@ -95,6 +95,16 @@ pub struct Blocked {
     pub until_ms: i64,
 }
 
+/// No version is blocked for longer than this, in milliseconds: thirty days.
+pub const BLOCK_MAX_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// Whether a block until then holds now. One that would last longer than any can has ended: the
+/// clock was wrong when it was made.
+#[must_use]
+pub const fn block_holds(until_ms: i64, now_ms: i64) -> bool {
+    now_ms < until_ms && until_ms.saturating_sub(now_ms) <= BLOCK_MAX_MS
+}
+
 /// The updater's answer: what is installed, what is allowed, and how the last attempt went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use vpn_node_release::code::UpdaterCode;
-use vpn_node_release::handover;
+use vpn_node_release::handover::{self, BLOCK_MAX_MS};
 use vpn_node_release::version::Version;
 
 use crate::disk::{self, Disk};
@@ -17,8 +17,6 @@ const MAX_BYTES: u64 = 256 * 1024;
 const MAX_BLOCKED: usize = 100;
 /// How long the first block lasts, in milliseconds: one day. Each further one doubles it.
 pub const BLOCK_MS: i64 = 24 * 3600 * 1000;
-/// No block lasts longer: thirty days.
-pub const BLOCK_MAX_MS: i64 = 30 * BLOCK_MS;
 
 /// The content of policy.json.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,14 +88,11 @@ impl Hold {
         disk.replace(&layout.policy(), text.as_bytes(), 0o644)
     }
 
-    /// The block that holds `version` at this instant. One that would last longer than any can
-    /// (the clock was wrong when it was made) has ended.
+    /// The block that holds `version` at this instant.
     #[must_use]
     pub fn blocked_now(&self, version: &Version, now_ms: i64) -> Option<&Block> {
         self.blocked.iter().find(|block| {
-            block.version == *version
-                && now_ms < block.until_ms
-                && block.until_ms.saturating_sub(now_ms) <= BLOCK_MAX_MS
+            block.version == *version && handover::block_holds(block.until_ms, now_ms)
         })
     }
 

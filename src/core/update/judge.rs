@@ -3,7 +3,7 @@
 
 use vpn_node_protocol::update::DeploymentStatus;
 use vpn_node_release::code::{DownloadCode, PolicyCode};
-use vpn_node_release::handover::Status;
+use vpn_node_release::handover::{Status, block_holds};
 use vpn_node_release::release::target_path;
 use vpn_node_release::version::{Platform, Version};
 
@@ -83,7 +83,7 @@ pub(super) fn judge(
         return Err(Refusal::new(PolicyCode::Pinned.as_str(), detail));
     }
     let blocked = |b: &&vpn_node_release::handover::Blocked| {
-        b.version == order.version && b.until_ms > wall_ms
+        b.version == order.version && block_holds(b.until_ms, wall_ms)
     };
     if let Some(block) = software.blocked.iter().find(blocked) {
         let detail = format!(

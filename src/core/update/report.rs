@@ -2,6 +2,7 @@
 
 use vpn_node_protocol::limits::MAX_TEXT_BYTES;
 use vpn_node_protocol::update::{MAX_BLOCKED, UpdateReport};
+use vpn_node_release::handover::block_holds;
 
 use super::{Step, Updates};
 use crate::core::report::{DownloadStatus, UpdateStatus};
@@ -33,7 +34,7 @@ impl Updates {
             pinned: status.and_then(|s| s.pinned.as_deref()).map(short),
             disabled: !self.enabled || status.is_some_and(|status| status.disabled),
             blocked: blocked
-                .filter(|block| block.until_ms > now.wall_ms)
+                .filter(|block| block_holds(block.until_ms, now.wall_ms))
                 .take(MAX_BLOCKED)
                 .map(|block| short(&block.version))
                 .collect(),

@@ -242,7 +242,9 @@ fn is_another(candidate: Candidate<'_>, running: &Running) -> Result<(), Refusal
 /// a stolen controller could assign any older release that was signed once.
 fn is_no_step_behind_the_package(info: &ReleaseInfo, running: &Running) -> Result<(), Refusal> {
     let (version, counter) = (&info.version, info.counter);
-    let later = running.listed_counter.is_some_and(|listed| counter > listed);
+    let later = running
+        .listed_counter
+        .is_some_and(|listed| counter > listed);
     if running.package.is_some() || *version >= running.version || later {
         return Ok(());
     }
