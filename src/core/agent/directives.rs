@@ -189,7 +189,11 @@ impl Agent {
                     repository: repository.clone(),
                 };
                 let left = Duration::from_millis(left_ms);
-                return self.assigned(directive, order, left, now, rng);
+                // The order of assignments is kept on disk: one from the future would bar all
+                // that come after it.
+                let made_ms = directive.issued_ms.min(carried_ms);
+                let made = (directive.id, made_ms);
+                return self.assigned(made, order, left, now, rng);
             }
             Action::CancelUpdate { deployment_id } => {
                 return Some(self.update_cancelled(deployment_id, now));

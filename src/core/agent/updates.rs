@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand_core::CryptoRng;
-use vpn_node_protocol::directive::Directive;
+use uuid::Uuid;
 use vpn_node_protocol::message::DirectiveOutcome;
 
 use super::directives::random_uuid;
@@ -31,16 +31,15 @@ impl Agent {
         taken
     }
 
-    /// An assignment came, which lasts for `left`. None: it is not decided yet, and comes again.
+    /// An assignment came (its directive, and when that was made), which lasts for `left`. None: it is not decided yet, and comes again.
     pub(super) fn assigned(
         &mut self,
-        directive: &Directive,
+        (id, issued_ms): (Uuid, i64),
         order: Order,
         left: Duration,
         now: Now,
         rng: &mut impl CryptoRng,
     ) -> Option<(DirectiveOutcome, Option<String>)> {
-        let (id, issued_ms) = (directive.id, directive.issued_ms);
         let request = random_uuid(rng);
         let answer = self
             .updates

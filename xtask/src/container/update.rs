@@ -227,15 +227,12 @@ impl Scene {
         Ok(Instant::now())
     }
 
-    /// The attempt for this version, when it is over and its updater is gone.
+    /// The attempt for this version, when it is over. Its updater may still wait for its half minute
+    /// to pass; the path unit starts the next one after that.
     fn ended(&self, version: &str) -> Result<Attempt> {
         self.eventually(&format!("the end of the attempt for {version}"), || {
             let attempt = self.status().ok().and_then(|status| status.attempt);
-            let over = attempt.filter(|a| a.version == version && a.phase.is_final());
-            // "failed" after all but a success: its exit code says how it ended.
-            let state = self.property(UPDATER, "ActiveState")?;
-            let idle = matches!(state.as_str(), "inactive" | "failed");
-            Ok(over.filter(|_| idle))
+            Ok(attempt.filter(|a| a.version == version && a.phase.is_final()))
         })
     }
 

@@ -258,6 +258,40 @@ fn a_blocked_version_is_refused_until_its_time_is_over() {
 }
 
 #[test]
+fn a_block_that_was_made_in_2099_holds_nothing_back() {
+    let mut world = managed(52);
+    let blocked = &mut world.releases.updater.as_mut().unwrap().blocked;
+    blocked.push(Blocked {
+        version: "1.5.0".to_owned(),
+        code: "crashed".to_owned(),
+        count: 1,
+        until_ms: 4_070_908_800_000,
+    });
+    world.run_for(s(61));
+    assert!(told(&world).blocked.is_empty());
+    issue(&mut world, A, action(5, "1.5.0"));
+    world.run_for(s(5));
+    assert_eq!(deployment(&world).status, DeploymentStatus::Downloading);
+}
+
+#[test]
+fn an_assignment_from_the_future_bars_no_later_one() {
+    let mut world = managed(53);
+    let mut future = directive(&world, A, action(5, "1.5.0"));
+    future.issued_ms += 20 * 24 * 3_600_000;
+    world.controller.issue(&future);
+    world.run_for(s(5));
+    assert_eq!(deployment(&world).id, 5);
+    issue(&mut world, B, action(6, "1.6.0"));
+    world.run_for(s(5));
+    let report = deployment(&world);
+    assert_eq!(
+        (report.id, report.status),
+        (6, DeploymentStatus::Downloading)
+    );
+}
+
+#[test]
 fn switched_off_in_the_configuration_nothing_is_fetched_or_looked_at() {
     let mut world = managed(51);
     world.releases.enabled = false;
