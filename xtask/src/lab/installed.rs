@@ -148,10 +148,7 @@ impl Host {
         for entry in entries(&self.at("var/lib/vpn-node-updater/trust"))? {
             let bytes =
                 fs::read(&entry).with_context(|| format!("cannot read {}", entry.display()))?;
-            state.insert(
-                entry.display().to_string(),
-                Digest::of(&bytes).to_string(),
-            );
+            state.insert(entry.display().to_string(), Digest::of(&bytes).to_string());
         }
         for name in ["stable", "experiment", "previous"] {
             state.insert(name.to_owned(), self.link(name).unwrap_or_default());
@@ -184,6 +181,16 @@ impl Host {
         ensure!(!id.is_empty(), "`vpn-node status --json` has no server_id");
         Ok(id)
     }
+}
+
+/// The first child of a process (proc(5)): the agent of a supervisor.
+pub(crate) fn child_of(parent: u32) -> Result<i32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let first = text.split_whitespace().next();
+    first
+        .and_then(|id| id.parse().ok())
+        .context("the supervisor has no child")
 }
 
 fn find_text(value: &Value, key: &str) -> Option<String> {

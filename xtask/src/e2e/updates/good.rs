@@ -88,10 +88,12 @@ fn good(shelf: &Shelf) -> Result<Figure> {
     let again = live(&mut scene, vpn.connected)?;
     ensure!(before == again, "root's way back cost connections");
     let (fleet, row) = (&scene.fleet, ["server", "show", &scene.ids[0]]);
-    scene.lab.wait_for("the version at the controller", SOON, || {
-        let rows = fleet.rows(&row, "servers")?;
-        Ok((column(rows.first().context("no server")?, "version") == BASE).then_some(()))
-    })?;
+    scene
+        .lab
+        .wait_for("the version at the controller", SOON, || {
+            let rows = fleet.rows(&row, "servers")?;
+            Ok((column(rows.first().context("no server")?, "version") == BASE).then_some(()))
+        })?;
     Ok(Figure::of(format!(
         "kept {} after its start, {} connections are the same rows; back by `rollback`",
         seconds(installed),
@@ -126,7 +128,9 @@ fn two_at_once(shelf: &Shelf) -> Result<Figure> {
     let mut scene = Scene::set(shelf, &Plan::default())?;
     let file = scene.lab.path("better.tar");
     let export = ["export", BETTER, "--to", &file.to_string_lossy()];
-    shelf.publisher_at(&scene.fleet.data_dir()).release(&export)?;
+    shelf
+        .publisher_at(&scene.fleet.data_dir())
+        .release(&export)?;
     scene.roll_out(GOOD, &[])?;
     scene.reaches(0, GOOD, "probation")?;
     scene.roll_out(BETTER, &[])?;
@@ -138,9 +142,17 @@ fn two_at_once(shelf: &Shelf) -> Result<Figure> {
         refused.stderr
     );
     let first = scene.watch(0, GOOD)?;
-    ensure!(first.phase == "installed", "the first ended as {}", first.phase);
+    ensure!(
+        first.phase == "installed",
+        "the first ended as {}",
+        first.phase
+    );
     let second = scene.watch(0, BETTER)?;
-    ensure!(second.phase == "installed", "the second ended as {}", second.phase);
+    ensure!(
+        second.phase == "installed",
+        "the second ended as {}",
+        second.phase
+    );
     scene.is_installed(0, BETTER, GOOD)?;
     ensure!(
         scene.hosts[0].link("previous").as_deref() == Some(&*format!("versions/{GOOD}")),
@@ -155,11 +167,13 @@ fn two_at_once(shelf: &Shelf) -> Result<Figure> {
 fn live(scene: &mut Scene<'_>, wanted: usize) -> Result<BTreeSet<String>> {
     let fleet = &scene.fleet;
     let words = ["connections", "list", "--server", &scene.ids[0]];
-    scene.lab.wait_for("every connection at the controller", SOON, || {
-        let rows = fleet.rows(&words, "connections")?;
-        let id = |row: &Value| column(row, "connection_id");
-        let ended = |row: &Value| !column(row, "connection_end").is_empty();
-        ensure!(!rows.iter().any(ended), "a connection has ended");
-        Ok((rows.len() == wanted).then(|| rows.iter().map(id).collect()))
-    })
+    scene
+        .lab
+        .wait_for("every connection at the controller", SOON, || {
+            let rows = fleet.rows(&words, "connections")?;
+            let id = |row: &Value| column(row, "connection_id");
+            let ended = |row: &Value| !column(row, "connection_end").is_empty();
+            ensure!(!rows.iter().any(ended), "a connection has ended");
+            Ok((rows.len() == wanted).then(|| rows.iter().map(id).collect()))
+        })
 }
