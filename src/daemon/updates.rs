@@ -73,6 +73,7 @@ impl Downloads {
             }
             Command::Check { run, failures } => self.worker.check(run, failures),
             Command::Stop => self.worker.stop(),
+            Command::Clean => self.worker.clean(),
             other => return Some(other),
         }
         None
@@ -130,12 +131,8 @@ impl UpdateFiles {
                     tracing::error!(%error, "the deployment cannot be kept: a restart forgets it");
                 }
             }
-            Command::Clean => {
-                if let Err(error) = self.folders.clean() {
-                    tracing::warn!(%error, "a former download cannot be removed");
-                }
-            }
-            Command::Fetch { .. } | Command::Check { .. } | Command::Stop => {}
+            // The worker's: they wait for no disk here.
+            Command::Fetch { .. } | Command::Check { .. } | Command::Stop | Command::Clean => {}
         }
         None
     }

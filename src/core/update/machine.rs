@@ -164,7 +164,13 @@ impl Updates {
     ) -> Answer {
         if let Some(job) = &self.job {
             let again = job.order == order && job.step != Step::Done;
-            if job.directive == Some(directive) || again {
+            if job.directive == Some(directive) {
+                return Some(Ok(()));
+            }
+            if again {
+                if issued_ms > job.issued_ms {
+                    self.prolong(directive, issued_ms, lasts, now);
+                }
                 return Some(Ok(()));
             }
             if job.directive.is_some() && issued_ms < job.issued_ms {

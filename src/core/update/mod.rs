@@ -76,7 +76,7 @@ pub enum Command {
     },
     /// Stop the worker, whatever it does.
     Stop,
-    /// Remove what was downloaded and the request to the updater.
+    /// Remove what was downloaded and the request to the updater, once the worker has stopped.
     Clean,
 }
 

@@ -39,7 +39,6 @@ impl Updates {
         now: Now,
     ) {
         self.stop();
-        self.commands.push_back(Command::Clean);
         let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         if let Some(id) = order.deployment {
             let previous = self.status().map(|status| status.stable_version.clone());
@@ -65,6 +64,20 @@ impl Updates {
         self.keep();
         self.changed(now);
         self.go_on(now);
+    }
+
+    /// The same assignment was made anew: it lasts longer.
+    pub(super) fn prolong(&mut self, directive: Uuid, issued_ms: i64, lasts: Duration, now: Now) {
+        let Some(job) = &mut self.job else { return };
+        let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
+        job.directive = Some(directive);
+        job.issued_ms = issued_ms;
+        job.lasts_s = lasts.as_secs();
+        job.until_ms = now.wall_ms.saturating_add(lasts_ms);
+        if job.step == Step::Downloading {
+            self.until = now.boot.saturating_add(lasts);
+        }
+        self.keep();
     }
 
     pub(super) fn software_seen(

@@ -63,14 +63,17 @@ impl Folders {
         atomic::create_dir_private(&self.root)
     }
 
-    /// Removes what was downloaded, the request first: from then on nobody looks at the rest.
-    ///
-    /// # Errors
-    /// The disk.
-    pub fn clean(&self) -> io::Result<()> {
-        if self.request().exists() {
-            atomic::remove(&self.request()).map_err(io::Error::other)?;
+    /// Takes the request back, if the updater has not copied it yet.
+    pub(super) fn withdraw(&self) -> Result<(), atomic::AtomicError> {
+        match self.request().exists() {
+            true => atomic::remove(&self.request()),
+            false => Ok(()),
         }
+    }
+
+    /// Removes what was downloaded, the request first: from then on nobody looks at the rest.
+    pub(super) fn clean(&self) -> io::Result<()> {
+        self.withdraw().map_err(io::Error::other)?;
         for folder in [self.incoming(), self.partial()] {
             match fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -90,9 +93,7 @@ impl Folders {
         request: &Request,
     ) -> Result<(), FetchFailure> {
         let incoming = self.incoming();
-        if self.request().exists() {
-            atomic::remove(&self.request())?;
-        }
+        self.withdraw()?;
         match fs::remove_dir_all(&incoming) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(FetchFailure::disk("empty", &incoming)(error));

@@ -113,6 +113,27 @@ impl Worker {
         }
     }
 
+    /// Removes what was downloaded and the request, after whatever runs has stopped: it cannot
+    /// leave anything behind that nobody wants any more.
+    pub fn clean(&mut self) {
+        self.stop();
+        let former = self.running.take();
+        let folders = self.settings.folders.clone();
+        let (stop, _) = watch::channel(false);
+        let started = thread::Builder::new().name("update".into()).spawn(move || {
+            if let Some((_, former)) = former {
+                let _ = former.join();
+            }
+            if let Err(error) = folders.clean() {
+                tracing::warn!(%error, "a former download cannot be removed");
+            }
+        });
+        match started {
+            Ok(thread) => self.running = Some((stop, thread)),
+            Err(error) => tracing::warn!(%error, "no thread to remove a former download"),
+        }
+    }
+
     fn start(&mut self, run: u64, task: Task, failures: u32) {
         self.stop();
         let former = self.running.take();
@@ -169,6 +190,10 @@ impl Run {
     /// The thread's work, from wherever `source` leads.
     fn work(&self, task: &Task, source: &Source) -> Result<(), FetchFailure> {
         let settings = &self.settings;
+        if matches!(task, Task::Fetch { .. }) {
+            // Of a release that another one has taken the place of.
+            settings.folders.withdraw()?;
+        }
         let anchor = Anchor {
             root: &settings.updater_root,
             folders: &settings.folders,

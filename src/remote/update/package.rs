@@ -186,7 +186,7 @@ impl Partial {
     ) -> Result<(), FetchFailure> {
         let mut url = wanted.path.clone();
         if self.bytes < wanted.length {
-            let rest = (self.bytes > 0).then(|| Rest {
+            let rest = (self.bytes > 0).then_some(Rest {
                 from: self.bytes,
                 etag: self.etag.as_deref(),
             });

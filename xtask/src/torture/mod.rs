@@ -9,6 +9,7 @@ mod power;
 mod random;
 pub(crate) mod suites;
 mod trace;
+mod update;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,12 @@ pub(crate) enum What {
     Enroll(enroll::Options),
     /// Kill, cut off, damage, fill and starve the connection ledger: nothing acknowledged is lost
     Ledger(ledger::Options),
+    /// Kill the updater, the new version and the supervisor, cut power, tear files, swap packages:
+    /// the old or the new version runs, and nothing that was not verified
+    Update(update::Options),
+    /// The agent in the slots of such hosts
+    #[command(hide = true)]
+    FakeAgent(update::agent::Options),
     /// Copy hosts and restore them: both holders of an identity are found
     Clone,
     /// Set clocks years off: nobody is locked out, no lease is lengthened
@@ -56,10 +63,16 @@ const HOSTILE: Suite = Suite {
 
 /// Runs one suite.
 pub(crate) fn run(what: &What) -> Result<ExitCode> {
+    if let What::FakeAgent(options) = what {
+        // It ends by SIGTERM, as any program.
+        return update::agent::run(options).map(|()| ExitCode::SUCCESS);
+    }
     shell::catch_signals()?;
     match what {
         What::Enroll(options) => enroll::run(options),
         What::Ledger(options) => ledger::run(options),
+        What::Update(options) => update::run(options),
+        What::FakeAgent(_) => unreachable!("handled above"),
         What::Clone => suites::run(&CLONE),
         What::Clock => suites::run(&CLOCK),
         What::Hostile => suites::run(&HOSTILE),

@@ -29,7 +29,10 @@ const HOLD: &str = "kill -STOP $$; exec \"$@\"";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     GoOn,
+    /// The program, and with it everything that it started.
     Kill,
+    /// Only the process that came to the boundary, one that the program started.
+    KillOne,
 }
 
 /// How it ended.
@@ -276,6 +279,11 @@ impl<F: FnMut(u64, Pid) -> Next> Tracer<F> {
             WaitStatus::Stopped(thread, signal) => (thread, Some(signal)),
             _ => return Ok(()),
         };
+        if self.ended.killed {
+            // Nobody goes a step further: not the other processes either, which die with us only
+            // when the leader is dead.
+            return Ok(());
+        }
         match ptrace::syscall(thread, signal) {
             // Killed meanwhile: its end is what comes next.
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -288,9 +296,16 @@ impl<F: FnMut(u64, Pid) -> Next> Tracer<F> {
             return;
         }
         self.ended.stops += 1;
-        if (self.at)(self.ended.stops, thread) == Next::Kill {
-            self.ended.killed = true;
-            let _ = kill(self.leader, Signal::SIGKILL);
+        match (self.at)(self.ended.stops, thread) {
+            Next::GoOn => {}
+            Next::Kill => {
+                self.ended.killed = true;
+                let _ = kill(self.leader, Signal::SIGKILL);
+            }
+            // kill(2) takes the id of any thread for its process.
+            Next::KillOne => {
+                let _ = kill(thread, Signal::SIGKILL);
+            }
         }
     }
 }
@@ -394,5 +409,27 @@ mod tests {
         );
         let ended = ended.unwrap().end().unwrap();
         assert_eq!((ended.stops, ended.status), (0, Some(127)));
+    }
+
+    #[test]
+    fn a_child_does_nothing_more_after_the_boundary_at_which_all_are_killed() {
+        if !permitted() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        // A child that counts, and its parent, the leader, which waits.
+        let text = format!("(for n in 1 2 3 4 5 6 7 8 9; do mkdir {path}/$n; done) & wait");
+        let shared = std::sync::Arc::new(std::sync::Mutex::new(0));
+        let (seen, watched) = (shared.clone(), folder.path().to_owned());
+        let followed = start(&script(&text), Vec::new(), Stdio::null(), move |_, _| {
+            let made = fs::read_dir(&watched).unwrap().count();
+            *seen.lock().unwrap() = made;
+            if made == 3 { Next::Kill } else { Next::GoOn }
+        });
+        assert!(followed.unwrap().end().unwrap().killed);
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(*shared.lock().unwrap(), 3);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

@@ -8,7 +8,7 @@ use crate::history::{self, Line};
 use crate::hold::Hold;
 use crate::host::Host;
 use crate::incoming::Incoming;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, Phase};
 use crate::slots::{self, Links};
 use crate::{lock, snapshot, status};
 
@@ -46,9 +46,17 @@ fn facts(host: &Host<'_>) -> Facts {
         .ok()
         .flatten()
         .and_then(|incoming| incoming.request().ok().flatten());
+    let mut valid = slots::whole_slots(host.layout);
+    // From now on every boot starts it: every byte is looked at once more.
+    let committed = journal.as_ref().filter(|j| j.phase == Phase::Committing);
+    if let Some(to) = committed.map(|journal| &journal.to)
+        && slots::check(host.layout, to).is_err()
+    {
+        valid.remove(to);
+    }
     Facts {
         links: Links::read(host.layout),
-        valid: slots::whole_slots(host.layout),
+        valid,
         open_snapshot: snapshot::open(host.layout),
         request_waits: journal
             .as_ref()

@@ -110,7 +110,8 @@ pub fn is_whole(layout: &Layout, slot: &Slot) -> bool {
     let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
     let marked = match slot {
         Slot::System => true,
-        Slot::Version(_) => is_file(&path.join(TREE_MARK)),
+        // A mark that a power cut or a bad disk left empty or torn is none.
+        Slot::Version(_) => digest_in(&path.join(TREE_MARK)).is_some(),
     };
     marked && is_file(&agent_program(&path))
 }
@@ -143,8 +144,12 @@ pub fn package_of(layout: &Layout, slot: &Slot) -> Option<Digest> {
     let Slot::Version(version) = slot else {
         return None;
     };
-    // 64 digits and a newline.
-    let bytes = disk::read_bounded(&layout.package_of(version), 65).ok()??;
+    digest_in(&layout.package_of(version))
+}
+
+/// The digest that is all of a small file: 64 digits and a newline.
+fn digest_in(path: &Path) -> Option<Digest> {
+    let bytes = disk::read_bounded(path, 65).ok()??;
     Digest::parse(std::str::from_utf8(&bytes).ok()?.trim_end()).ok()
 }
 

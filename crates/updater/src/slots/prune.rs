@@ -31,6 +31,7 @@ pub fn prune(layout: &Layout, disk: &Disk, keep: u32) -> Result<Vec<Version>, Up
     for version in &unused {
         remove(layout, disk, version)?;
     }
+    clear_staging(layout, disk)?;
     forget_removed(layout, disk)?;
     Ok(unused)
 }

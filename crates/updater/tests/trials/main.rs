@@ -133,6 +133,7 @@ fn a_good_version_stays() {
 /// The controller answers nobody, in one of the ways in which it can.
 fn kept_although_the_controller(before: &str, during: &str, remark_has: &str) {
     let mut host = Host::new("good");
+    host.shorten();
     host.controller(before);
     let (ending, _) = host.trial_with(|host| host.controller(during));
     match ending {

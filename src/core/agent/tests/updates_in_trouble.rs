@@ -45,6 +45,21 @@ fn a_failed_download_is_tried_again_while_the_assignment_lasts_and_heartbeats_go
 }
 
 #[test]
+fn the_same_assignment_made_anew_lasts_longer_and_is_fetched_no_second_time() {
+    let mut world = managed(65);
+    world.releases.download = Err(failure(DownloadCode::TooSlow));
+    issue(&mut world, A, action(5, "1.5.0"));
+    world.run_for(s(3000));
+    issue(&mut world, B, action(5, "1.5.0"));
+    world.run_for(s(2000));
+    assert_eq!(acks(&world, B), [(DirectiveOutcome::Applied, None)]);
+    assert_eq!(deployment(&world).status, DeploymentStatus::Downloading);
+    assert_eq!(world.releases.stops, 0);
+    world.run_for(s(2000));
+    assert_eq!(deployment(&world).status, DeploymentStatus::Failed);
+}
+
+#[test]
 fn a_restart_and_a_host_that_was_off_lengthen_nothing() {
     let mut world = managed(56);
     world.releases.download = Err(failure(DownloadCode::TooSlow));

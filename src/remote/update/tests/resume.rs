@@ -216,3 +216,19 @@ fn a_line_that_breaks_again_and_again_brings_the_package_in_the_end() {
     assert_eq!(failures, 9);
     host.updater_accepts(&tree);
 }
+
+#[test]
+fn a_release_that_nobody_wants_any_more_is_taken_back_whole() {
+    let tree = tree(1, 3);
+    let host = Host::new(&tree);
+    let served = tree.clone();
+    let server = Server::start(move |request| served.answer(request));
+    host.fetch(&server).unwrap();
+    let mut worker = super::super::Worker::new(host.settings.clone(), host.to_events.clone());
+    worker.clean();
+    worker.clean();
+    let (_, thread) = worker.running.take().expect("it cleans");
+    thread.join().unwrap();
+    assert!(!host.incoming().exists() && !host.partial().exists());
+    assert!(!host.trusted().is_empty(), "what is trusted stays");
+}

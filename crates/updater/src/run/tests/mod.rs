@@ -3,6 +3,7 @@
 mod broken;
 mod hostile;
 mod life;
+mod torn;
 
 use std::fs;
 
