@@ -175,7 +175,7 @@ fn refuse_a_changed_one(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &st
     let row = lab.wait_for("the host's refusal at the controller", SOON, || {
         let rows = fleet.rows(&["server", "show", server], "servers")?;
         let row = &rows.first().context("no such server")?["deployment"];
-        let refused = column(row, "code") == "package_hash_mismatch";
+        let refused = column(row, "code") == "target_hash_mismatch";
         Ok(refused.then(|| row.clone()))
     })?;
     story.say(&format!(
@@ -260,10 +260,11 @@ fn controller_says(lab: &mut Lab, fleet: &Fleet, version: &str, state: &str) -> 
     })
 }
 
+/// `vpn-node update status`, from the version that runs.
 fn update_status(fleet: &Fleet) -> Result<String> {
     let mut command = fleet.host.installed_cli();
     command.args(["update", "status"]);
-    let output = shell::output(command, None, SOON)?;
+    let output = shell::succeed(command, None, SOON)?;
     Ok(output.stdout + &output.stderr)
 }
 

@@ -43,7 +43,7 @@ fn hijacked(shelf: &Shelf) -> Result<Figure> {
     let before = scene.hosts[0].trusted_state()?;
 
     let attacks = [
-        (Mode::OtherBytes, "package_hash_mismatch"),
+        (Mode::OtherBytes, "target_hash_mismatch"),
         (Mode::Older(older), "rollback"),
         (Mode::EndlessPackage, "too_long"),
         (Mode::EndlessMetadata, "metadata_too_large"),

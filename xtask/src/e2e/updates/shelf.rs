@@ -66,7 +66,7 @@ const RELEASES: [Made; 11] = [
     made(GOOD, None),
     long(BETTER, None),
     made(CRASHES, Some(("echo 'no such symbol' >&2; exit 1\n", ""))),
-    made(CRASHES_LATER, Some(("(sleep 5; kill -SEGV $$) &\n", REAL))),
+    made(CRASHES_LATER, Some(("(sleep 5; kill -ABRT $$) &\n", REAL))),
     made(HANGS, Some(("(sleep 5; kill -STOP $$) &\n", REAL))),
     long(MUTE, Some(("exec sleep 100000\n", ""))),
     // 400 MiB, all of them used; the limit is 256.
