@@ -46,7 +46,7 @@ fn hijacked(shelf: &Shelf) -> Result<Figure> {
         (Mode::OtherBytes, "target_hash_mismatch"),
         (Mode::Older(older), "rollback"),
         (Mode::EndlessPackage, "too_long"),
-        (Mode::EndlessMetadata, "metadata_too_large"),
+        (Mode::EndlessMetadata, "too_long"),
         (Mode::Throttled(200), "too_slow"),
     ];
     let mut codes = Vec::new();

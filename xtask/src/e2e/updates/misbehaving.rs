@@ -7,7 +7,7 @@ use super::good::Vpn;
 use super::scene::{Plan, SHORT, Scene, seconds};
 use super::shelf::{
     CANNOT_READ, CRASHES, CRASHES_LATER, DROPS_SESSIONS, HANGS, HOG, LOSES_BACKEND, MUTE,
-    NO_HEARTBEAT, Shelf,
+    NOT_ENROLLED, Shelf,
 };
 use super::{Figure, Listed};
 
@@ -15,8 +15,8 @@ pub(super) const SCENARIOS: Listed = &[
     ("never-answers", false, |shelf| {
         gone(shelf, MUTE, SHORT, "unresponsive")
     }),
-    ("never-heartbeats", false, |shelf| {
-        gone(shelf, NO_HEARTBEAT, MINUTE, "never_heartbeats")
+    ("finds-no-enrolment", false, |shelf| {
+        gone(shelf, NOT_ENROLLED, MINUTE, "ledger_broken")
     }),
     ("drops-sessions", false, |shelf| {
         with_vpn(shelf, DROPS_SESSIONS, "sessions_lost")

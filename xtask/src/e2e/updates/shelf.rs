@@ -25,7 +25,7 @@ pub(super) const CRASHES_LATER: &str = "2.2.0";
 pub(super) const HANGS: &str = "2.3.0";
 pub(super) const MUTE: &str = "2.4.0";
 pub(super) const HOG: &str = "2.5.0";
-pub(super) const NO_HEARTBEAT: &str = "2.6.0";
+pub(super) const NOT_ENROLLED: &str = "2.6.0";
 pub(super) const DROPS_SESSIONS: &str = "2.7.0";
 pub(super) const LOSES_BACKEND: &str = "2.8.0";
 pub(super) const CANNOT_READ: &str = "2.9.0";
@@ -74,9 +74,9 @@ const RELEASES: [Made; 11] = [
         HOG,
         Some(("exec dd if=/dev/zero of=/dev/null bs=400M\n", "")),
     ),
-    // It does not find the enrolment, so it has nobody to send heartbeats to.
+    // It looks for enrolment and ledger in another place.
     long(
-        NO_HEARTBEAT,
+        NOT_ENROLLED,
         Some((
             "sed 's|^state_dir = \"\\(.*\\)/vpn-node\"|state_dir = \"\\1/empty/vpn-node\"|' \"$2\" > \"$2.other\"\n\
              d=${2%/etc/*}; mkdir -p -m 700 \"$d/var/lib/empty/vpn-node\"\n",
@@ -94,7 +94,7 @@ const RELEASES: [Made; 11] = [
     long(
         LOSES_BACKEND,
         Some((
-            "sed 's|/wg-full\"|/wg-none\"|' \"$2\" > \"$2.other\"\n",
+            "sed 's|^enabled = true|enabled = false|' \"$2\" > \"$2.other\"\n",
             REAL_WITH,
         )),
     ),
