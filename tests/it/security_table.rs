@@ -4,10 +4,12 @@
 use std::fs;
 use std::path::Path;
 
-const PLACES: [&str; 5] = [
+const PLACES: [&str; 7] = [
     "src",
     "tests",
     "crates/protocol",
+    "crates/release",
+    "crates/updater/src",
     "crates/controller/src",
     "crates/controller/tests",
 ];

@@ -8,7 +8,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use crate::limits::MAX_JSON_DEPTH;
+use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_MEMORY};
 
 /// Why some bytes are not JSON that we accept, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +108,7 @@ struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    memory: usize,
     raw_controls: bool,
 }
 
@@ -117,6 +118,7 @@ impl<'a> Reader<'a> {
             bytes,
             at: 0,
             depth: 0,
+            memory: 0,
             raw_controls,
         }
     }
@@ -133,6 +135,16 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self) -> Result<Value, JsonError> {
         self.skip_space();
+        // What a value takes beside its text, in bytes: a node of a map, the least of a vector, a
+        // place in one of them with its key.
+        self.memory += match self.peek() {
+            Some(b'{') => 640,
+            Some(b'[') => 160,
+            _ => 100,
+        };
+        if self.memory > MAX_JSON_MEMORY {
+            return Err(self.problem("more values than anybody needs"));
+        }
         match self.peek() {
             Some(b'{') => self.nested(Self::object),
             Some(b'[') => self.nested(Self::array),
@@ -395,6 +407,16 @@ mod tests {
             "a string is not UTF-8"
         );
         assert_eq!(problem("\u{feff}1"), "not a JSON value");
+    }
+
+    #[test]
+    fn many_small_values_do_not_fill_the_memory() {
+        for (unit, most) in [("{\"\":0},", 90_000), ("[],", 418_000), ("0,", 670_000)] {
+            assert!(parse(format!("[{}0]", unit.repeat(most)).as_bytes()).is_ok());
+            let more = format!("[{}0]", unit.repeat(most + 2_000));
+            let problem = parse(more.as_bytes()).unwrap_err().problem;
+            assert_eq!(problem, "more values than anybody needs", "{unit}");
+        }
     }
 
     #[test]

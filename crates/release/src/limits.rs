@@ -3,6 +3,10 @@
 
 /// Deepest nesting in a document. Real metadata nests 6 deep; `custom` may add a few.
 pub const MAX_JSON_DEPTH: usize = 32;
+/// What the values of one document may take in memory beside their text, in bytes: 7,000 releases
+/// take 36 MB. Five megabytes of `{"":0}` would take 500, more than agent and updater may have,
+/// and are read before anybody knows who signed them.
+pub const MAX_JSON_MEMORY: usize = 64 * 1024 * 1024;
 /// Longest root metadata, in bytes (W). Ten 4096-bit RSA keys and signatures make 20 KB.
 pub const MAX_ROOT_BYTES: u64 = 512 * 1024;
 /// Longest timestamp metadata, in bytes (X). Ours has 500 bytes.

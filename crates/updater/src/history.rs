@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::error::{UpdateError, at};
 use crate::layout::Layout;
+use crate::status::shorten;
 
 /// So long, in bytes, a file may grow: some thousands of attempts. The one before is kept.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -50,8 +51,14 @@ pub struct Line {
 /// What the system refused.
 pub fn append(layout: &Layout, disk: &Disk, line: &Line) -> Result<(), UpdateError> {
     let path = layout.history();
+    let line = &Line {
+        detail: line.detail.as_deref().map(shorten),
+        ..line.clone()
+    };
+    // Only the newest: the agent chooses the id of an attempt, and may choose an old one again.
+    let newest = read(layout)?.into_iter().rfind(|old| old.attempt.is_some());
     let same = |old: &Line| old.attempt == line.attempt && old.event == line.event;
-    if line.attempt.is_some() && read(layout)?.iter().any(same) {
+    if line.attempt.is_some() && newest.as_ref().is_some_and(same) {
         return Ok(());
     }
     let mut file = disk.change("open", &path, || {

@@ -109,8 +109,10 @@ fn holder(path: &Path) -> Result<Option<String>, UpdateError> {
         Err(none) if none.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(at("open", path))?,
     };
+    // Who only reads the packages (`rpm -qa`) moves no links. And everybody may read rpm's lock
+    // file, so anybody could hold a lock for reading for ever.
     let mut lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: libc::F_RDLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
@@ -169,12 +171,16 @@ mod tests {
 
     /// A child of this very test holds the lock as dpkg does, until its input ends.
     #[test]
-    fn a_lock_that_dpkg_holds_is_seen_and_named() {
+    fn a_lock_that_dpkg_holds_is_seen_and_named_and_that_of_a_reader_bars_nothing() {
         const HOLD: &str = "UPDATER_TEST_HOLDS_LOCK";
+        const KIND: &str = "UPDATER_TEST_LOCK_IS_FOR_READING";
         if let Some(path) = std::env::var_os(HOLD) {
-            let file = OpenOptions::new().write(true).open(path).unwrap();
+            let reads = std::env::var_os(KIND).is_some();
+            let file = OpenOptions::new().read(reads).write(!reads).open(path);
+            let file = file.unwrap();
+            let kind = if reads { libc::F_RDLCK } else { libc::F_WRLCK };
             let lock = libc::flock {
-                l_type: libc::F_WRLCK as libc::c_short,
+                l_type: kind as libc::c_short,
                 l_whence: libc::SEEK_SET as libc::c_short,
                 l_start: 0,
                 l_len: 0,
@@ -188,23 +194,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         check_package_managers(&layout).unwrap();
-        for path in layout.package_manager_locks() {
+        let paths = layout.package_manager_locks().into_iter();
+        for (path, reads) in paths.flat_map(|path| [(path.clone(), false), (path, true)]) {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, "").unwrap();
             check_package_managers(&layout).unwrap();
-            let name = "preflight::tests::a_lock_that_dpkg_holds_is_seen_and_named";
+            let name = "preflight::tests::a_lock_that_dpkg_holds_is_seen_and_named_and_that_of_a_reader_bars_nothing";
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", name, "--nocapture"])
                 .env(HOLD, &path)
+                .envs(reads.then_some((KIND, "1")))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
             let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
             assert!(said.any(|line| line.unwrap() == "held"));
-            let error = check_package_managers(&layout).unwrap_err();
-            assert_eq!(error.code, "package_manager_busy");
-            assert!(error.sentence.contains(&child.id().to_string()), "{error}");
+            let found = check_package_managers(&layout);
+            assert_eq!(found.is_ok(), reads, "{}", path.display());
+            if let Err(error) = found {
+                assert_eq!(error.code, "package_manager_busy");
+                assert!(error.sentence.contains(&child.id().to_string()), "{error}");
+            }
             child.stdin.take().unwrap().write_all(b"\n").unwrap();
             assert!(child.wait().unwrap().success());
             check_package_managers(&layout).unwrap();

@@ -96,7 +96,7 @@ pub fn restore(layout: &Layout, disk: &Disk, version: &Version) -> Result<(), Up
         let name = path.file_name().unwrap_or_default();
         give(layout, disk, &layout.agent_state().join(name), &bytes)?;
     }
-    disk.remove_file(&layout.migration_permitted())
+    disk.remove_others(&layout.migration_permitted())
 }
 
 /// Removes an open snapshot and the permission.
@@ -104,7 +104,7 @@ pub fn restore(layout: &Layout, disk: &Disk, version: &Version) -> Result<(), Up
 /// # Errors
 /// What the system refused.
 pub fn drop_open(layout: &Layout, disk: &Disk, version: &Version) -> Result<(), UpdateError> {
-    disk.remove_file(&layout.migration_permitted())?;
+    disk.remove_others(&layout.migration_permitted())?;
     disk.remove_tree(&opened(layout, version))
 }
 
@@ -113,7 +113,7 @@ pub fn drop_open(layout: &Layout, disk: &Disk, version: &Version) -> Result<(), 
 /// # Errors
 /// What the system refused.
 pub fn settle(layout: &Layout, disk: &Disk, version: &Version) -> Result<(), UpdateError> {
-    disk.remove_file(&layout.migration_permitted())?;
+    disk.remove_others(&layout.migration_permitted())?;
     move_it(disk, &opened(layout, version), &kept(layout, version))
 }
 

@@ -85,7 +85,8 @@ pub fn attempt(journal: &Journal) -> Option<Attempt> {
     })
 }
 
-fn shorten(text: &str) -> String {
+/// Sentences repeat names from outside, so they may be as long as what came from there.
+pub(crate) fn shorten(text: &str) -> String {
     let end = text.floor_char_boundary(MAX_DETAIL_BYTES);
     text[..end].to_owned()
 }

@@ -115,12 +115,19 @@ pub fn adopt_packaged(
     now: Now,
 ) -> Result<Option<Installed>, UpdateError> {
     let store = Kept::open(layout, disk, false)?;
-    let fresh = matches!(store.high_water(), Ok(None));
+    let fresh = matches!(store.high_water(), Ok(None)) && !was_trusted(layout)?;
     let file = packaged_root(&layout.system());
     if !fresh || fs::symlink_metadata(&file).is_err() {
         return Ok(None);
     }
     install(layout, disk, now, &file, None, false).map(Some)
+}
+
+/// Whether this host trusted somebody before. If its trust store is gone nevertheless, it was lost,
+/// and with it what may never come back: only root begins anew.
+fn was_trusted(layout: &Layout) -> Result<bool, UpdateError> {
+    let is_it = |line: &Line| matches!(line.event.as_str(), "trusted" | "trust_replaced");
+    Ok(layout.packages().exists() || history::read(layout)?.iter().any(is_it))
 }
 
 #[cfg(test)]
@@ -170,5 +177,7 @@ mod tests {
         std::fs::remove_dir_all(layout.trust()).unwrap();
         assert_eq!(adopt().unwrap().version, 1);
         assert_eq!(adopt(), None);
+        std::fs::remove_dir_all(layout.trust()).unwrap();
+        assert_eq!(adopt(), None, "lost is not new");
     }
 }

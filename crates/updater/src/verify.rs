@@ -9,7 +9,7 @@ use vpn_node_release::code::{PolicyCode, UpdaterCode};
 use vpn_node_release::digest::Digest;
 use vpn_node_release::metadata::Rejection;
 use vpn_node_release::policy::{self, Candidate, HostFacts, Permit, Running};
-use vpn_node_release::release::{PRODUCT, target_path};
+use vpn_node_release::release::{PRODUCT, ReleaseInfo, target_path};
 use vpn_node_release::trust::store::Loaded;
 use vpn_node_release::trust::{
     Fetch, FetchError, FileStore, HighWater, MemoryStore, ReleaseMark, Repository, Store,
@@ -62,15 +62,8 @@ pub fn find(
 ) -> Result<Found, UpdateError> {
     let path = target_path(version, &Platform::here());
     let target = trusted.target(fetch, &path)?;
-    let sha256 = target.sha256().unwrap_or_default();
-    let sha256 = Digest::parse(&sha256).map_err(|error| {
-        UpdateError::refused(
-            UpdaterCode::RequestInvalid,
-            format!("{path} has no usable SHA-256 in its metadata: {error}"),
-        )
-    })?;
     Ok(Found {
-        signed: Signed::new(&path, target.length, sha256, target.custom.as_ref())?,
+        signed: Signed::from_target(&target)?,
         url_path: target.url_path(),
         role: target.role,
     })
@@ -165,7 +158,7 @@ fn facts(
         channel: Word::parse(&config.channel).map_err(|error| {
             UpdateError::failed(UpdaterCode::ConfigInvalid, format!("channel: {error}"))
         })?,
-        running: running(layout)?,
+        running: running(layout, config, trusted)?,
         high_water: high_water(trusted, &config.channel)?,
         blocked: blocked
             .filter(|version| hold.blocked_now(version, now.wall_ms).is_some())
@@ -177,7 +170,7 @@ fn facts(
 }
 
 /// What a boot starts.
-fn running(layout: &Layout) -> Result<Running, UpdateError> {
+fn running(layout: &Layout, config: &Config, trusted: &Trusted) -> Result<Running, UpdateError> {
     let slot = stable(layout)?;
     let manifest = slots::manifest(layout, &slot).ok_or_else(|| {
         UpdateError::failed(
@@ -189,8 +182,14 @@ fn running(layout: &Layout) -> Result<Running, UpdateError> {
             ),
         )
     })?;
+    let path = target_path(&manifest.version, &Platform::here());
+    let listed = trusted.targets().and_then(|all| all.targets.get(&path));
+    let info = listed.and_then(|file| ReleaseInfo::from_custom(file.custom.as_ref()).ok());
+    // Each channel counts for itself.
+    let info = info.filter(|info| info.channel.as_str() == config.channel);
     Ok(Running {
         version: manifest.version,
+        listed_counter: info.map(|info| info.counter),
         package: slots::package_of(layout, &slot),
         state_format: manifest.state_format,
     })

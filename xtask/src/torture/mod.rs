@@ -3,6 +3,7 @@
 //! [`enroll`] and [`ledger`] kill real programs between system calls. The other suites are tests of
 //! their packages that do more when they are asked to ([`suites`]).
 
+mod call;
 pub(crate) mod enroll;
 mod ledger;
 mod power;

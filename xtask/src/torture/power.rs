@@ -15,15 +15,9 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::libc::{
-    O_CREAT, SYS_brk, SYS_clock_nanosleep, SYS_close, SYS_connect, SYS_fcntl, SYS_fdatasync,
-    SYS_flock, SYS_fstat, SYS_fsync, SYS_futex, SYS_getdents64, SYS_getrandom, SYS_lseek, SYS_mmap,
-    SYS_mprotect, SYS_munmap, SYS_newfstatat, SYS_openat, SYS_pread64, SYS_prlimit64, SYS_read,
-    SYS_readlinkat, SYS_recvfrom, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_sendto, SYS_setsockopt,
-    SYS_sigaltstack, SYS_socket, SYS_statx, SYS_write,
-};
 use nix::unistd::Pid;
 
+use super::call::Call;
 use super::random::Random;
 
 /// What a disk writes in one piece.
@@ -31,38 +25,6 @@ const SECTOR: usize = 512;
 /// What such files and folders have whose own mode is gone with them.
 const PRIVATE: u32 = 0o600;
 const PRIVATE_FOLDER: u32 = 0o700;
-
-/// Calls that make, move and remove no name; written content is looked at when it is synced.
-const HARMLESS: [i64; 28] = [
-    SYS_brk,
-    SYS_clock_nanosleep,
-    SYS_close,
-    SYS_connect,
-    SYS_fcntl,
-    SYS_flock,
-    SYS_fstat,
-    SYS_futex,
-    SYS_getdents64,
-    SYS_getrandom,
-    SYS_lseek,
-    SYS_mmap,
-    SYS_mprotect,
-    SYS_munmap,
-    SYS_pread64,
-    SYS_prlimit64,
-    SYS_read,
-    SYS_readlinkat,
-    SYS_recvfrom,
-    SYS_rt_sigaction,
-    SYS_rt_sigprocmask,
-    SYS_sendto,
-    SYS_setsockopt,
-    SYS_sigaltstack,
-    SYS_socket,
-    SYS_statx,
-    SYS_write,
-    SYS_newfstatat,
-];
 
 type Inode = u64;
 type Names = BTreeMap<OsString, Inode>;
@@ -157,10 +119,10 @@ impl Recorder {
     /// What the sync makes durable that `thread` stands before, if it does. Only what is there
     /// already: later writes of other threads are not promised.
     fn entered_sync(&self, thread: Pid, call: &Call) -> Option<Sync> {
-        if self.deaf || call.number != SYS_fsync && call.number != SYS_fdatasync {
+        if self.deaf || !call.is_sync() {
             return None;
         }
-        let open = format!("/proc/{thread}/fd/{}", call.arguments[0]);
+        let open = format!("/proc/{thread}/fd/{}", call.first());
         let inode = fs::metadata(&open).ok()?.ino();
         if let Some(folder) = self.folders.get(&inode) {
             return Some(Sync::Folder(inode, folder.waiting.len()));
@@ -316,30 +278,6 @@ impl Recorder {
                 .with_context(failed)?;
         }
         Ok(())
-    }
-}
-
-/// The system call that a thread stands before or behind.
-struct Call {
-    number: i64,
-    arguments: [u64; 3],
-}
-
-impl Call {
-    /// "Number of the call, its arguments in hex" (proc_pid_syscall(5)).
-    fn of(thread: Pid) -> Option<Self> {
-        let call = fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
-        let mut words = call.split(' ');
-        let number = words.next()?.parse().ok()?;
-        let mut argument = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
-        let arguments = [argument()?, argument()?, argument()?];
-        Some(Self { number, arguments })
-    }
-
-    /// Whether it changes no name: nobody needs to look. The most frequent ones of them.
-    fn is_harmless(&self) -> bool {
-        let creates = self.arguments[2] & u64::from(O_CREAT.unsigned_abs()) != 0;
-        HARMLESS.contains(&self.number) || self.number == SYS_openat && !creates
     }
 }
 

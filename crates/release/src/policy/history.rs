@@ -79,6 +79,7 @@ proptest! {
                     former = std::mem::replace(&mut host.running, Running {
                         version: release.version,
                         package: Some(sha256),
+                        listed_counter: None,
                         state_format: release.state_format,
                     });
                 }

@@ -53,6 +53,8 @@ pub struct Running {
     pub version: Version,
     /// SHA-256 of the package it was unpacked from; absent for that of the deb or rpm.
     pub package: Option<Digest>,
+    /// The counter that is signed for its number now, if it is listed.
+    pub listed_counter: Option<u64>,
     /// Which state it reads and writes.
     pub state_format: StateFormat,
 }
@@ -121,6 +123,7 @@ pub fn judge(candidate: Candidate<'_>, host: &HostFacts) -> Result<Permit, Refus
     is_for_this_host(candidate.info, host)?;
     is_no_step_back(candidate, &host.high_water)?;
     is_another(candidate, &host.running)?;
+    is_no_step_behind_the_package(candidate.info, &host.running)?;
     root_allows(&candidate.info.version, host)?;
     can_follow(candidate.info, host)?;
     Ok(Permit {
@@ -231,6 +234,23 @@ fn is_another(candidate: Candidate<'_>, running: &Running) -> Result<(), Refusal
         PolicyCode::VersionReused,
         format!(
             "version {version} is what this host runs, and this release has other content under the same number: publish it with a number of its own"
+        ),
+    )
+}
+
+/// What the deb or rpm brought was never accepted here, so the high-water mark says nothing of it:
+/// a stolen controller could assign any older release that was signed once.
+fn is_no_step_behind_the_package(info: &ReleaseInfo, running: &Running) -> Result<(), Refusal> {
+    let (version, counter) = (&info.version, info.counter);
+    let later = running.listed_counter.is_some_and(|listed| counter > listed);
+    if running.package.is_some() || *version >= running.version || later {
+        return Ok(());
+    }
+    refuse(
+        PolicyCode::CounterLower,
+        format!(
+            "release {version} is older than {}, which the package manager installed here, and was not signed after it: to go back on purpose, publish the older content as a new release, or install the older deb or rpm",
+            running.version
         ),
     )
 }

@@ -13,6 +13,7 @@ pub(super) fn host() -> HostFacts {
         running: Running {
             version: Version::new(1, 4, 0),
             package: Some(Digest::new([6; 32])),
+            listed_counter: None,
             state_format: StateFormat::only(1),
         },
         high_water: HighWater {
@@ -99,6 +100,26 @@ fn a_release_of_another_channel_is_refused() {
         &["beta", "stable"],
     );
     assert_eq!(code, PolicyCode::WrongChannel);
+}
+
+#[test]
+fn an_older_release_than_the_package_managers_version_is_a_step_back() {
+    // The high-water mark knows nothing of what a deb brought.
+    let older = |listed: Option<u64>| {
+        move |info: &mut ReleaseInfo, host: &mut HostFacts| {
+            info.version = Version::new(1, 3, 0);
+            host.running.package = None;
+            host.running.listed_counter = listed;
+        }
+    };
+    for listed in [None, Some(7), Some(8)] {
+        let code = code(older(listed), &["1.3.0", "1.4.0", "deb or rpm"]);
+        assert_eq!(code, PolicyCode::CounterLower, "{listed:?}");
+    }
+    // Signed after it: on purpose.
+    let (mut info, mut host) = (info(), host());
+    older(Some(6))(&mut info, &mut host);
+    let _ = judged(&info, PACKAGE, &host).unwrap();
 }
 
 #[test]

@@ -8,10 +8,13 @@ mod supervise;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Parser;
 use nix::unistd::geteuid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpn_node_release::code::UpdaterCode;
 
 use crate::clock::{Clock, SystemClock};
@@ -30,8 +33,9 @@ use crate::supervisor::systemd::Systemd;
 use crate::{plan, trust};
 use args::{Arguments, Command};
 
-/// How long a run waits at its end if it failed and the request is still there. Longer than the
-/// 600 s / 20 of the service's limit of starts.
+/// How long a run of the service lasts at least. Longer than the 600 s / 20 of its limit of starts,
+/// after which the path unit would give up for good: whoever is the agent's user could bring that
+/// about with twenty requests, and a disk that is full with one.
 const RETRY_AFTER: Duration = Duration::from_secs(35);
 
 /// Parses, does it, tells it.
@@ -47,7 +51,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match act(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vpn-node-updater: {error} [{}]", error.code);
+            complain(&format!("{error} [{}]", error.code));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -83,14 +87,17 @@ fn act(arguments: Arguments) -> Result<(), UpdateError> {
     };
     match arguments.command {
         Command::Run => {
+            let began = SystemClock.now().boot;
             let done = on_host(&layout, &disk, Wait::Yes, |host| {
                 tell(&run::run(host)?, "nothing was asked for");
                 Ok(())
             });
-            if done.is_err() && layout.incoming().join("request.json").exists() {
-                // The service starts this again at once as long as there is a request. A disk that
-                // is full needs time, not a hundred more tries.
-                SystemClock.sleep(RETRY_AFTER);
+            // The lock is free already: commands of root need not wait. Another supervisor than
+            // systemd has a patience of its own.
+            let waits = layout.incoming().join("request.json").exists();
+            if layout.is_host() || (done.is_err() && waits) {
+                let took = SystemClock.now().boot.saturating_sub(began);
+                SystemClock.sleep(RETRY_AFTER.saturating_sub(took));
             }
             done
         }
@@ -121,10 +128,13 @@ fn act(arguments: Arguments) -> Result<(), UpdateError> {
             let planned = plan::plan(host, offline.as_deref(), version)?;
             show::plan(planned.as_ref(), json)
         }),
-        Command::Apply { file, version } => on_host(&layout, &disk, Wait::No, |host| {
-            tell(&run::apply(host, &file, version)?, "nothing to do");
-            Ok(())
-        }),
+        Command::Apply { file, version } => {
+            let config = Config::read(&layout)?;
+            wired(&layout, &disk, &config, Wait::No, signals()?, |host| {
+                tell(&run::apply(host, &file, version)?, "nothing to do");
+                Ok(())
+            })
+        }
         Command::Rollback => on_host(&layout, &disk, Wait::No, |host| {
             tell(&rollback::rollback(host)?, "nothing to do");
             Ok(())
@@ -150,7 +160,7 @@ fn on_host(
     act: impl FnOnce(&mut Host<'_>) -> Result<(), UpdateError>,
 ) -> Result<(), UpdateError> {
     let config = Config::read(layout)?;
-    wired(layout, disk, &config, wait, act)
+    wired(layout, disk, &config, wait, Arc::default(), act)
 }
 
 fn wired(
@@ -158,11 +168,12 @@ fn wired(
     disk: &Disk,
     config: &Config,
     wait: Wait,
+    stop: Arc<AtomicBool>,
     act: impl FnOnce(&mut Host<'_>) -> Result<(), UpdateError>,
 ) -> Result<(), UpdateError> {
     let _lock = lock::whole(layout, wait)?;
     let mut supervisor = supervisor(layout, config);
-    let mut probation = Watch::new(layout, config, &SystemClock);
+    let mut probation = Watch::new(layout, config, &SystemClock).until(stop);
     act(&mut Host {
         layout,
         disk,
@@ -170,17 +181,32 @@ fn wired(
         config,
         supervisor: supervisor.as_mut(),
         probation: &mut probation,
-        log: &mut |line| eprintln!("vpn-node-updater: {line}"),
+        log: &mut complain,
     })
 }
 
 /// A mistake in updater.toml must not stop a host from coming to rest.
 fn recover(layout: &Layout, disk: &Disk) -> Result<(), UpdateError> {
     let config = Config::read(layout).unwrap_or_else(|error| {
-        eprintln!("vpn-node-updater: {error}; recovering with the defaults");
+        complain(&format!("{error}; recovering with the defaults"));
         Config::default()
     });
-    wired(layout, disk, &config, Wait::Yes, to_rest)
+    wired(layout, disk, &config, Wait::Yes, Arc::default(), to_rest)
+}
+
+/// Set by the signals that end a program of a person. No service stands behind that one which would
+/// send a version home that nobody watches any more (`ExecStopPost=`), so it does it itself.
+fn signals() -> Result<Arc<AtomicBool>, UpdateError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(|error| {
+            UpdateError::failed(
+                UpdaterCode::StartFailed,
+                format!("cannot listen for signals: {error}"),
+            )
+        })?;
+    }
+    Ok(stop)
 }
 
 /// A tree that is not the host itself must never move the host's units.
@@ -221,4 +247,9 @@ fn tell(outcome: &Outcome, nothing: &str) {
 /// A line on standard output. Nobody may be reading any more (`| head`): that is no failure.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line on standard error. The terminal may be gone: what is under way must not end by that.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "vpn-node-updater: {line}");
 }

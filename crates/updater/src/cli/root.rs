@@ -60,7 +60,7 @@ impl Root<'_> {
         let config = Config::read(self.layout).unwrap_or_default();
         let told = status::write(self.layout, self.disk, &config, self.clock.now());
         if let Err(error) = told {
-            eprintln!("vpn-node-updater: the status could not be written: {error}");
+            super::complain(&format!("the status could not be written: {error}"));
         }
     }
 

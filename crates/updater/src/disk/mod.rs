@@ -15,6 +15,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use vpn_node_release::code::UpdaterCode;
 
+use crate::clock::new_id;
 use crate::error::{UpdateError, at};
 
 /// Stands before every change.
@@ -81,7 +82,7 @@ impl Disk {
     /// a directory of that user, who may have put anything in the way.
     ///
     /// # Errors
-    /// What the system refused; the old content stays.
+    /// What the system refused; the old content stays, unless it is a directory.
     pub fn replace_owned(
         &self,
         path: &Path,
@@ -89,7 +90,8 @@ impl Disk {
         mode: u32,
         owner: (u32, u32),
     ) -> Result<(), UpdateError> {
-        self.remove_tree(&beside(path))?;
+        self.make_way(&beside(path))?;
+        self.make_way(path)?;
         self.replace_by(path, |temp| {
             let file = self.write_new(temp, bytes, mode)?;
             if geteuid().is_root() {
@@ -97,6 +99,28 @@ impl Disk {
             }
             self.change("sync", temp, || file.sync_all())
         })
+    }
+
+    /// Removes what has this name in a directory of somebody else's, whatever it is.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn remove_others(&self, path: &Path) -> Result<(), UpdateError> {
+        self.make_way(path)?;
+        self.remove_file(path)
+    }
+
+    /// Moves a directory aside. Its owner may have made it so deep that it cannot be removed, so
+    /// that is only tried.
+    fn make_way(&self, path: &Path) -> Result<(), UpdateError> {
+        if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            return Ok(());
+        }
+        let id = new_id().map_err(at("move away", path))?;
+        let aside = path.with_file_name(format!(".{id}.aside"));
+        self.rename(path, &aside)?;
+        let _ = self.remove_tree(&aside);
+        Ok(())
     }
 
     fn replace_by(
@@ -259,12 +283,6 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, UpdateErro
         return Err(not_it(&format!("is larger than {max} bytes")));
     }
     Ok(Some(bytes))
-}
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A temporary name beside `path`. One updater runs at a time, so one name is enough.

@@ -4,11 +4,13 @@
 //! was not begun yet; a torn or lost file leaves the other.
 
 use sha2::{Digest, Sha256};
+use vpn_node_release::metadata::hex;
 
 use super::Journal;
 use crate::disk::{self, Disk};
 use crate::error::UpdateError;
 use crate::layout::Layout;
+use crate::status::shorten;
 
 /// Longest journal, in bytes: the baseline names at most some dozens of backends.
 const MAX_BYTES: u64 = 256 * 1024;
@@ -27,7 +29,11 @@ pub fn read(layout: &Layout) -> Option<Journal> {
 /// What the system refused. The step must not be done then.
 pub fn write(layout: &Layout, disk: &Disk, journal: &Journal) -> Result<(), UpdateError> {
     let number = numbered(layout).map_or(1, |(number, _)| number.saturating_add(1));
-    let body = serde_json::to_string(journal).expect("a journal has no map keys but strings");
+    let journal = Journal {
+        detail: journal.detail.as_deref().map(shorten),
+        ..journal.clone()
+    };
+    let body = serde_json::to_string(&journal).expect("a journal has no map keys but strings");
     let sum = checksum(number, &body);
     let text = format!("{MAGIC} {number} {sum}\n{body}\n");
     for path in layout.journal() {
@@ -65,7 +71,7 @@ fn checksum(number: u64, body: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(number.to_be_bytes());
     hash.update(body);
-    crate::disk::hex(&hash.finalize())
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! ([`crate::recovery`]) and tries again from the beginning, so a trial has no half-way state.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use vpn_node_release::code::UpdaterCode;
@@ -34,6 +36,7 @@ pub struct Watch<'a> {
     limits: Limits,
     clock: &'a dyn Clock,
     answer_within: Duration,
+    stop: Arc<AtomicBool>,
 }
 
 impl<'a> Watch<'a> {
@@ -49,7 +52,15 @@ impl<'a> Watch<'a> {
             },
             clock,
             answer_within: evidence::ANSWER_WITHIN,
+            stop: Arc::default(),
         }
+    }
+
+    /// Ends a trial, on the former version, once `stop` is set (a signal handler does it).
+    #[must_use]
+    pub fn until(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// With another patience for one answer: a test with a fast clock needs less of it.
@@ -69,7 +80,7 @@ impl Probation for Watch<'_> {
                 let tried = !report.enrolled || report.contact() != evidence::Contact::NotTried;
                 report.uptime_s.is_none_or(|uptime| uptime >= SETTLED_S) && tried
             };
-            let last = self.clock.now().boot >= end;
+            let last = self.clock.now().boot >= end || self.stop.load(Ordering::Relaxed);
             match report {
                 Ok(report) if last || settled(&report) => return Baseline::of(&report),
                 Err(_) if last => return Baseline::default(),
@@ -95,6 +106,7 @@ impl Probation for Watch<'_> {
             began,
         );
         loop {
+            self.go_on()?;
             match judge.see(&self.look(supervisor)) {
                 Verdict::Watching => self.clock.sleep(LOOK_EVERY),
                 Verdict::Extended { why } => {
@@ -126,6 +138,7 @@ impl Watch<'_> {
         supervisor.back_to_stable().map_err(|e| cannot(&e))?;
         let end = self.clock.now().boot + COUNTER_CHECK;
         while self.clock.now().boot < end {
+            self.go_on()?;
             let report = self.ask(supervisor.stable_state().ok().as_ref());
             if report.is_ok_and(|report| report.in_touch()) {
                 return Ok(Ending::Revert {
@@ -154,6 +167,7 @@ impl Watch<'_> {
         let demand = Demand::LocalEvidence;
         let mut judge = Judge::new(trial.version, trial.baseline, limits, demand, now);
         loop {
+            self.go_on()?;
             match judge.see(&self.look(supervisor)) {
                 Verdict::Healthy { .. } => {
                     let remark =
@@ -169,6 +183,14 @@ impl Watch<'_> {
                     self.clock.sleep(LOOK_EVERY);
                 }
             }
+        }
+    }
+
+    /// Whether nobody has ended the trial.
+    fn go_on(&self) -> Result<(), UpdateError> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(abandoned("a signal ended the trial")),
+            false => Ok(()),
         }
     }
 
@@ -189,8 +211,15 @@ impl Watch<'_> {
         }
     }
 
+    /// Only a process that runs is asked: while there is none, who answers is another one, for
+    /// example the former version that still ends, or that somebody has started. If the supervisor
+    /// cannot be asked, whoever answers must do.
     fn ask(&self, process: Option<&ProcessState>) -> Result<Report, Silence> {
-        evidence::ask(&self.socket, pid(process), self.answer_within, self.clock)
+        let pid = pid(process);
+        if process.is_some() && pid.is_none() {
+            return Err(Silence::Nobody("it does not run".into()));
+        }
+        evidence::ask(&self.socket, pid, self.answer_within, self.clock)
     }
 
     fn deadline(&self, after: Duration, why: Option<String>) -> Deadline {
@@ -231,4 +260,78 @@ fn cannot(error: &SupervisorError) -> UpdateError {
         UpdaterCode::Interrupted.as_str(),
         format!("the comparison with the former version failed: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::supervisor::How;
+
+    struct Says(Option<ProcessState>);
+
+    impl Supervisor for Says {
+        fn stable_state(&mut self) -> Result<ProcessState, SupervisorError> {
+            Ok(ProcessState::Running { pid: 1 })
+        }
+
+        fn experiment_state(&mut self) -> Result<ProcessState, SupervisorError> {
+            self.0.clone().ok_or_else(|| SupervisorError::new("busy"))
+        }
+
+        fn start_experiment(&mut self) -> Result<(), SupervisorError> {
+            unreachable!("nothing is started by a look")
+        }
+
+        fn stop(&mut self) -> Result<(), SupervisorError> {
+            unreachable!("nothing is stopped by a look")
+        }
+
+        fn back_to_stable(&mut self) -> Result<(), SupervisorError> {
+            unreachable!("nothing is started by a look")
+        }
+
+        fn settle(&mut self) -> Result<(), SupervisorError> {
+            unreachable!("nothing is started by a look")
+        }
+    }
+
+    #[test]
+    fn what_the_former_version_answers_is_not_taken_for_the_new_ones_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        std::fs::create_dir_all(layout.status_socket().parent().unwrap()).unwrap();
+        let listener = UnixListener::bind(layout.status_socket()).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut line = String::new();
+                let _ = BufReader::new(&stream).read_line(&mut line);
+                let _ = stream
+                    .write_all(b"{\"v\":1,\"scope\":\"full\",\"ok\":{\"version\":\"1.4.0\"}}\n");
+            }
+        });
+        let config = Config::default();
+        let watch = Watch::new(&layout, &config, &SystemClock);
+        let how = How::Code(1);
+        for process in [
+            ProcessState::Starting,
+            ProcessState::Stopped,
+            ProcessState::Exited { how },
+        ] {
+            let look = watch.look(&mut Says(Some(process.clone())));
+            assert!(
+                matches!(look.report, Err(Silence::Nobody(_))),
+                "{process:?}: {look:?}"
+            );
+        }
+        let pid = std::process::id();
+        for process in [Some(ProcessState::Running { pid }), None] {
+            let look = watch.look(&mut Says(process));
+            assert_eq!(look.report.unwrap().version, "1.4.0");
+        }
+    }
 }

@@ -267,7 +267,8 @@ fn block(journal: &Journal, steps: &mut Vec<Step>) {
     steps.push(Step::Block {
         version: journal.to_version.clone(),
         code: code.unwrap_or_else(|| UpdaterCode::Interrupted.to_string()),
-        attempt: journal.attempt.clone(),
+        // The agent chooses the id, and may choose an old one again.
+        attempt: format!("{} {}", journal.attempt, journal.started_ms),
     });
 }
 

@@ -317,7 +317,9 @@ fn conclude(
     journal: Journal,
     staged: Result<Staged, UpdateError>,
 ) -> Result<Outcome, UpdateError> {
-    let ready = staged.and_then(|staged| {
+    let ready = staged.and_then(|mut staged| {
+        // This may take most of a minute, and whether the switch may be made is asked after it.
+        staged.journal.baseline = Some(host.probation.baseline(host.supervisor));
         trial::ready(host, &staged.journal)?;
         Ok(staged)
     });

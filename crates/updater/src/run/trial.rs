@@ -80,11 +80,7 @@ fn switch_and_watch(
     migrates: bool,
 ) -> Result<Option<String>, UpdateError> {
     let (layout, disk) = (host.layout, host.disk);
-    let baseline = host.probation.baseline(host.supervisor);
-    let journal = Journal {
-        baseline: Some(baseline.clone()),
-        ..journal
-    };
+    let baseline = journal.baseline.clone().unwrap_or_default();
     let journal = advance(host, journal, Phase::Switching)?;
     if migrates {
         snapshot::take(layout, disk, &journal.to_version)?;

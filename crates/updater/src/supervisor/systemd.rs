@@ -31,6 +31,9 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 /// Where Debian, Fedora and their kin have systemctl. The caller's own PATH does not count: the
 /// updater is root.
 const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+/// Read after the links ("t" is behind digits): a trial that ends is over, whatever the stable unit
+/// does then.
+const ONLY_ONCE: &str = "[Service]\nRestart=no\n";
 /// sd_booted(3): systemd is the init process if this is there. Units of this boot go there too.
 const BOOTED: &str = "/run/systemd/system";
 
@@ -190,6 +193,9 @@ fn replace_links<'p>(folder: &Path, paths: impl Iterator<Item = &'p str>) -> io:
         }
         symlink(path, folder.join(format!("{links:03}.conf")))?;
         links += 1;
+    }
+    if links > 0 {
+        fs::write(folder.join("trial.conf"), ONLY_ONCE)?;
     }
     Ok(existed || links > 0)
 }
@@ -426,6 +432,12 @@ mod tests {
             Path::new("/run/systemd/system/a.d/b.conf")
         );
         assert!(orders(&dir).contains(&"daemon-reload".to_owned()));
+        let last = fs::read_dir(&folder)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .max();
+        let last = fs::read_to_string(last.unwrap()).unwrap();
+        assert!(last.contains("Restart=no"), "{last}");
         drop_ins("\n");
         systemd.start_experiment().unwrap();
         assert!(!folder.exists());

@@ -64,6 +64,8 @@ type Meanwhile = Box<dyn FnMut(&Layout)>;
 pub(crate) struct Judge {
     pub(crate) ending: Ending,
     pub(crate) meanwhile: Option<Meanwhile>,
+    /// What happens while the baseline is taken.
+    pub(crate) before: Option<Meanwhile>,
     pub(crate) watched: u32,
     pub(crate) migrates: Vec<bool>,
 }
@@ -97,6 +99,7 @@ impl World {
             judge: Judge {
                 ending: Ending::Keep { remark: None },
                 meanwhile: None,
+                before: None,
                 watched: 0,
                 migrates: Vec::new(),
             },
@@ -366,6 +369,9 @@ struct FakeProbation<'a> {
 
 impl Probation for FakeProbation<'_> {
     fn baseline(&mut self, _: &mut dyn Supervisor) -> Baseline {
+        if let Some(act) = &mut self.judge.before {
+            act(self.layout);
+        }
         Baseline::default()
     }
 

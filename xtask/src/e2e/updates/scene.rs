@@ -357,14 +357,15 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// The host says `code` of its newest deployment.
+    /// The host says `code` of its newest deployment, and will try again.
     pub(super) fn is_told(&mut self, number: usize, code: &str) -> Result<()> {
         let (fleet, words) = (&self.fleet, ["server", "show", &self.ids[number]]);
         let what = format!("{code} at the controller");
         self.lab.wait_for(&what, SOON, || {
             let mut rows = fleet.rows(&words, "servers")?;
             let row = rows.pop().context("no such server")?["deployment"].take();
-            ensure!(column(&row, "code") == code, "it is {row}");
+            let again = column(&row, "status") == "downloading";
+            ensure!(again && column(&row, "code") == code, "it is {row}");
             Ok(Some(()))
         })
     }

@@ -352,6 +352,47 @@ fn a_version_that_migrates_and_fails_gives_the_state_back() {
 }
 
 #[test]
+fn a_migration_that_makes_a_directory_of_a_file_is_taken_back_too() {
+    let mut world = World::new();
+    let state = world.layout.agent_state();
+    fs::write(state.join("sessions.json"), "old").unwrap();
+    world.repository.add(&Version::new(2, 0, 0), |info| {
+        info.state_format = migrating()
+    });
+    world.judge.ending = sick();
+    world.judge.meanwhile = Some(Box::new(|layout| {
+        let path = layout.agent_state().join("sessions.json");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("1"), "new").unwrap();
+    }));
+    world.ask("2.0.0", 1);
+    world.run().unwrap_err();
+    world.assert_at_rest();
+    let text = fs::read_to_string(state.join("sessions.json")).unwrap();
+    assert_eq!(text, "old");
+    assert_eq!(snapshot::open(&world.layout), None);
+}
+
+#[test]
+fn a_package_that_is_installed_while_the_baseline_is_taken_is_not_undone() {
+    let mut world = World::new();
+    world.ask("1.5.0", 1);
+    world.run().unwrap();
+    world.repository.add(&Version::new(1, 6, 0), |_| ());
+    world.judge.before = Some(Box::new(|layout| {
+        fs::remove_file(layout.stable()).unwrap();
+        symlink("system", layout.stable()).unwrap();
+    }));
+    world.ask("1.6.0", 2);
+    let error = world.run().unwrap_err();
+    assert_eq!(error.code, "installation_gone");
+    assert_eq!(world.judge.watched, 1, "1.6.0 was not started");
+    assert_eq!(world.links().stable, Link::To(Slot::System));
+    assert_eq!(world.links().experiment, Link::Absent);
+}
+
+#[test]
 fn a_rollback_behind_a_migration_gives_the_state_of_then() {
     let mut world = World::new();
     let state = world.layout.agent_state();

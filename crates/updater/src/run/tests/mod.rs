@@ -1,6 +1,8 @@
 //! Whole updates on a host in a temporary directory.
 
 mod broken;
+mod downgrade;
+mod grudge;
 mod hostile;
 mod life;
 mod torn;
