@@ -38,7 +38,8 @@ pub(super) fn run(global: &Global, command: UpdateCommand, console: &mut Console
     }
 }
 
-/// What is known, from the agent if it answers and this user may ask, else from the updater's file.
+/// What is known: from the agent if it answers and this user may ask, and from the updater's file,
+/// at which the agent looks once a minute.
 struct Known {
     update: UpdateStatus,
     /// Whether the agent said it.
@@ -46,17 +47,21 @@ struct Known {
 }
 
 fn known(place: &reach::Place) -> Result<Known, String> {
+    let updater = installed(&place.updater_dir);
+    let trusts = |status: &Installed| status.root_version.is_some();
     if let Ok(Status::Full(report)) = place.client.status()
-        && let Some(update) = report.update
+        && let Some(mut update) = report.update
     {
+        if let Ok(Some(fresh)) = updater {
+            update.managed = trusts(&fresh);
+            update.updater = Some(fresh);
+        }
         let by_agent = true;
         return Ok(Known { update, by_agent });
     }
-    let updater = installed(&place.updater_dir)?;
+    let updater = updater?;
     let update = UpdateStatus {
-        managed: updater
-            .as_ref()
-            .is_some_and(|status| status.root_version.is_some()),
+        managed: updater.as_ref().is_some_and(trusts),
         updater,
         ..UpdateStatus::default()
     };

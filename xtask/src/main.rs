@@ -34,7 +34,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show the product end to end: enrol a host, verify it, watch one WireGuard client come and go
+    /// Show the product end to end: enrol a host, verify it, watch one WireGuard client come and go, update the host
     Demo(demo::Options),
     /// Run every check that CI runs, and say what was skipped and why
     Test(test::Options),

@@ -193,8 +193,11 @@ impl Updates {
         }
     }
 
+    /// Not before the updater's status was read: channel, counter and floor come from there.
     pub(super) fn may_fetch(&self) -> bool {
-        self.step() == Some(Step::Downloading) && self.run.as_ref().is_none_or(|run| run.checks)
+        !matches!(self.software, Software::Unknown)
+            && self.step() == Some(Step::Downloading)
+            && self.run.as_ref().is_none_or(|run| run.checks)
     }
 
     pub(super) fn may_check(&self) -> bool {

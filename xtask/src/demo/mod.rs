@@ -1,21 +1,27 @@
-//! `cargo xtask demo`: the product end to end on one machine, in about half a minute.
+//! `cargo xtask demo`: the product end to end on one machine, in about a minute and a half.
 //!
 //! A host is enrolled with one pasted string, proves itself, sends heartbeats; a WireGuard client
-//! comes, stays while the agent is killed, and goes because its device is revoked. Everything is told
-//! by the programs' own output. Without the right to make namespaces the WireGuard part is skipped, and said so.
+//! comes, stays while the agent is killed and while releases come and go ([`updates`]), and goes
+//! because its device is revoked. Everything is told by the programs' own output. Without the right to make namespaces the WireGuard part is skipped, and said so.
 
 mod rootless;
+mod updates;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
+use self::updates::Releases;
 use crate::apt::{self, need};
 use crate::build;
 use crate::lab::fleet::{AGENT, Fleet, column};
+use crate::lab::installed::child_of;
 use crate::lab::machine::{self, Machine};
 use crate::lab::story::Story;
 use crate::lab::tunnel::{self, Tunnel};
@@ -45,7 +51,7 @@ pub(crate) struct Options {
     /// End what an earlier `--keep` left running
     #[arg(long, conflicts_with = "keep")]
     stop: bool,
-    /// Take the three programs from this folder instead of building them
+    /// Take the programs from this folder instead of building them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
     /// Do not install Debian packages, even as root
@@ -60,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return Ok(stop());
     }
     if options.programs.is_none() {
-        anstream::println!("building the three programs (a first build takes minutes)");
+        anstream::println!("building the programs (a first build takes minutes)");
     }
     let programs = build::programs(options.programs.as_deref(), false)?;
     rootless::become_root_of_a_namespace(options, &programs)?;
@@ -71,18 +77,26 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         None => Machine::boot(&mut lab, "vpn-host")?,
         Some(_) => Machine::Here,
     };
-    let fleet = Fleet::new(&lab, programs, machine, HEARTBEAT_S, QUICK_POLL)?;
     let story = Story::begin();
+    let prepared = Releases::prepare(&lab, &programs);
+    let fleet = Fleet::new(&lab, programs, machine, HEARTBEAT_S, QUICK_POLL)?;
 
-    let enrolled_in = enrol_the_host(&story, &mut lab, &fleet)?;
+    let (enrolled_in, releases) = enrol_the_host(&story, &mut lab, &fleet, prepared)?;
     let server = show_the_verdict(&story, &mut lab, &fleet)?;
     let mut tunnel = None;
     let connections = match without_tunnel {
         None => {
-            tunnel = Some(watch_a_client(&story, &mut lab, &fleet, &server)?);
-            "1 connection start+end, 0 lost".to_owned()
+            let client = watch_a_client(&story, &mut lab, &fleet, &server)?;
+            let updated = updates::tell(&story, &mut lab, &fleet, &releases, &server)?;
+            same_connection(&story, &fleet, &server, &client.connection)?;
+            revoke_the_client(&story, &mut lab, &fleet, &server, &client)?;
+            tunnel = Some(client.tunnel);
+            format!("1 connection start+end, 0 lost; {updated}")
         }
-        Some(why) => format!("WireGuard part skipped: {why}"),
+        Some(why) => {
+            let updated = updates::tell(&story, &mut lab, &fleet, &releases, &server)?;
+            format!("WireGuard part skipped: {why}; {updated}")
+        }
     };
     let heartbeats = show_heartbeats(&story, &mut lab, &fleet)?;
     story.say("vpn-node status");
@@ -106,7 +120,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn enrol_the_host(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Duration> {
+fn enrol_the_host(
+    story: &Story,
+    lab: &mut Lab,
+    fleet: &Fleet,
+    prepared: JoinHandle<Result<Releases>>,
+) -> Result<(Duration, Releases)> {
     fleet.init_controller()?;
     fleet.start_controller(lab)?;
     story.say(&format!("the controller listens on {}", fleet.url()));
@@ -122,8 +141,10 @@ fn enrol_the_host(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Duratio
         "the host is enrolled: one string by standard input, {} ms",
         took.as_millis()
     ));
-    fleet.start_agent(lab)?;
-    Ok(took)
+    let releases = updates::install(story, fleet, prepared)?;
+    // Under the plain supervisor, as in a container: systemd's part is played by it.
+    lab.start(AGENT, fleet.host.supervise())?;
+    Ok((took, releases))
 }
 
 /// Waits until the controller has verified the host. Returns the server's id.
@@ -155,8 +176,14 @@ fn show_the_verdict(story: &Story, lab: &mut Lab, fleet: &Fleet) -> Result<Strin
     Ok(server)
 }
 
-/// One WireGuard client comes, outlives a crash of the agent, and is out when its device is revoked.
-fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> Result<Tunnel> {
+/// A client with its connection.
+struct Client {
+    tunnel: Tunnel,
+    connection: String,
+}
+
+/// One WireGuard client comes, and outlives a crash of the agent.
+fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> Result<Client> {
     let tunnel = Tunnel::open(lab, fleet.machine)?;
     story.say(&format!(
         "a WireGuard server ({}) and a client are up",
@@ -174,23 +201,47 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
         "the start of the client's connection",
         |row| column(row, "client_ip").contains(tunnel::CLIENT_ADDRESS) && !has_ended(row),
     )?;
-    let id = column(&started, "connection_id");
+    let connection = column(&started, "connection_id");
     story.say("the controller has the start:");
     quote_connection(story, &started);
 
-    lab.crash(AGENT)?;
-    story.say("the agent is killed (kill -9) and started again");
+    let supervisor = lab.pid(AGENT).context("no supervisor runs")?;
+    let agent = Pid::from_raw(child_of(supervisor)?);
+    kill(agent, Signal::SIGKILL).context("cannot kill the agent")?;
+    story.say("the agent is killed (kill -9); its supervisor starts it again");
     let before = heartbeats(fleet)?.len();
-    fleet.start_agent(lab)?;
     wait_for_heartbeats(lab, fleet, before + 2)?;
+    same_connection(story, fleet, server, &connection)?;
+    Ok(Client { tunnel, connection })
+}
+
+/// Whatever happened to the agent, the client's connection is the row that it was.
+fn same_connection(story: &Story, fleet: &Fleet, server: &str, id: &str) -> Result<()> {
     let after = only_connection(fleet, server)?;
     ensure!(
         column(&after, "connection_id") == id && !has_ended(&after),
-        "the restarted agent did not keep connection {id}; the controller now has {after}"
+        "the agent did not keep connection {id}; the controller now has {after}"
     );
-    story.say("nothing is lost: the same connection, no second row");
+    story.say(&format!(
+        "nothing is lost: still the same connection {id}, no second row"
+    ));
+    Ok(())
+}
 
-    let device = know_the_device(story, lab, fleet, &tunnel, server)?;
+/// The client's device is revoked, and its connection ends.
+fn revoke_the_client(
+    story: &Story,
+    lab: &mut Lab,
+    fleet: &Fleet,
+    server: &str,
+    client: &Client,
+) -> Result<()> {
+    let tunnel = &client.tunnel;
+    story.say(&format!(
+        "the client still pings through the tunnel: {}",
+        tunnel.ping()?
+    ));
+    let device = know_the_device(story, lab, fleet, tunnel, server)?;
     let revoked = Instant::now();
     fleet.ask(&[
         "device",
@@ -216,8 +267,9 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
         has_ended,
     )?;
     ensure!(
-        column(&ended, "connection_id") == id,
-        "another connection than {id} ended: {ended}"
+        column(&ended, "connection_id") == client.connection,
+        "another connection than {} ended: {ended}",
+        client.connection
     );
     let reason = column(&ended, "disconnection_reason");
     ensure!(
@@ -231,7 +283,7 @@ fn watch_a_client(story: &Story, lab: &mut Lab, fleet: &Fleet, server: &str) -> 
         let connections = fleet.host.live_connections()?;
         Ok((connections == 0).then_some(()))
     })?;
-    Ok(tunnel)
+    Ok(())
 }
 
 /// The client's WireGuard key becomes a device of a user's personal key: the connection that is up
@@ -383,6 +435,7 @@ fn say_how_to_look_around(lab: &Lab, fleet: &Fleet, tunnel: Option<&Tunnel>) {
         "  its database:   sqlite3 -readonly {}/controller/*.db",
         lab.folder().display()
     );
+    updates::say_how_to_go_on(fleet);
     if let Some(tunnel) = tunnel {
         anstream::println!(
             "  to try:         a client is connected whom nobody knows yet, by the WireGuard key\n                  \

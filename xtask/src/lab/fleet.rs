@@ -1,10 +1,12 @@
 //! A fleet: a controller and its hosts, one to begin with, driven by their command lines alone, as
 //! an operator drives them. What the controller prints as JSON is read here and nowhere else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -170,11 +172,19 @@ impl Fleet {
     }
 }
 
-/// An address of the loopback that nothing listens on right now.
+/// An address of the loopback that nothing listens on right now, and that was not given to
+/// another fleet of this process: its controller may be about to start, or killed for a moment.
 pub(crate) fn free_address() -> Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .context("cannot find a free port on 127.0.0.1")
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .context("cannot find a free port on 127.0.0.1")?;
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.insert(address) {
+            return Ok(address);
+        }
+    }
 }
 
 /// The text of a column, whatever its JSON type; empty if the row has none.

@@ -183,6 +183,16 @@ impl Host {
     }
 }
 
+/// The first child of a process (proc(5)): the agent of a supervisor.
+pub(crate) fn child_of(parent: u32) -> Result<i32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let first = text.split_whitespace().next();
+    first
+        .and_then(|id| id.parse().ok())
+        .context("the supervisor has no child")
+}
+
 fn find_text(value: &Value, key: &str) -> Option<String> {
     match value {
         Value::Object(fields) => match fields.get(key).and_then(Value::as_str) {

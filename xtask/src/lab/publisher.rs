@@ -18,38 +18,17 @@ const WITHIN: Duration = Duration::from_secs(300);
 
 /// See the module's page.
 pub(crate) struct Publisher {
-    /// `vpn-node-controller` with what it takes to find the repository.
-    controller: Box<dyn Fn() -> Command + Send + Sync>,
-    /// `--repository DIR`, if that is not the controller's own.
-    words: Vec<String>,
+    /// `vpn-node-controller`.
+    program: PathBuf,
     repository: PathBuf,
     keys: PathBuf,
 }
 
 impl Publisher {
-    /// One who works on the controller itself; `controller` gives its command line.
-    pub(crate) fn on_controller(
-        controller: impl Fn() -> Command + Send + Sync + 'static,
-        data_dir: &Path,
-        keys: &Path,
-    ) -> Self {
-        Self {
-            controller: Box::new(controller),
-            words: Vec::new(),
-            repository: data_dir.join("releases"),
-            keys: keys.to_owned(),
-        }
-    }
-
-    /// One who works in a directory, without a controller.
+    /// One who works in the directory `repository`, without a controller.
     pub(crate) fn offline(program: &Path, repository: &Path, keys: &Path) -> Self {
-        let program = program.to_owned();
         Self {
-            controller: Box::new(move || Command::new(&program)),
-            words: vec![
-                "--repository".to_owned(),
-                repository.to_string_lossy().into_owned(),
-            ],
+            program: program.to_owned(),
             repository: repository.to_owned(),
             keys: keys.to_owned(),
         }
@@ -96,8 +75,9 @@ impl Publisher {
 
     /// `vpn-node-controller release …`.
     pub(crate) fn release(&self, words: &[&str]) -> Result<String> {
-        let mut command = (self.controller)();
-        command.arg("release").args(&self.words).args(words);
+        let mut command = Command::new(&self.program);
+        command.arg("release").arg("--repository");
+        command.arg(&self.repository).args(words);
         let output = shell::succeed(command, None, WITHIN)?;
         Ok(output.stdout + &output.stderr)
     }
@@ -112,17 +92,6 @@ impl Publisher {
     /// Where the signed files lie.
     pub(crate) fn repository(&self) -> &Path {
         &self.repository
-    }
-
-    /// The file of a package as it is published.
-    pub(crate) fn target(&self, version: &str) -> Result<PathBuf> {
-        let folder = self.repository.join("targets/vpn-node").join(version);
-        let files =
-            fs::read_dir(&folder).with_context(|| format!("version {version} is not published"))?;
-        let mut files = files.filter_map(|entry| Some(entry.ok()?.path()));
-        files
-            .find(|path| path.to_string_lossy().ends_with(".tar.zst"))
-            .with_context(|| format!("there is no package in {}", folder.display()))
     }
 
     fn passphrase(&self) -> PathBuf {

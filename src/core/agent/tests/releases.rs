@@ -67,8 +67,11 @@ impl Releases {
                 run,
                 order,
                 request,
+                known,
                 ..
             } => {
+                // Also of a restarted agent: what it judges by comes from the updater.
+                assert_eq!(known.channel, "stable", "the updater's status was not read");
                 self.fetches.push((t, order, request));
                 let ended = Event::Ended {
                     run,

@@ -4,9 +4,12 @@
 //! but the packages, and run side by side, since most of their time is waiting: a host waits half a
 //! minute to know how it is before the switch, whatever its probation.
 
+mod controller;
 mod front;
 mod good;
+mod mirror;
 mod misbehaving;
+mod operator;
 mod scene;
 mod shelf;
 
@@ -73,15 +76,21 @@ impl Figure {
 
 /// Every scenario, the slowest ones first: they would else be waited for at the end.
 fn all() -> Vec<Scenario> {
-    [misbehaving::SCENARIOS, good::SCENARIOS]
-        .into_iter()
-        .flatten()
-        .map(|(name, short, play)| Scenario {
-            name,
-            short: *short,
-            play: *play,
-        })
-        .collect()
+    [
+        misbehaving::SCENARIOS,
+        controller::SCENARIOS,
+        operator::SCENARIOS,
+        mirror::SCENARIOS,
+        good::SCENARIOS,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(name, short, play)| Scenario {
+        name,
+        short: *short,
+        play: *play,
+    })
+    .collect()
 }
 
 /// A scenario's name, whether it belongs to `--short`, and what it does.
@@ -103,7 +112,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     }
     let story = Story::begin();
     let lab = Lab::open()?;
-    let shelf = Shelf::fill(&lab, programs)?;
+    let shelf = Shelf::fill(&lab, programs, chosen.iter().any(|one| !one.short))?;
     story.say(&format!(
         "the releases are signed and published; {} scenarios, {} at once",
         chosen.len(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::front::Front;
+use super::front::{Front, Mode};
 use super::shelf::{BASE, Shelf};
 use crate::lab::Lab;
 use crate::lab::fleet::{CONTROLLER, Fleet, column};
@@ -333,6 +333,54 @@ impl<'a> Scene<'a> {
             "the history ends with {last} instead of {event} {version} [{code}]"
         );
         Ok(())
+    }
+
+    /// What the front does from now on.
+    pub(super) fn meddle(&self, mode: Mode) -> Result<()> {
+        let front = self.front.as_ref().context("there is no front")?;
+        front.set(mode);
+        Ok(())
+    }
+
+    /// Which host is told first.
+    pub(super) fn first_told(&mut self) -> Result<usize> {
+        let (fleet, ids) = (&self.fleet, &self.ids);
+        self.lab.wait_for("a host that is told", SOON, || {
+            for (number, id) in ids.iter().enumerate() {
+                let rows = fleet.rows(&["server", "show", id], "servers")?;
+                let row = &rows.first().context("no such server")?["deployment"];
+                if row["in_flight"] == true {
+                    return Ok(Some(number));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The host says `code` of its newest deployment, and will try again.
+    pub(super) fn is_told(&mut self, number: usize, code: &str) -> Result<()> {
+        let (fleet, words) = (&self.fleet, ["server", "show", &self.ids[number]]);
+        let what = format!("{code} at the controller");
+        self.lab.wait_for(&what, SOON, || {
+            let mut rows = fleet.rows(&words, "servers")?;
+            let row = rows.pop().context("no such server")?["deployment"].take();
+            let again = column(&row, "status") == "downloading";
+            ensure!(again && column(&row, "code") == code, "it is {row}");
+            Ok(Some(()))
+        })
+    }
+
+    /// The newest deployment of a host has ended.
+    pub(super) fn is_over(&mut self, number: usize) -> Result<()> {
+        let (fleet, words) = (&self.fleet, ["server", "show", &self.ids[number]]);
+        self.lab.wait_for("the end of a deployment", SOON, || {
+            let mut rows = fleet.rows(&words, "servers")?;
+            let row = rows.pop().context("no such server")?["deployment"].take();
+            const OVER: [&str; 4] = ["refused", "failed", "superseded", "blocked"];
+            let status = column(&row, "status");
+            ensure!(OVER.contains(&status.as_str()), "it is {row}");
+            Ok(Some(()))
+        })
     }
 
     /// The rollout stops by itself.

@@ -25,7 +25,7 @@ pub(super) const CRASHES_LATER: &str = "2.2.0";
 pub(super) const HANGS: &str = "2.3.0";
 pub(super) const MUTE: &str = "2.4.0";
 pub(super) const HOG: &str = "2.5.0";
-pub(super) const NO_HEARTBEAT: &str = "2.6.0";
+pub(super) const NOT_ENROLLED: &str = "2.6.0";
 pub(super) const DROPS_SESSIONS: &str = "2.7.0";
 pub(super) const LOSES_BACKEND: &str = "2.8.0";
 pub(super) const CANNOT_READ: &str = "2.9.0";
@@ -33,52 +33,74 @@ pub(super) const CANNOT_READ: &str = "2.9.0";
 /// The real agent, from here.
 const REAL: &str = "exec \"${0%/*}/vpn-node\" \"$@\"\n";
 
-/// A release and what its agent does in the place of the real one; nothing: it is the real one.
-const RELEASES: [(&str, Option<(&str, bool)>); 11] = [
-    (GOOD, None),
-    (BETTER, None),
-    (
-        CRASHES,
-        Some(("echo 'no such symbol' >&2; exit 1\n", false)),
-    ),
-    (CRASHES_LATER, Some(("(sleep 5; kill -SEGV $$) &\n", true))),
-    (HANGS, Some(("(sleep 5; kill -STOP $$) &\n", true))),
-    (MUTE, Some(("exec sleep 100000\n", false))),
+/// From here, with its own argument for `--config`.
+const REAL_WITH: &str = "exec \"${0%/*}/vpn-node\" --config \"$2.other\"\n";
+
+/// A release.
+struct Made {
+    version: &'static str,
+    /// Whether a scenario of `--short` needs it.
+    short: bool,
+    /// What its agent does in the place of the real one, and after what it goes on as that;
+    /// nothing: it is the real one.
+    agent: Option<(&'static str, &'static str)>,
+}
+
+const fn made(version: &'static str, agent: Option<(&'static str, &'static str)>) -> Made {
+    Made {
+        version,
+        short: true,
+        agent,
+    }
+}
+
+const fn long(version: &'static str, agent: Option<(&'static str, &'static str)>) -> Made {
+    Made {
+        version,
+        short: false,
+        agent,
+    }
+}
+
+const RELEASES: [Made; 11] = [
+    made(GOOD, None),
+    long(BETTER, None),
+    made(CRASHES, Some(("echo 'no such symbol' >&2; exit 1\n", ""))),
+    made(CRASHES_LATER, Some(("(sleep 5; kill -ABRT $$) &\n", REAL))),
+    made(HANGS, Some(("(sleep 5; kill -STOP $$) &\n", REAL))),
+    long(MUTE, Some(("exec sleep 100000\n", ""))),
     // 400 MiB, all of them used; the limit is 256.
-    (
+    made(
         HOG,
-        Some(("exec dd if=/dev/zero of=/dev/null bs=400M\n", false)),
+        Some(("exec dd if=/dev/zero of=/dev/null bs=400M\n", "")),
     ),
-    // It does not find the enrolment, so it has nobody to send heartbeats to.
-    (
-        NO_HEARTBEAT,
+    // It looks for enrolment and ledger in another place.
+    long(
+        NOT_ENROLLED,
         Some((
-            "sed 's|^state_dir = \"\\(.*\\)/vpn-node\"|state_dir = \"\\1/empty/vpn-node\"|' \"$2\" > \"$2.empty\"\n\
-             d=${2%/etc/*}; mkdir -p -m 700 \"$d/var/lib/empty/vpn-node\"\n\
-             exec \"${0%/*}/vpn-node\" --config \"$2.empty\"\n",
-            false,
+            "sed 's|^state_dir = \"\\(.*\\)/vpn-node\"|state_dir = \"\\1/empty/vpn-node\"|' \"$2\" > \"$2.other\"\n\
+             d=${2%/etc/*}; mkdir -p -m 700 \"$d/var/lib/empty/vpn-node\"\n",
+            REAL_WITH,
         )),
     ),
     // The same interface, with peers of whom nobody is connected.
-    (
+    long(
         DROPS_SESSIONS,
         Some((
-            "sed 's|/wg-full\"|/wg-empty\"|' \"$2\" > \"$2.other\"\n\
-             exec \"${0%/*}/vpn-node\" --config \"$2.other\"\n",
-            false,
+            "sed 's|/wg-full\"|/wg-empty\"|' \"$2\" > \"$2.other\"\n",
+            REAL_WITH,
         )),
     ),
-    (
+    long(
         LOSES_BACKEND,
         Some((
-            "sed 's|/wg-full\"|/wg-none\"|' \"$2\" > \"$2.other\"\n\
-             exec \"${0%/*}/vpn-node\" --config \"$2.other\"\n",
-            false,
+            "sed 's|^enabled = true|enabled = false|' \"$2\" > \"$2.other\"\n",
+            REAL_WITH,
         )),
     ),
-    (
+    made(
         CANNOT_READ,
-        Some(("echo 'the state has format 9' >&2; exit 78\n", false)),
+        Some(("echo 'the state has format 9' >&2; exit 78\n", "")),
     ),
 ];
 
@@ -91,16 +113,16 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    /// Makes it in the folder of `lab`.
-    pub(super) fn fill(lab: &Lab, programs: Programs) -> Result<Self> {
+    /// Makes it in the folder of `lab`: what `--short` needs, or everything.
+    pub(super) fn fill(lab: &Lab, programs: Programs, everything: bool) -> Result<Self> {
         let stock = Stock::of(&programs, &lab.path("stock"))?;
         let keys = lab.path("keys");
         let publisher = Publisher::offline(&programs.controller, &lab.path("releases"), &keys);
         publisher.init(2, 1)?;
         let out = lab.path("packages");
         std::fs::create_dir_all(&out).context("cannot make the folder for packages")?;
-        for (version, agent) in RELEASES {
-            let package = package(&stock, version, agent, &out)?;
+        for made in RELEASES.iter().filter(|made| made.short || everything) {
+            let package = package(&stock, made, &out)?;
             publisher.add(&package, "for a scenario")?;
         }
         publisher.sign()?;
@@ -128,24 +150,26 @@ impl Shelf {
     }
 }
 
-fn package(
-    stock: &Stock,
-    version: &str,
-    agent: Option<(&str, bool)>,
-    out: &Path,
-) -> Result<PathBuf> {
-    let Some((script, goes_on)) = agent else {
-        return pack(stock.folder(), version, &[], out);
+/// Nobody will ever start the command line of a release here, and the updater only of one that stays.
+fn package(stock: &Stock, made: &Made, out: &Path) -> Result<PathBuf> {
+    let nothing = || Content::Script("#!/bin/sh\nexit 1\n");
+    let Some((script, then)) = made.agent else {
+        return pack(
+            stock.folder(),
+            made.version,
+            &[("vpn-node", nothing())],
+            out,
+        );
     };
-    let script = format!("#!/bin/sh\n{script}{}", if goes_on { REAL } else { "" });
-    let agent = ("vpn-node-agent", Content::Script(&script));
-    if script.contains("vpn-node\"") {
-        let real = ("vpn-node", Content::Program("vpn-node-agent"));
-        return pack(stock.folder(), version, &[agent, real], out);
-    }
-    // Nobody will ever start the other two.
-    let none = Content::Script("#!/bin/sh\nexit 1\n");
-    let other = Content::Script("#!/bin/sh\nexit 1\n");
-    let changed = [agent, ("vpn-node", none), ("vpn-node-updater", other)];
-    pack(stock.folder(), version, &changed, out)
+    let script = format!("#!/bin/sh\n{script}{then}");
+    let real = match then.is_empty() {
+        true => nothing(),
+        false => Content::Program("vpn-node-agent"),
+    };
+    let changed = [
+        ("vpn-node-agent", Content::Script(&script)),
+        ("vpn-node", real),
+        ("vpn-node-updater", nothing()),
+    ];
+    pack(stock.folder(), made.version, &changed, out)
 }

@@ -195,6 +195,7 @@ fn text(full: &Full) -> anyhow::Result<()> {
                 "LEFT",
                 "SINCE",
                 "LAST HEARD",
+                "WHY",
             ],
             rows,
             "",
@@ -344,7 +345,14 @@ fn in_flight(row: &DeploymentRow) -> Vec<String> {
         left.map_or_else(|| "-".to_owned(), seconds),
         show::instant(row.changed_at.as_deref()),
         show::instant(row.last_heartbeat.as_deref()),
+        why(row),
     ]
+}
+
+/// What the host says of it; escaped when it was stored.
+fn why(row: &DeploymentRow) -> String {
+    let said = row.failure_reason.as_deref();
+    said.map_or_else(|| "-".to_owned(), show::identity)
 }
 
 fn seconds(left: u64) -> String {
@@ -361,10 +369,7 @@ fn failure(row: &DeploymentRow) -> Vec<String> {
         show::escaped(&row.status),
         show::optional(row.previous_version.as_deref()),
         show::instant(row.changed_at.as_deref()),
-        // Escaped when it was stored.
-        row.failure_reason
-            .as_deref()
-            .map_or_else(|| "-".to_owned(), show::identity),
+        why(row),
     ]
 }
 

@@ -301,7 +301,8 @@ fn moved(
             report.bytes_per_s,
         ]),
         event: event(snapshot, report, failure.as_ref(), now_ms),
-        failure: failure.filter(|_| report.status.is_final()),
+        // Also of a download that is tried again: a changed package must not wait in silence.
+        failure,
         previous_version: report.previous_version.clone(),
         at_ms: now_ms,
         said: true,

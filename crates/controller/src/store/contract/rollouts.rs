@@ -275,6 +275,14 @@ pub(super) async fn what_ended_stays_and_counts_once(store: &dyn Store) {
         (now.status.as_str(), now.bytes, now.total),
         ("downloading", 5, 10)
     );
+    // The reason of a download that is tried again is there as long as the host gives it.
+    for failure in [Some(("too_slow".into(), "9 bytes".into())), None] {
+        let mut tried = loads(From::Open);
+        tried.failure = failure.clone();
+        says(store, &mine, tried).await;
+        let now = row(store, &mine).await;
+        assert_eq!(now.code, failure.map(|(code, _)| code));
+    }
     let mut bad = moves(id, From::Open, DeploymentStatus::RolledBack, NOW + 2);
     bad.failure = Some(("crashed".into(), "at once".into()));
     says(store, &mine, bad.clone()).await;

@@ -182,6 +182,19 @@ fn code_and_sentence_are_cut_and_escaped() {
 }
 
 #[test]
+fn what_stands_in_the_way_of_a_download_is_kept_while_it_is_tried_again() {
+    let mut deployment = told(DeploymentStatus::Downloading);
+    deployment.code = Some("package_hash_mismatch".into());
+    let before = snapshot(Some(known(DeploymentStatus::Downloading)));
+    let effects = judged(&before, report(Some(deployment.clone())));
+    let kept = write(&effects).unwrap();
+    assert_eq!(kept.failure.as_ref().unwrap().0, "package_hash_mismatch");
+    deployment.code = None;
+    let effects = judged(&before, report(Some(deployment)));
+    assert_eq!(write(&effects).unwrap().failure, None);
+}
+
+#[test]
 fn a_host_without_news_for_a_week_is_told_of() {
     for (age_s, events) in [(None, 0), (Some(STALE_S), 0), (Some(STALE_S + 1), 1)] {
         let mut report = report(None);

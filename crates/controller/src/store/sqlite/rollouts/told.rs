@@ -64,8 +64,10 @@ pub(in crate::store::sqlite) async fn move_on(
         "UPDATE server_update_deployments
          SET status = ?1, bytes = COALESCE(?2, bytes), total = COALESCE(?3, total),
              bytes_per_s = COALESCE(?4, bytes_per_s),
-             code = COALESCE(?5, code),
-             failure_reason = COALESCE(?5 || ': ' || ?6, failure_reason),
+             -- What stood in the way of a host that speaks, and says nothing of it, is over.
+             code = CASE WHEN ?10 THEN ?5 ELSE COALESCE(?5, code) END,
+             failure_reason = CASE WHEN ?10 THEN ?5 || ': ' || ?6
+                                   ELSE COALESCE(?5 || ': ' || ?6, failure_reason) END,
              previous_version = COALESCE(?7, previous_version),
              installation_time = CASE WHEN ?1 = 'installed' THEN ?8 ELSE installation_time END,
              -- A host that was silent meanwhile stood still by no fault of its own.
