@@ -18,9 +18,15 @@ fn an_old_release_is_no_way_back_behind_what_the_package_manager_installed() {
 #[test]
 fn a_way_back_that_was_signed_after_the_packages_version_is_taken() {
     let mut world = World::new();
-    world.repository.add(&Version::new(1, 4, 0), |info| info.counter = 7);
-    world.repository.add(&Version::new(1, 2, 0), |info| info.counter = 6);
-    world.repository.add(&Version::new(1, 3, 0), |info| info.counter = 8);
+    world
+        .repository
+        .add(&Version::new(1, 4, 0), |info| info.counter = 7);
+    world
+        .repository
+        .add(&Version::new(1, 2, 0), |info| info.counter = 6);
+    world
+        .repository
+        .add(&Version::new(1, 3, 0), |info| info.counter = 8);
     world.ask("1.2.0", 1);
     assert_eq!(world.run().unwrap_err().code, "counter_lower");
     world.ask("1.3.0", 2);
