@@ -83,6 +83,8 @@ fn switch_and_watch(
     let baseline = journal.baseline.clone().unwrap_or_default();
     let journal = advance(host, journal, Phase::Switching)?;
     if migrates {
+        // While nobody writes: files of two instants would be no state that ever was.
+        host.supervisor.stop()?;
         snapshot::take(layout, disk, &journal.to_version)?;
     }
     disk.link(&layout.experiment(), &slots::link_text(&journal.to))?;

@@ -86,8 +86,8 @@ pub trait Supervisor {
     /// When it could not be started. The caller then goes back to stable.
     fn start_experiment(&mut self) -> Result<(), SupervisorError>;
 
-    /// Stops both; on return neither runs. Used only around the restoring of a state snapshot;
-    /// [`Self::back_to_stable`] always follows.
+    /// Stops both; on return neither runs. Used only where the agent's state is kept or put back;
+    /// [`Self::start_experiment`], [`Self::back_to_stable`] or [`Self::settle`] always follows.
     ///
     /// # Errors
     /// When one still runs.

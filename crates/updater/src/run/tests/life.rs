@@ -1,15 +1,11 @@
 //! What happens to hosts in ordinary life.
 
-use std::cell::Cell;
 use std::os::unix::fs::symlink;
-use std::rc::Rc;
 
 use super::*;
 use crate::clock::Now;
 use crate::hold::Hold;
 use crate::probation::Ending;
-use crate::snapshot;
-use vpn_node_release::release::StateFormat;
 
 /// Refused with nothing unpacked and nothing tried.
 fn assert_refused(world: &mut World, version: &str, code: &str) {
@@ -308,72 +304,6 @@ fn a_slot_that_is_there_already_is_used_again_if_it_is_whole() {
     assert_eq!(world.stable(), "1.5.0");
 }
 
-/// A release that reads formats 1 and 2 and writes 2.
-fn migrating() -> StateFormat {
-    StateFormat {
-        reads_min: 1,
-        reads_max: 2,
-        writes: 2,
-    }
-}
-
-#[test]
-fn a_version_that_migrates_and_fails_gives_the_state_back() {
-    let mut world = World::new();
-    let state = world.layout.agent_state();
-    fs::write(state.join("state-format"), "1\n").unwrap();
-    fs::write(state.join("sessions.json"), "old").unwrap();
-    fs::write(state.join("chain.slots"), "lane 7").unwrap();
-    world.repository.add(&Version::new(2, 0, 0), |info| {
-        info.state_format = migrating()
-    });
-    let permitted = Rc::new(Cell::new(false));
-    let seen = permitted.clone();
-    world.judge.ending = sick();
-    world.judge.meanwhile = Some(Box::new(move |layout| {
-        let text = fs::read_to_string(layout.migration_permitted()).unwrap();
-        seen.set(text == "2.0.0\n");
-        let state = layout.agent_state();
-        fs::write(state.join("state-format"), "2\n").unwrap();
-        fs::write(state.join("sessions.json"), "new").unwrap();
-        fs::write(state.join("chain.slots"), "lane 8").unwrap();
-    }));
-    world.ask("2.0.0", 1);
-    world.run().unwrap_err();
-    world.assert_at_rest();
-    assert_eq!(world.judge.migrates, [true]);
-    assert!(permitted.get());
-    let text = |name: &str| fs::read_to_string(state.join(name)).unwrap();
-    assert_eq!(text("state-format"), "1\n");
-    assert_eq!(text("sessions.json"), "old");
-    assert_eq!(text("chain.slots"), "lane 8", "the lane never goes back");
-    assert!(!world.layout.migration_permitted().exists());
-    assert_eq!(snapshot::open(&world.layout), None);
-}
-
-#[test]
-fn a_migration_that_makes_a_directory_of_a_file_is_taken_back_too() {
-    let mut world = World::new();
-    let state = world.layout.agent_state();
-    fs::write(state.join("sessions.json"), "old").unwrap();
-    world.repository.add(&Version::new(2, 0, 0), |info| {
-        info.state_format = migrating()
-    });
-    world.judge.ending = sick();
-    world.judge.meanwhile = Some(Box::new(|layout| {
-        let path = layout.agent_state().join("sessions.json");
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join("1"), "new").unwrap();
-    }));
-    world.ask("2.0.0", 1);
-    world.run().unwrap_err();
-    world.assert_at_rest();
-    let text = fs::read_to_string(state.join("sessions.json")).unwrap();
-    assert_eq!(text, "old");
-    assert_eq!(snapshot::open(&world.layout), None);
-}
-
 #[test]
 fn a_package_that_is_installed_while_the_baseline_is_taken_is_not_undone() {
     let mut world = World::new();
@@ -390,32 +320,6 @@ fn a_package_that_is_installed_while_the_baseline_is_taken_is_not_undone() {
     assert_eq!(world.judge.watched, 1, "1.6.0 was not started");
     assert_eq!(world.links().stable, Link::To(Slot::System));
     assert_eq!(world.links().experiment, Link::Absent);
-}
-
-#[test]
-fn a_rollback_behind_a_migration_gives_the_state_of_then() {
-    let mut world = World::new();
-    let state = world.layout.agent_state();
-    fs::write(state.join("sessions.json"), "old").unwrap();
-    world.repository.add(&Version::new(2, 0, 0), |info| {
-        info.state_format = migrating()
-    });
-    world.judge.meanwhile = Some(Box::new(|layout| {
-        fs::write(layout.state_format(), "2\n").unwrap();
-        fs::write(layout.agent_state().join("sessions.json"), "new").unwrap();
-    }));
-    world.ask("2.0.0", 1);
-    world.run().unwrap();
-    assert!(snapshot::is_kept(&world.layout, &Version::new(2, 0, 0)));
-    world.with(rollback::rollback).unwrap();
-    world.assert_at_rest();
-    assert_eq!(world.stable(), "1.4.0");
-    assert_eq!(
-        fs::read_to_string(state.join("sessions.json")).unwrap(),
-        "old"
-    );
-    // The way forward again is through another snapshot.
-    assert!(!snapshot::is_kept(&world.layout, &Version::new(2, 0, 0)));
 }
 
 #[test]

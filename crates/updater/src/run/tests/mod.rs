@@ -5,6 +5,7 @@ mod downgrade;
 mod grudge;
 mod hostile;
 mod life;
+mod migration;
 mod torn;
 
 use std::fs;
