@@ -119,7 +119,16 @@ impl<'a> Scene<'a> {
         self.lab.wait_for("a verified host", SOON, || {
             Ok(host.is_verified().then_some(()))
         })?;
-        self.ids.push(host.server_id()?);
+        let id = host.server_id()?;
+        let (fleet, words) = (&self.fleet, ["server", "show", &id]);
+        // Until then a rollout would leave it out.
+        self.lab.wait_for("a host that can be updated", SOON, || {
+            let rows = fleet.rows(&words, "servers")?;
+            let row = rows.first().context("no such server")?;
+            let managed = column(&row["software"], "managed");
+            Ok(["true", "1"].contains(&managed.as_str()).then_some(()))
+        })?;
+        self.ids.push(id);
         self.hosts.push(host);
         Ok(())
     }
