@@ -79,6 +79,8 @@ impl Agent {
         }
         let state = self.authorisation.state(now, self.silent_after());
         let backends = self.backend_reports(now);
+        let update = self.updates.report(now);
+        self.updates.heartbeat_goes(update.is_some());
         let heartbeat = Heartbeat {
             version: self.about.version.clone(),
             uptime_s: now.boot.saturating_sub(self.started.boot).as_secs(),
@@ -94,9 +96,8 @@ impl Agent {
             location: self.about.location.clone(),
             authorisation: state,
             verification_wanted: self.wants_challenge(state),
-            update: Some(self.updates.report(now)),
+            update,
         };
-        self.updates.heartbeat_goes();
         self.submit(heartbeat, now);
     }
 

@@ -15,8 +15,8 @@ use super::judge::{self, Refusal};
 use super::{Command, Event, Failure, Job, Kept, Order, Progress, Step};
 use crate::core::Now;
 
-/// And otherwise: root may pin, or install from a file.
-pub(super) const LOOK_IDLE: Duration = Duration::from_secs(60);
+/// And otherwise: root may pin, or install from a file, and expects the next command to know it.
+pub(super) const LOOK_IDLE: Duration = Duration::from_secs(5);
 /// The updater is started by the request and says within a second that it has it; a package
 /// manager that holds its lock, or a loaded host, may take longer.
 pub(super) const UPDATER_SILENT_AFTER: Duration = Duration::from_secs(600);
@@ -66,6 +66,8 @@ pub struct Updates {
     pub(super) sent: Option<u64>,
     pub(super) heard: u64,
     pub(super) tell_at: Option<Duration>,
+    /// A heartbeat went without a report, since the updater's status was not read yet.
+    pub(super) owes_report: bool,
     /// As it is on disk.
     pub(super) kept: Kept,
     pub(super) commands: VecDeque<Command>,
@@ -125,6 +127,7 @@ impl Updates {
             sent: None,
             heard: 0,
             tell_at: None,
+            owes_report: false,
             kept,
             commands: VecDeque::new(),
         }
@@ -216,7 +219,12 @@ impl Updates {
             version: version.to_string(),
             repository: None,
         };
-        if matches!(self.software, Software::Unknown) || self.with_updater() {
+        if matches!(self.software, Software::Unknown) {
+            let detail = "the agent has just started: try again in a second";
+            let code = DownloadCode::AlreadyHandedOver.as_str();
+            return Err(Refusal::new(code, detail));
+        }
+        if self.with_updater() {
             let detail =
                 "the updater is at work: try again when it is done ('vpn-node update status')";
             let code = DownloadCode::AlreadyHandedOver.as_str();
@@ -310,9 +318,12 @@ impl Updates {
         self.tell_at
     }
 
-    /// A heartbeat goes out with the report of this instant.
-    pub fn heartbeat_goes(&mut self) {
-        self.sent = Some(self.changes);
+    /// A heartbeat goes out, `with_report` of this instant or without.
+    pub fn heartbeat_goes(&mut self, with_report: bool) {
+        if with_report {
+            self.sent = Some(self.changes);
+        }
+        self.owes_report = !with_report;
         self.tell_at = None;
     }
 

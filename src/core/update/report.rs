@@ -3,14 +3,19 @@
 use vpn_node_protocol::limits::MAX_TEXT_BYTES;
 use vpn_node_protocol::update::{MAX_BLOCKED, UpdateReport};
 
+use super::machine::Software;
 use super::{Step, Updates};
 use crate::core::report::{DownloadStatus, UpdateStatus};
 use crate::core::{Now, shown};
 
 impl Updates {
-    /// For the heartbeat.
+    /// For the heartbeat. None until the updater's status was read: "not looked yet" is not "none
+    /// there", by which a rollout would leave the host out.
     #[must_use]
-    pub fn report(&self, now: Now) -> UpdateReport {
+    pub fn report(&self, now: Now) -> Option<UpdateReport> {
+        if matches!(self.software, Software::Unknown) {
+            return None;
+        }
         let status = self.status();
         let mut deployment = self.told.clone();
         if let Some(told) = &mut deployment
@@ -21,7 +26,7 @@ impl Updates {
             told.bytes_per_s = self.progress.bytes_per_s;
         }
         let blocked = status.into_iter().flat_map(|status| &status.blocked);
-        UpdateReport {
+        Some(UpdateReport {
             platform: self.platform.to_string(),
             managed: self.is_managed(),
             channel: status
@@ -38,7 +43,7 @@ impl Updates {
                 .map(|block| short(&block.version))
                 .collect(),
             deployment,
-        }
+        })
     }
 
     /// For `vpn-node status` and `vpn-node update status`.

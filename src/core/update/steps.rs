@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand_core::Rng;
 use uuid::Uuid;
 use vpn_node_protocol::update::{DeploymentReport, DeploymentStatus};
-use vpn_node_release::code::DownloadCode;
+use vpn_node_release::code::{DownloadCode, MetadataCode};
 use vpn_node_release::handover::Status;
 
 use super::judge::Refusal;
@@ -88,6 +88,9 @@ impl Updates {
     ) {
         let was_managed = self.is_managed();
         self.software = status.map_or(Software::Absent, Software::Status);
+        if std::mem::take(&mut self.owes_report) {
+            self.tell_at.get_or_insert(now.boot + TELL_WITHIN);
+        }
         if self.is_managed() && !was_managed {
             self.check_at = now.boot + schedule::uniform(FIRST_CHECK_WITHIN, rng);
         }
@@ -128,7 +131,7 @@ impl Updates {
                 self.check_at = now.boot + wait;
                 self.check_failure = Some(failure);
             }
-            Err(failure) => match failure.retry {
+            Err(failure) => match failure.retry.filter(|_| !self.is_mistyped(&failure)) {
                 None => self.end(
                     DeploymentStatus::Refused,
                     failure.code,
@@ -142,6 +145,14 @@ impl Updates {
                 }
             },
         }
+    }
+
+    /// Root asks for a version that verified metadata does not name. An assignment may be early, so
+    /// that the repository is looked at again; root waits for an answer.
+    fn is_mistyped(&self, failure: &Failure) -> bool {
+        let of_root = |job: &Job| job.order.deployment.is_none();
+        failure.code == MetadataCode::TargetUnknown.as_str()
+            && self.job.as_ref().is_some_and(of_root)
     }
 
     /// The assignment's time is over, and the package is not here.

@@ -138,7 +138,7 @@ impl Play {
         match op {
             Op::Wait(seconds) => {
                 let end = now.after(Duration::from_secs(seconds));
-                for _ in 0..400 {
+                for _ in 0..4000 {
                     let due = self.machine.next_deadline();
                     if due > end.boot {
                         break;
@@ -247,11 +247,14 @@ impl Play {
                 self.machine.handle(event, now, &mut Zero);
             }
             Op::Heartbeat(taken) => {
-                self.machine.heartbeat_goes();
-                assert_eq!(
-                    self.machine.report(now).deployment.map(|d| d.id),
-                    self.machine.told.as_ref().map(|t| t.id)
-                );
+                let report = self.machine.report(now);
+                self.machine.heartbeat_goes(report.is_some());
+                if let Some(report) = report {
+                    assert_eq!(
+                        report.deployment.map(|d| d.id),
+                        self.machine.told.as_ref().map(|t| t.id)
+                    );
+                }
                 self.machine.heartbeat_ended(taken);
             }
             Op::Restart => {
@@ -287,4 +290,86 @@ proptest! {
         prop_assert!(step.is_none() || step == Some(Step::Done), "{:?}", play.kept.job);
         prop_assert!(play.kept.told.as_ref().is_none_or(|told| told.status.is_final()));
     }
+}
+
+fn managed(machine: &mut Updates, now: Now) {
+    let status = Status {
+        root_version: Some(1),
+        stable: "1.4.0".to_owned(),
+        stable_version: "1.4.0".to_owned(),
+        ..Status::default()
+    };
+    machine.handle(Event::Software(Some(Box::new(status))), now, &mut Zero);
+}
+
+/// The run of the fetch that was begun.
+fn fetching(machine: &mut Updates) -> u64 {
+    let commands = std::iter::from_fn(|| machine.next_command());
+    let runs = commands.filter_map(|command| match command {
+        Command::Fetch { run, .. } => Some(run),
+        _ => None,
+    });
+    runs.last().expect("it is fetched")
+}
+
+#[test]
+fn nothing_is_said_of_an_updater_that_was_not_looked_at() {
+    let now = Now {
+        boot: Duration::from_secs(10),
+        wall_ms: 1_767_225_600_000,
+    };
+    let mut machine = Updates::new(Play::setup(Kept::default()), now);
+    let report = machine.report(now);
+    assert!(report.is_none(), "a rollout would leave the host out");
+    machine.heartbeat_goes(false);
+    machine.heartbeat_ended(true);
+    assert_eq!(machine.tell_at(), None);
+    managed(&mut machine, now);
+    assert!(machine.report(now).unwrap().managed);
+    assert!(machine.tell_at().is_some(), "and the report is sent after");
+    machine.heartbeat_goes(true);
+    managed(&mut machine, now);
+    assert_eq!(machine.tell_at(), None);
+}
+
+#[test]
+fn root_hears_at_once_that_a_version_is_not_published_and_an_assignment_waits_for_it() {
+    let now = Now {
+        boot: Duration::from_secs(10),
+        wall_ms: 1_767_225_600_000,
+    };
+    let unknown = |run| Event::Ended {
+        run,
+        result: Err(Failure {
+            code: "target_unknown",
+            detail: "no release 5.5.5 is published".to_owned(),
+            retry: Some(Duration::ZERO),
+        }),
+    };
+    let (id, hour) = (Uuid::from_u128(1), Duration::from_secs(3600));
+    let mut machine = Updates::new(Play::setup(Kept::default()), now);
+    managed(&mut machine, now);
+    machine.wanted("5.5.5", hour, id, now).unwrap();
+    let run = fetching(&mut machine);
+    machine.handle(unknown(run), now, &mut Zero);
+    let download = machine.status_report(now).download.unwrap();
+    assert_eq!(
+        (download.step.as_str(), download.retry_in_s),
+        ("done", None)
+    );
+    assert_eq!(download.code.as_deref(), Some("target_unknown"));
+
+    let order = Order {
+        deployment: Some(7),
+        target: "vpn-node/5.5.5/linux-amd64.tar.zst".to_owned(),
+        version: "5.5.5".to_owned(),
+        repository: None,
+    };
+    let answer = machine.assigned(id, 1, order, hour, id, now);
+    assert_eq!(answer, Some(Ok(())));
+    let run = fetching(&mut machine);
+    machine.handle(unknown(run), now, &mut Zero);
+    let download = machine.status_report(now).download.unwrap();
+    assert_eq!(download.step, "downloading");
+    assert!(download.retry_in_s.is_some(), "a mirror may be late");
 }
