@@ -52,7 +52,8 @@ impl Default for Config {
             probation: Duration::from_secs(120),
             extension: Duration::from_secs(3600),
             keep: 1,
-            experiment_memory: 256 * 1024 * 1024,
+            // Below the units' MemoryMax=128M: the updater says what it was, the kernel only kills.
+            experiment_memory: 96 * 1024 * 1024,
         }
     }
 }

@@ -82,7 +82,11 @@ pub fn add(
     };
     let path = info.target_path();
     if let Some(known) = releases.iter().find(|one| one.info().target_path() == path) {
-        let what = if known.sha256() == copied.digest {
+        let published = published.targets.as_ref();
+        let waits = !published.is_some_and(|list| list.role.targets.contains_key(&path));
+        let what = if waits {
+            "staged, and waits for its signatures: 'release sign', or 'release discard' to begin anew"
+        } else if known.sha256() == copied.digest {
             "with exactly this content: see 'release republish'"
         } else {
             "with other content: a version has one content for ever, so give it another version"

@@ -57,7 +57,10 @@ fn counters_grow_in_each_line_and_are_never_given_twice() {
 #[test]
 fn a_version_has_one_content_and_what_is_no_package_is_not_added() {
     let machine = Machine::whole();
-    machine.release("1.5.0");
+    machine.add("1.5.0").unwrap();
+    let said = machine.add("1.5.0").unwrap_err().to_string();
+    assert!(said.contains("'release discard'"), "{said}");
+    machine.sign(&["tom"]).unwrap();
     let said = machine.add("1.5.0").unwrap_err().to_string();
     assert!(
         said.contains("exactly this content") && said.contains("republish"),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::Parser;
 use nix::unistd::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use vpn_node_release::code::UpdaterCode;
+use vpn_node_release::code::{PolicyCode, UpdaterCode};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SupervisorKind};
@@ -60,6 +60,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn exit_code(error: &UpdateError) -> u8 {
     if error.code == UpdaterCode::Busy.as_str() {
         return 5;
+    }
+    if error.code == PolicyCode::AlreadyInstalled.as_str() {
+        // What was wanted is there.
+        return 0;
     }
     match error.kind {
         Kind::Failed => 1,

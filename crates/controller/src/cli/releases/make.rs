@@ -66,6 +66,14 @@ pub(super) async fn init(work: &Work, args: InitArgs) -> anyhow::Result<ExitCode
     if tree.exists() || !Stage::load(tree)?.is_empty() {
         return Err(ReleaseError::Exists(tree.dir().to_owned()).into());
     }
+    // Before any key is made: files and passphrases of an `init` that then fails would be in the way.
+    enough("root", args.root_threshold, &args.root_key, args.root_keys)?;
+    enough(
+        "targets",
+        args.targets_threshold,
+        &args.targets_key,
+        args.targets_keys,
+    )?;
     let (root, mut made) = keys(&args, "root", &args.root_key, args.root_keys)?;
     let (targets, more) = keys(&args, "targets", &args.targets_key, args.targets_keys)?;
     made.extend(more);
@@ -94,6 +102,19 @@ pub(super) async fn init(work: &Work, args: InitArgs) -> anyhow::Result<ExitCode
         work.mirror().await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a role can ever have its signatures.
+fn enough(role: &str, threshold: u32, given: &[PathBuf], count: u32) -> anyhow::Result<()> {
+    let keys = match given.len() {
+        0 => count,
+        given => u32::try_from(given)?,
+    };
+    anyhow::ensure!(
+        (1..=keys).contains(&threshold),
+        "{role} would need {threshold} signatures of {keys} keys: choose --{role}-threshold between 1 and {keys}. Nothing was made."
+    );
+    Ok(())
 }
 
 /// The keys of a role: given, or made with a passphrase each.
