@@ -1,17 +1,17 @@
 //! Whether this host can install at this moment: room on its file systems, no package manager at
 //! work. Asked before anything is written; what fills up meanwhile still fails cleanly.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
 use vpn_node_release::code::UpdaterCode;
 
+use crate::disk;
 use crate::error::{UpdateError, at};
 use crate::layout::Layout;
 
@@ -101,13 +101,8 @@ pub fn check_package_managers(layout: &Layout) -> Result<(), UpdateError> {
 
 /// Who holds a lock on the file (fcntl(2), `F_GETLK`); `None` when nobody does or it is not there.
 fn holder(path: &Path) -> Result<Option<String>, UpdateError> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path);
-    let file = match opened {
-        Err(none) if none.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(at("open", path))?,
+    let Some(file) = disk::open_if_there(path)? else {
+        return Ok(None);
     };
     // Who only reads the packages (`rpm -qa`) moves no links. And everybody may read rpm's lock
     // file, so anybody could hold a lock for reading for ever.
@@ -176,7 +171,7 @@ mod tests {
         const KIND: &str = "UPDATER_TEST_LOCK_IS_FOR_READING";
         if let Some(path) = std::env::var_os(HOLD) {
             let reads = std::env::var_os(KIND).is_some();
-            let file = OpenOptions::new().read(reads).write(!reads).open(path);
+            let file = fs::OpenOptions::new().read(reads).write(!reads).open(path);
             let file = file.unwrap();
             let kind = if reads { libc::F_RDLCK } else { libc::F_WRLCK };
             let lock = libc::flock {
@@ -188,7 +183,7 @@ mod tests {
             };
             fcntl(&file, FcntlArg::F_SETLK(&lock)).unwrap();
             println!("\nheld");
-            io::stdin().read_line(&mut String::new()).unwrap();
+            std::io::stdin().read_line(&mut String::new()).unwrap();
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -4,16 +4,15 @@
 //! looks like a clone of this host) and the ledger; their formats are frozen. The agent owns the
 //! directory, so only regular files of bounded size right in it are read, never through a link.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::version::Version;
 
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::error::{UpdateError, at};
 use crate::layout::Layout;
 
@@ -202,13 +201,8 @@ fn files(layout: &Layout) -> Result<Vec<PathBuf>, UpdateError> {
 
 /// Reads a file of the agent's; what became a link or vanished meanwhile is none.
 fn read_agents(path: &Path, max: u64) -> Result<Option<Vec<u8>>, UpdateError> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path);
-    let file = match opened {
-        Err(none) if none.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(at("open", path))?,
+    let Some(file) = disk::open_if_there(path)? else {
+        return Ok(None);
     };
     let meta = file.metadata().map_err(at("look at", path))?;
     let mut bytes = Vec::new();

@@ -6,7 +6,7 @@
 use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp as Instant};
 use vpn_node_release::author;
-use vpn_node_release::metadata::{Key, MetaFile, Root, Snapshot, Timestamp, TopRole};
+use vpn_node_release::metadata::{Key, MetaFile, Root, Snapshot, Timestamp, TopRole, hex};
 use zeroize::Zeroizing;
 
 use super::disk::{self, failed};
@@ -41,7 +41,7 @@ pub fn create(tree: &Tree) -> Result<(Key, std::path::PathBuf), ReleaseError> {
     let signing = SigningKey::from_bytes(&secret);
     let key = author::public_key(&signing);
     let path = tree.online_keys().join(format!("{}.key", short_id(&key)));
-    let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(hex(&secret))));
+    let text = Zeroizing::new(format!("{}\n", *Zeroizing::new(hex(secret.as_slice()))));
     create_private(&path, text.as_bytes())?;
     let public = key_file::public_path(&path);
     key_file::write_public(&public, &signing.verifying_key())?;
@@ -134,8 +134,4 @@ pub(super) fn fresh(
         snapshot,
         timestamp: author::sign(&timestamp, &[key])?.to_bytes(),
     })
-}
-
-fn hex(bytes: &[u8; 32]) -> String {
-    vpn_node_release::metadata::hex(bytes)
 }

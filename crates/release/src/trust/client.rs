@@ -147,20 +147,7 @@ impl<S: Store> Repository<S> {
         Ok(self.summary())
     }
 
-    /// Without the repository: what was verified before, as long as none of it has expired.
-    ///
-    /// # Errors
-    /// [`MetadataCode::Expired`], or [`MetadataCode::Missing`] when no refresh has gone through.
-    pub fn use_cached(&mut self) -> Result<Summary, Rejection> {
-        self.check_expiry(TopRole::Root.as_str(), &self.root)?;
-        self.cached_timestamp()?;
-        self.refresh_snapshot(&mut Nothing)?;
-        self.refresh_targets(&mut Nothing)?;
-        Ok(self.summary())
-    }
-
-    /// What may be believed about the target at `path`. After [`Self::refresh`] or
-    /// [`Self::use_cached`].
+    /// What may be believed about the target at `path`. After [`Self::refresh`].
     ///
     /// # Errors
     /// [`MetadataCode::TargetUnknown`], [`MetadataCode::BadName`], and all of [`Self::refresh`]
@@ -402,17 +389,4 @@ pub(super) fn unreadable(error: &StoreError) -> Rejection {
 
 pub(super) fn unwritable(error: &StoreError) -> Rejection {
     Rejection::new(MetadataCode::TrustStoreUnwritable, "trust store", error)
-}
-
-/// A repository that has nothing.
-struct Nothing;
-
-impl Fetch for Nothing {
-    fn metadata(&mut self, _name: &str, _limit: u64) -> Result<Option<Vec<u8>>, FetchError> {
-        Ok(None)
-    }
-
-    fn target(&mut self, _path: &str) -> Result<Box<dyn std::io::Read + '_>, FetchError> {
-        Err(FetchError::NotFound)
-    }
 }

@@ -65,18 +65,6 @@ impl<S: Store> Repository<S> {
         Ok(())
     }
 
-    /// The timestamp of an earlier refresh, if it has not expired.
-    pub(super) fn cached_timestamp(&mut self) -> Result<(), Rejection> {
-        let mark = self.high.timestamp.as_ref().map(|mark| &mark.mark);
-        let signers = self.root.signers(TopRole::Timestamp);
-        let (cached, _) = self
-            .cached::<Timestamp>(TIMESTAMP, mark, &signers)?
-            .ok_or_else(|| missing(TIMESTAMP, "no refresh has gone through yet"))?;
-        self.check_expiry(TIMESTAMP, &cached)?;
-        self.timestamp = Some(cached);
-        Ok(())
-    }
-
     /// 5.5.
     pub(super) fn refresh_snapshot(&mut self, fetch: &mut dyn Fetch) -> Result<(), Rejection> {
         let listed = self.timestamp.as_ref().and_then(Timestamp::snapshot);

@@ -258,13 +258,8 @@ impl Disk {
 /// # Errors
 /// Links, special files, more bytes, or what the system said.
 pub fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, UpdateError> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path);
-    let file = match opened {
-        Err(none) if none.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(at("open", path))?,
+    let Some(file) = open_if_there(path)? else {
+        return Ok(None);
     };
     let not_it = |what: &str| {
         UpdateError::failed(
@@ -283,6 +278,22 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Option<Vec<u8>>, UpdateErro
         return Err(not_it(&format!("is larger than {max} bytes")));
     }
     Ok(Some(bytes))
+}
+
+/// Opens for reading, through no link and without waiting for the other end of a FIFO; `None` when
+/// there is nothing.
+///
+/// # Errors
+/// What the system said.
+pub fn open_if_there(path: &Path) -> Result<Option<File>, UpdateError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path);
+    match opened {
+        Err(none) if none.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => Ok(Some(other.map_err(at("open", path))?)),
+    }
 }
 
 /// A temporary name beside `path`. One updater runs at a time, so one name is enough.

@@ -119,32 +119,61 @@ pub struct Journal {
     pub detail: Option<String>,
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A journal of an attempt from the package's version to 1.5.0.
-    pub(crate) fn journal(phase: Phase) -> Journal {
-        Journal {
+impl Journal {
+    /// A journal that begins at this wall clock, in milliseconds since the Unix epoch: nothing is
+    /// done yet, and it is the first try. `from` and `to` are slots with the versions in them.
+    #[must_use]
+    pub fn begin(
+        attempt: String,
+        origin: Origin,
+        (from, from_version): (Slot, Option<Version>),
+        (to, to_version): (Slot, Version),
+        boot_id: String,
+        now_ms: i64,
+    ) -> Self {
+        Self {
             format: 1,
-            attempt: "6f1f0c1e-0000-4000-8000-000000000001".into(),
-            origin: Origin::Request,
-            deployment: Some(7),
-            from: Slot::System,
-            from_version: Some(Version::new(1, 4, 0)),
-            to: Slot::Version(Version::new(1, 5, 0)),
-            to_version: Version::new(1, 5, 0),
-            boot_id: "boot-1".into(),
-            phase,
+            attempt,
+            origin,
+            deployment: None,
+            from,
+            from_version,
+            to,
+            to_version,
+            boot_id,
+            phase: Phase::Copied,
             tries: 1,
-            started_ms: 1,
-            changed_ms: 2,
+            started_ms: now_ms,
+            changed_ms: now_ms,
             deadline_ms: None,
             baseline: None,
             outcome: None,
             blame: false,
             code: None,
             detail: None,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A journal of an attempt from the package's version to 1.5.0.
+    pub(crate) fn journal(phase: Phase) -> Journal {
+        let (old, new) = (Version::new(1, 4, 0), Version::new(1, 5, 0));
+        Journal {
+            deployment: Some(7),
+            phase,
+            changed_ms: 2,
+            ..Journal::begin(
+                "6f1f0c1e-0000-4000-8000-000000000001".into(),
+                Origin::Request,
+                (Slot::System, Some(old)),
+                (Slot::Version(new.clone()), new),
+                "boot-1".into(),
+                1,
+            )
         }
     }
 }

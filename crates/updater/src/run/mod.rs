@@ -199,27 +199,18 @@ fn begin(
     tries: u32,
 ) -> Result<Journal, UpdateError> {
     let from = verify::stable(host.layout)?;
-    let now = host.clock.now().wall_ms;
+    let from_version = slots::manifest(host.layout, &from).map(|manifest| manifest.version);
     let journal = Journal {
-        format: 1,
-        attempt,
-        origin,
         deployment,
-        from_version: slots::manifest(host.layout, &from).map(|manifest| manifest.version),
-        from,
-        to: Slot::Version(version.clone()),
-        to_version: version,
-        boot_id: host.clock.boot_id(),
-        phase: Phase::Copied,
         tries,
-        started_ms: now,
-        changed_ms: now,
-        deadline_ms: None,
-        baseline: None,
-        outcome: None,
-        blame: false,
-        code: None,
-        detail: None,
+        ..Journal::begin(
+            attempt,
+            origin,
+            (from, from_version),
+            (Slot::Version(version.clone()), version),
+            host.clock.boot_id(),
+            host.clock.now().wall_ms,
+        )
     };
     write(host, &journal)?;
     Ok(journal)

@@ -53,28 +53,18 @@ pub fn rollback(host: &mut Host<'_>) -> Result<Outcome, UpdateError> {
             ));
         }
     }
-    let now = host.clock.now().wall_ms;
+    let attempt = new_id().map_err(at("read", "/proc/sys/kernel/random/uuid".as_ref()))?;
     let journal = Journal {
-        format: 1,
-        attempt: new_id().map_err(at("read", "/proc/sys/kernel/random/uuid".as_ref()))?,
-        origin: Origin::Rollback,
-        deployment: None,
-        from,
-        from_version,
-        to,
-        to_version: manifest.version.clone(),
-        boot_id: host.clock.boot_id(),
         // Decided already: the recovery goes forward from here.
         phase: Phase::Committing,
-        tries: 1,
-        started_ms: now,
-        changed_ms: now,
-        deadline_ms: None,
-        baseline: None,
-        outcome: None,
-        blame: false,
-        code: None,
-        detail: None,
+        ..Journal::begin(
+            attempt,
+            Origin::Rollback,
+            (from, from_version),
+            (to, manifest.version.clone()),
+            host.clock.boot_id(),
+            host.clock.now().wall_ms,
+        )
     };
     write(host, &journal)?;
     to_rest(host)?;

@@ -35,21 +35,9 @@ fn controller_down(shelf: &Shelf) -> Result<Figure> {
     scene.roll_out(GOOD, &[])?;
     scene.reaches(0, GOOD, "staged")?;
     scene.lab.crash(CONTROLLER)?;
-    let end = scene.watch(0, GOOD)?;
-    ensure!(
-        end.phase == "installed",
-        "a controller that is down sent it away: {} [{}]",
-        end.phase,
-        end.code
-    );
-    scene.at_rest(0, GOOD, &format!("versions/{GOOD}"))?;
-    scene.fleet.start_controller(&mut scene.lab)?;
-    scene.is_installed(0, GOOD, BASE)?;
-    Ok(Figure::of(format!(
-        "kept after {}: {}",
-        seconds(end.after_start),
-        end.detail
-    )))
+    is_kept(scene, |scene| {
+        scene.fleet.start_controller(&mut scene.lab).map(drop)
+    })
 }
 
 /// It was there before, and goes when the trial begins: the former version is asked, too.
@@ -58,21 +46,9 @@ fn controller_vanishes(shelf: &Shelf) -> Result<Figure> {
     scene.roll_out(GOOD, &[])?;
     scene.reaches(0, GOOD, "probation")?;
     scene.lab.crash(CONTROLLER)?;
-    let end = scene.watch(0, GOOD)?;
-    ensure!(
-        end.phase == "installed",
-        "a controller that went away sent it away: {} [{}]",
-        end.phase,
-        end.code
-    );
-    scene.at_rest(0, GOOD, &format!("versions/{GOOD}"))?;
-    scene.fleet.start_controller(&mut scene.lab)?;
-    scene.is_installed(0, GOOD, BASE)?;
-    Ok(Figure::of(format!(
-        "kept after {}: {}",
-        seconds(end.after_start),
-        end.detail
-    )))
+    is_kept(scene, |scene| {
+        scene.fleet.start_controller(&mut scene.lab).map(drop)
+    })
 }
 
 /// 429 to every heartbeat of the trial.
@@ -85,15 +61,23 @@ fn controller_busy(shelf: &Shelf) -> Result<Figure> {
     scene.roll_out(GOOD, &[])?;
     scene.reaches(0, GOOD, "probation")?;
     scene.meddle(Mode::Busy)?;
+    is_kept(scene, |scene| scene.meddle(Mode::Pass))
+}
+
+/// The controller does not answer until the release is kept, and hears of it when it is back.
+fn is_kept(
+    mut scene: Scene<'_>,
+    back: impl FnOnce(&mut Scene<'_>) -> Result<()>,
+) -> Result<Figure> {
     let end = scene.watch(0, GOOD)?;
     ensure!(
         end.phase == "installed",
-        "429 sent it away: {} [{}]",
+        "a controller that does not answer sent it away: {} [{}]",
         end.phase,
         end.code
     );
     scene.at_rest(0, GOOD, &format!("versions/{GOOD}"))?;
-    scene.meddle(Mode::Pass)?;
+    back(&mut scene)?;
     scene.is_installed(0, GOOD, BASE)?;
     Ok(Figure::of(format!(
         "kept after {}: {}",
