@@ -7,6 +7,7 @@
 //! once; neither can be missing.
 
 mod load;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::keys::PublicKey;
 
 pub(super) use self::load::Load;
+use self::watched::Watched;
+use super::progress::{Part, Progress};
 use super::records::Records;
 use super::updates::UpdateFiles;
 use super::{DISK_COMMANDS_QUEUED, enrol};
@@ -31,11 +34,14 @@ use crate::core::sessions::KnownSession;
 use crate::core::update;
 use crate::host::hardware::SnapshotState;
 use crate::host::state::{Enrolment, KeptSessions, LaneFile, SessionsFile, StateDir};
-use crate::ledger::{Options, WhenFull};
+use crate::ledger::{HostDisk, Options, WhenFull};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
 const MAX_WAITING: usize = 10_000;
+
+/// What the thread may have to say at once: see [`Disk::events`].
+const EVENTS_QUEUED: usize = 4;
 
 /// Something for the disk thread.
 pub(super) enum DiskCommand {
@@ -71,7 +77,8 @@ pub(super) struct Disk {
     events: mpsc::Receiver<Event>,
     facts: watch::Receiver<LedgerFacts>,
     load: Arc<Load>,
-    thread: thread::JoinHandle<()>,
+    /// Ends when the thread does.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Disk {
@@ -112,8 +119,8 @@ impl Disk {
     /// Waits until everything told so far is done.
     pub(super) async fn finish(self) {
         drop(self.commands);
-        let thread = self.thread;
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        // Not a join in a thread of the runtime: the runtime would wait for that for ever.
+        let _ = self.ended.await;
     }
 }
 
@@ -121,7 +128,8 @@ impl Disk {
 pub(super) struct DiskThread {
     settings: Settings,
     state: StateDir,
-    records: Records,
+    records: Records<Watched<HostDisk>>,
+    progress: Progress,
     /// The key that is in its place; the lane says when another one is in force.
     identity_key: PublicKey,
     /// What the disk did not take yet.
@@ -143,12 +151,14 @@ impl DiskThread {
         state: &StateDir,
         enrolment: &Enrolment,
         kept: KeptSessions,
+        progress: Progress,
     ) -> Self {
         let unrecorded = kept.unrecorded.clone();
         Self {
             settings: settings.clone(),
             state: state.clone(),
-            records: Records::new(
+            records: Records::on(
+                Watched::new(HostDisk, progress.clone()),
                 &enrolment.server_id,
                 state.ledger(),
                 Options {
@@ -160,6 +170,7 @@ impl DiskThread {
                     ..Options::default()
                 },
             ),
+            progress,
             identity_key: enrolment.identity_key,
             waiting: Recording::default(),
             kept: state.sessions_file(kept),
@@ -182,20 +193,26 @@ impl DiskThread {
     /// Starts the thread.
     pub(super) fn spawn(mut self, mut lane_file: LaneFile) -> Disk {
         let (commands, receiver) = mpsc::channel(DISK_COMMANDS_QUEUED);
-        let (to_events, events) = mpsc::channel(4);
+        let (to_events, events) = mpsc::channel(EVENTS_QUEUED);
         let (to_facts, facts) = watch::channel(self.facts());
         let load = Arc::new(Load::default());
         let taken = load.clone();
-        let thread = thread::Builder::new()
+        let (ends, ended) = oneshot::channel::<()>();
+        thread::Builder::new()
             .name("disk".into())
-            .spawn(move || self.work(&mut lane_file, (receiver, &taken), &to_events, &to_facts))
+            .spawn(move || {
+                self.work(&mut lane_file, (receiver, &taken), &to_events, &to_facts);
+                // The files are closed before anybody hears of the end.
+                drop((self, lane_file));
+                drop(ends);
+            })
             .expect("a thread can be started when the daemon starts");
         Disk {
             commands,
             events,
             facts,
             load,
-            thread,
+            ended,
         }
     }
 
@@ -208,6 +225,7 @@ impl DiskThread {
     ) {
         let mut next = commands.blocking_recv();
         while let Some(command) = next.take() {
+            let work = self.progress.begin(Part::Disk);
             let tries_anyway = matches!(command, DiskCommand::Record(_));
             match command {
                 DiskCommand::Record(mut recording) => {
@@ -273,10 +291,12 @@ impl DiskThread {
                 *known = now;
                 changed
             });
+            drop(work);
             if next.is_none() {
                 next = commands.blocking_recv();
             }
         }
+        let _work = self.progress.begin(Part::Disk);
         self.give_up_waiting();
     }
 
@@ -412,3 +432,5 @@ fn give_up_beyond(recording: &mut Recording, most: usize) -> u64 {
 mod bench;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::stuck as stuck_for_tests;

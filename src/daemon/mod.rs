@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`run`] (the life of the daemon as a story), `event_loop` (what it does all
 //! day), `controller` (the exchanges with the controller), `disk` (the thread for everything that
-//! may wait for a disk), `watch` (the thread that reads the VPN daemons), `updates` (what it does
+//! may wait for a disk), `watch` (the thread that reads the VPN daemons),
+//! `watchdog` and `progress` (whether all of these get on), `updates` (what it does
 //! about releases), [`enrol`].
 
 mod controller;
@@ -13,10 +14,12 @@ mod event_loop;
 mod gaps;
 mod host_signals;
 mod main;
+mod progress;
 mod records;
 mod run;
 mod updates;
 mod watch;
+mod watchdog;
 
 pub use error::Error;
 pub use main::main;

@@ -18,14 +18,14 @@ use zeroize::Zeroizing;
 
 use super::gaps::{limit_gaps, wire_gap};
 use crate::core::agent::{LedgerFacts, Recording};
-use crate::ledger::{Batch, Disk, Gap, HostDisk, Ledger, LedgerError, Options};
+use crate::ledger::{Batch, Disk, Gap, Ledger, LedgerError, Options};
 
 /// Most records that share one sync. Sealing so many takes some milliseconds (group commit promises
 /// 50); and what a failed sync leaves open, so that it must be sealed again, is no more than this.
 const MAX_GROUP: usize = 128;
 
 /// See the module.
-pub(super) struct Records<D: Disk = HostDisk> {
+pub(super) struct Records<D: Disk> {
     server_id: String,
     disk: D,
     dir: PathBuf,
@@ -41,15 +41,8 @@ pub(super) struct Records<D: Disk = HostDisk> {
     rng: UnwrapErr<SysRng>,
 }
 
-impl Records {
-    /// Opens nothing yet.
-    pub(super) fn new(server_id: &str, dir: PathBuf, options: Options) -> Self {
-        Self::on(HostDisk, server_id, dir, options)
-    }
-}
-
 impl<D: Disk + Clone> Records<D> {
-    /// On another disk than the host's.
+    /// Opens nothing yet.
     pub(super) fn on(disk: D, server_id: &str, dir: PathBuf, options: Options) -> Self {
         Self {
             server_id: server_id.to_owned(),

@@ -11,12 +11,15 @@ use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::token::{Token, TokenError};
 use vpn_node_release::version::Platform;
 
+use super::controller::Controller;
 use super::disk::DiskThread;
 use super::error::Error;
 use super::event_loop::{EventLoop, Workers};
 use super::host_signals::{Stop, notify};
+use super::progress::{Part, Progress};
 use super::updates::{Downloads, UpdateFiles};
 use super::watch::Readers;
+use super::watchdog::Watchdog;
 use super::{TOKEN_CREDENTIAL, enrol};
 use crate::config::Settings;
 use crate::core::agent::{Agent, Setup};
@@ -62,14 +65,26 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         Limits::default(),
     ));
     notify(|| systemd::notify_ready("starting"));
+    let progress = Progress::default();
+    let watchdog = Watchdog::start(progress.clone()).map_err(|source| Error::System {
+        doing: "start the thread of the watchdog",
+        source,
+    })?;
 
-    let enrolment = match enrolment(&settings, &state, &mut stop).await? {
+    let enrolment = match enrolment(&settings, &state, &progress, &mut stop).await? {
         Some(enrolment) => enrolment,
         None => return Ok(()),
     };
     tracing::info!(server_id = %enrolment.server_id, "this host is enrolled");
-    run_enrolled(&settings, state, enrolment, reports, wishes, &mut stop).await?;
-    notify(systemd::notify_stopping);
+    let workers = Supervision { progress, watchdog };
+    run_enrolled(
+        &settings,
+        (state, enrolment),
+        (reports, wishes),
+        workers,
+        &mut stop,
+    )
+    .await?;
     // The loop dropped the reports: the server ends and removes its socket.
     let _ = server.await;
     tracing::info!("stopped");
@@ -95,6 +110,7 @@ fn first_report() -> StatusReport {
 async fn enrolment(
     settings: &Settings,
     state: &StateDir,
+    progress: &Progress,
     stop: &mut Stop,
 ) -> Result<Option<Enrolment>, Error> {
     if let Some(enrolment) = state.enrolment()? {
@@ -104,16 +120,17 @@ async fn enrolment(
         Some(text) => {
             let text = std::str::from_utf8(&text).map_err(|_| TokenError::NotAToken)?;
             let token = Token::parse(text)?;
-            enrol_by_credential(&token, settings, stop).await
+            enrol_by_credential(&token, settings, progress, stop).await
         }
         None => {
             tracing::warn!("this host is not enrolled: run 'vpn-node enroll' and paste a token");
             notify(|| systemd::notify_status("not enrolled: run 'vpn-node enroll'"));
             let mut beat = tokio::time::interval(LOOK_FOR_ENROLMENT);
             loop {
+                let _turn = progress.begin(Part::Loop);
                 tokio::select! {
                     () = stop.wait() => return Ok(None),
-                    _ = beat.tick() => notify(systemd::notify_watchdog),
+                    _ = beat.tick() => {}
                 }
                 if let Some(enrolment) = state.enrolment()? {
                     return Ok(Some(enrolment));
@@ -127,14 +144,17 @@ async fn enrolment(
 async fn enrol_by_credential(
     token: &Token,
     settings: &Settings,
+    progress: &Progress,
     stop: &mut Stop,
 ) -> Result<Option<Enrolment>, Error> {
     let mut failures = 0;
     loop {
+        let exchange = progress.begin(Part::Exchange);
         let attempt = tokio::select! {
             () = stop.wait() => return Ok(None),
             attempt = enrol::this_host(token, settings) => attempt,
         };
+        drop(exchange);
         let error = match attempt {
             Ok(enrolled) => {
                 for warning in &enrolled.warnings {
@@ -152,19 +172,25 @@ async fn enrol_by_credential(
         notify(|| systemd::notify_status(&format!("enrolling: {error}")));
         tokio::select! {
             () = stop.wait() => return Ok(None),
-            () = tokio::time::sleep(wait) => notify(systemd::notify_watchdog),
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
+/// What sees to it that the agent gets on.
+struct Supervision {
+    progress: Progress,
+    watchdog: Watchdog,
+}
+
 async fn run_enrolled(
     settings: &Settings,
-    state: StateDir,
-    enrolment: Enrolment,
-    reports: watch::Sender<Arc<StatusReport>>,
-    wishes: mpsc::Receiver<Wish>,
+    (state, enrolment): (StateDir, Enrolment),
+    (reports, wishes): (watch::Sender<Arc<StatusReport>>, mpsc::Receiver<Wish>),
+    Supervision { progress, watchdog }: Supervision,
     stop: &mut Stop,
 ) -> Result<(), Error> {
+    let reading = progress.begin(Part::Disk);
     state.remove_leftovers()?;
     let identity = state.identity(&enrolment)?;
     let (lane, lane_file) = state.lane(&enrolment)?;
@@ -205,12 +231,13 @@ async fn run_enrolled(
         now,
     );
     let workers = Workers {
-        client: Arc::new(client),
+        controller: Controller::new(client, progress.clone()),
         readers: Readers::spawn(settings, &agent.expected_backends()).map_err(|source| {
             let doing = "start the threads that read the VPN daemons";
             Error::System { doing, source }
         })?,
-        disk: DiskThread::new(settings, &state, &enrolment, kept).spawn(lane_file),
+        disk: DiskThread::new(settings, &state, &enrolment, kept, progress.clone())
+            .spawn(lane_file),
         wishes,
         downloads,
         sampler: Sampler::open(
@@ -219,7 +246,10 @@ async fn run_enrolled(
             &disks(&settings.metrics.disks),
         ),
     };
-    EventLoop::new(agent, workers, reports).run(stop).await;
+    drop(reading);
+    EventLoop::new(agent, workers, reports, progress)
+        .run(stop, &watchdog)
+        .await;
     Ok(())
 }
 

@@ -296,6 +296,24 @@ impl Agent {
         Some(self.with_sessions(command))
     }
 
+    /// The agent is about to stop: a heartbeat is due, unless the controller is silent or wants to
+    /// hear nothing.
+    pub fn last_word(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        if self.memory.is_heard() && self.authorisation.stopped().is_none() {
+            self.heartbeat_at = now.boot;
+            self.go_on(now, rng);
+        }
+    }
+
+    /// Whether a request of the chain is due or under way. One whose attempt failed is not: it waits.
+    #[must_use]
+    pub fn is_speaking(&self, now: Now) -> bool {
+        match self.lane.is_idle() {
+            true => self.sampling || self.heartbeat_due() <= now.boot,
+            false => self.lane.send_at().is_none_or(|at| at <= now.boot),
+        }
+    }
+
     /// The lane's state: to be kept when the daemon stops.
     #[must_use]
     pub fn lane_state(&self) -> &LaneState {

@@ -57,6 +57,11 @@ impl Memory {
         self.heartbeats.attempted += 1;
     }
 
+    /// Whether the controller took the latest request that it could take.
+    pub(super) fn is_heard(&self) -> bool {
+        self.last_accepted.is_some() && self.problem == Problem::None
+    }
+
     /// An attempt failed so.
     pub(super) fn failed(&mut self, problem: Problem) {
         self.problem = problem;
