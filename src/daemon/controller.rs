@@ -32,6 +32,16 @@ impl Controller {
         }
     }
 
+    /// Another way to the controller, for all further exchanges.
+    pub(super) fn use_client(&mut self, client: Client) {
+        self.client = Arc::new(client);
+    }
+
+    /// The address in use.
+    pub(super) fn url(&self) -> &str {
+        self.client.url()
+    }
+
     /// What an exchange has brought.
     pub(super) async fn answer(&mut self) -> Event {
         let answer = self.answers.recv().await;

@@ -29,6 +29,7 @@ use super::updates::UpdateFiles;
 use super::{DISK_COMMANDS_QUEUED, enrol};
 use crate::config::{self, Settings};
 use crate::core::agent::{Event, LedgerFacts, Recording};
+use crate::core::journal;
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::core::update;
@@ -59,6 +60,8 @@ pub(super) enum DiskCommand {
     Record(Box<Recording>),
     /// The updater's status, and what is kept and cleaned of a release.
     Update(update::Command),
+    /// Other limits of the ledger.
+    LimitLedger(Options),
     /// Read the next batch.
     ReadBatch,
     /// Forget what the controller has.
@@ -88,7 +91,10 @@ impl Disk {
             self.load.add(recording);
         }
         if self.commands.send(command).await.is_err() {
-            tracing::error!("the disk thread has ended: nothing can be stored any more");
+            tracing::error!(
+                message_id = %journal::STATE_NOT_KEPT,
+                "the disk thread has ended: nothing can be stored any more"
+            );
         }
     }
 
@@ -161,14 +167,7 @@ impl DiskThread {
                 Watched::new(HostDisk, progress.clone()),
                 &enrolment.server_id,
                 state.ledger(),
-                Options {
-                    max_bytes: settings.ledger.max_bytes,
-                    when_full: match settings.ledger.when_full {
-                        config::WhenFull::DropOldest => WhenFull::DropOldest,
-                        config::WhenFull::Refuse => WhenFull::Refuse,
-                    },
-                    ..Options::default()
-                },
+                ledger_options(settings),
             ),
             progress,
             identity_key: enrolment.identity_key,
@@ -259,12 +258,18 @@ impl DiskThread {
                 }
                 DiskCommand::DropNextKey => {
                     if let Err(error) = self.state.drop_next_key(&mut UnwrapErr(SysRng)) {
-                        tracing::warn!(%error, "an unused identity key cannot be removed");
+                        tracing::warn!(
+                            message_id = %journal::IDENTITY_KEY_LEFT,
+                            %error, "an unused identity key cannot be removed"
+                        );
                     }
                 }
                 DiskCommand::StoreCertificate(certificate) => {
                     if let Err(error) = self.state.store_certificate(*certificate) {
-                        tracing::error!(%error, "the controller's new certificate cannot be stored");
+                        tracing::error!(
+                            message_id = %journal::STATE_NOT_KEPT,
+                            %error, "the controller's new certificate cannot be stored"
+                        );
                     }
                 }
                 DiskCommand::ProbeHardware => {
@@ -275,6 +280,7 @@ impl DiskThread {
                         let _ = events.blocking_send(Event::Update(event));
                     }
                 }
+                DiskCommand::LimitLedger(options) => self.records.set_limits(options),
                 DiskCommand::ReadBatch => {
                     let _ = events.blocking_send(Event::Batch(self.records.read_batch()));
                 }
@@ -308,11 +314,17 @@ impl DiskThread {
         };
         match self.state.finish_change(&mut UnwrapErr(SysRng)) {
             Ok(()) => {
-                tracing::info!(epoch = lane.epoch, key = %key.id(), "the identity key was rotated");
+                tracing::info!(
+                    message_id = %journal::IDENTITY_ROTATED,
+                    epoch = lane.epoch, key = %key.id(), "the identity key was rotated"
+                );
                 self.identity_key = key;
             }
             Err(error) => {
-                tracing::error!(%error, "the new identity key is in force, and cannot be put in its place yet");
+                tracing::error!(
+                    message_id = %journal::STATE_NOT_KEPT,
+                    %error, "the new identity key is in force, and cannot be put in its place yet"
+                );
             }
         }
     }
@@ -370,6 +382,7 @@ impl DiskThread {
         let left = std::mem::take(&mut self.waiting).records.len() as u64;
         if left > 0 {
             tracing::error!(
+                message_id = %journal::RECORDS_LOST,
                 records = left,
                 "the agent ends before the disk took its last connection records; they are reported as lost"
             );
@@ -381,7 +394,10 @@ impl DiskThread {
         match self.kept.keep(sessions, &self.unrecorded, whole) {
             Ok(()) => self.error = None,
             Err(error) => {
-                tracing::error!(%error, "the live sessions cannot be kept for the next start");
+                tracing::error!(
+                    message_id = %journal::STATE_NOT_KEPT,
+                    %error, "the live sessions cannot be kept for the next start"
+                );
                 self.error = Some(error.to_string());
             }
         }
@@ -397,11 +413,24 @@ impl DiskThread {
             // The first note says why.
             let why = probe.notes.first().map_or("", String::as_str);
             tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
                 why,
                 "the hardware is looked at without what only root can read"
             );
         }
         Event::Hardware(Box::new(probe.components))
+    }
+}
+
+/// What the configuration says of the ledger.
+pub(super) fn ledger_options(settings: &Settings) -> Options {
+    Options {
+        max_bytes: settings.ledger.max_bytes,
+        when_full: match settings.ledger.when_full {
+            config::WhenFull::DropOldest => WhenFull::DropOldest,
+            config::WhenFull::Refuse => WhenFull::Refuse,
+        },
+        ..Options::default()
     }
 }
 

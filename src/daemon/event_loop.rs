@@ -1,5 +1,7 @@
 //! The loop: wait for an event, a deadline or a signal; ask the core; do what it says.
 
+mod reload;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +11,15 @@ use tokio::sync::{mpsc, watch};
 
 use super::controller::Controller;
 use super::disk::{Disk, DiskCommand};
-use super::host_signals::{Stop, notify};
+use super::host_signals::{Ask, Signals, notify};
+use super::life;
 use super::progress::{Part, Progress, Work};
 use super::updates::Downloads;
 use super::watch::Readers;
 use super::watchdog::Watchdog;
 use crate::core::agent::{Agent, Command, Event};
-use crate::core::report::StatusReport;
+use crate::core::journal;
+use crate::core::report::{Lives, StatusReport};
 use crate::host::metrics::Sampler;
 use crate::host::{clock, systemd};
 use crate::status::Wish;
@@ -26,6 +30,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// And this often at least: a gate believes no report that is three times as old
 /// (`core::gate::MAX_REPORT_AGE`). Also the longest sleep, for a clock that a suspend stopped.
 const REPORT_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
+
+pub(super) use self::reload::{Configuration, before_enrolment};
 
 /// How long the last words to the controller may take: a request takes milliseconds, and one that
 /// got no answer is sent again by the next start.
@@ -53,6 +59,7 @@ pub(super) struct Workers {
 /// The loop and what it holds.
 pub(super) struct EventLoop {
     agent: Agent,
+    configuration: Configuration,
     workers: Workers,
     reports: watch::Sender<Arc<StatusReport>>,
     progress: Progress,
@@ -64,17 +71,20 @@ pub(super) struct EventLoop {
     report_at: Option<Duration>,
     reported_at: Duration,
     status_line: String,
+    lives: Lives,
 }
 
 impl EventLoop {
     pub(super) fn new(
         agent: Agent,
+        configuration: Configuration,
         workers: Workers,
         reports: watch::Sender<Arc<StatusReport>>,
         progress: Progress,
     ) -> Self {
         Self {
             agent,
+            configuration,
             workers,
             reports,
             progress,
@@ -83,12 +93,13 @@ impl EventLoop {
             report_at: Some(Duration::ZERO),
             reported_at: Duration::ZERO,
             status_line: String::new(),
+            lives: Lives::default(),
         }
     }
 
     /// Runs until told to stop; then everything seen is on disk, unless it was told twice or that
     /// takes too long.
-    pub(super) async fn run(mut self, stop: &mut Stop, watchdog: &Watchdog) {
+    pub(super) async fn run(mut self, signals: &mut Signals, watchdog: &Watchdog) {
         self.agent.handle_timeout(clock::now(), &mut self.rng);
         loop {
             self.turn = Some(self.progress.begin(Part::Loop));
@@ -98,9 +109,12 @@ impl EventLoop {
             let load = self.workers.disk.load();
             let has_room = load.has_room();
             tokio::select! {
-                () = stop.wait() => break,
+                ask = signals.next() => match ask {
+                    Ask::Stop => break,
+                    Ask::Reload => self.reload().await,
+                },
                 event = self.workers.controller.answer() => self.handle(event),
-                Some(word) = self.workers.readers.word(), if has_room => self.told(word),
+                word = self.workers.readers.word(), if has_room => self.told(word),
                 () = load.changed(), if !has_room => {}
                 Some(wish) = self.workers.wishes.recv() => self.grant(wish),
                 event = self.workers.disk.event() => self.handle(event),
@@ -110,16 +124,25 @@ impl EventLoop {
                 }
             }
         }
-        tracing::info!("stopping");
+        tracing::info!(
+            message_id = %journal::STOPPING,
+            "stopping"
+        );
         notify(systemd::notify_stopping);
         watchdog.stopping(STOP_TAKES_AT_MOST);
         tokio::select! {
             () = self.finish() => {}
-            () = stop.wait() => {
-                tracing::warn!("told to stop a second time: what is not on disk yet is given up");
+            () = signals.stop() => {
+                tracing::warn!(
+                    message_id = %journal::STOP_CUT_SHORT,
+                    "told to stop a second time: what is not on disk yet is given up"
+                );
             }
             () = tokio::time::sleep(STOP_TAKES_AT_MOST) => {
-                tracing::error!("the disk takes too long: what is not on disk yet is given up");
+                tracing::error!(
+                    message_id = %journal::STOP_CUT_SHORT,
+                    "the disk takes too long: what is not on disk yet is given up"
+                );
             }
         }
     }
@@ -232,28 +255,34 @@ impl EventLoop {
                     backend,
                     key,
                 }),
+                Command::Settled {
+                    directive,
+                    outcome,
+                    detail,
+                } => life::directive(directive, outcome, detail.as_deref()),
                 Command::Update(command) => {
                     if let Some(command) = self.workers.downloads.obey(command) {
-                        self.to_disk(DiskCommand::Update(command)).await;
+                        self.tell_disk(DiskCommand::Update(command)).await;
                     }
                 }
-                Command::StoreNextKey(key) => self.to_disk(DiskCommand::StoreNextKey(key)).await,
-                Command::DropNextKey => self.to_disk(DiskCommand::DropNextKey).await,
+                Command::StoreNextKey(key) => self.tell_disk(DiskCommand::StoreNextKey(key)).await,
+                Command::DropNextKey => self.tell_disk(DiskCommand::DropNextKey).await,
                 Command::StoreCertificate(envelope) => {
-                    self.to_disk(DiskCommand::StoreCertificate(envelope)).await;
+                    self.tell_disk(DiskCommand::StoreCertificate(envelope))
+                        .await;
                 }
-                Command::ProbeHardware => self.to_disk(DiskCommand::ProbeHardware).await,
-                Command::Record(recording) => self.to_disk(DiskCommand::Record(recording)).await,
-                Command::ReadBatch => self.to_disk(DiskCommand::ReadBatch).await,
+                Command::ProbeHardware => self.tell_disk(DiskCommand::ProbeHardware).await,
+                Command::Record(recording) => self.tell_disk(DiskCommand::Record(recording)).await,
+                Command::ReadBatch => self.tell_disk(DiskCommand::ReadBatch).await,
                 Command::Acked { through, proof } => {
-                    self.to_disk(DiskCommand::Acked { through, proof }).await;
+                    self.tell_disk(DiskCommand::Acked { through, proof }).await;
                 }
             }
         }
     }
 
     /// Tells the disk thread, and waits for room in its queue if need be.
-    async fn to_disk(&mut self, command: DiskCommand) {
+    async fn tell_disk(&mut self, command: DiskCommand) {
         self.turn = None;
         self.workers.disk.tell(command).await;
         self.turn = Some(self.progress.begin(Part::Loop));
@@ -273,6 +302,7 @@ impl EventLoop {
         self.report_at = None;
         self.reported_at = now.boot;
         let report = self.agent.report(now);
+        self.lives.news(&report, now).iter().for_each(life::tell);
         let line = status_line(&report);
         if line != self.status_line || self.progress.is_status_line_lost() {
             notify(|| systemd::notify_status(&line));

@@ -1,6 +1,6 @@
 //! The wiring and the one event loop.
 //!
-//! Reading order: [`run`] (the life of the daemon as a story), `event_loop` (what it does all
+//! Reading order: `run` (the life of the daemon as a story), `event_loop` (what it does all
 //! day), `controller` (the exchanges with the controller), `disk` (the thread for everything that
 //! may wait for a disk), `watch` (the thread that reads the VPN daemons),
 //! `watchdog` and `progress` (whether all of these get on), `updates` (what it does
@@ -13,17 +13,18 @@ mod error;
 mod event_loop;
 mod gaps;
 mod host_signals;
+mod life;
 mod main;
 mod progress;
 mod records;
 mod run;
+mod source;
 mod updates;
 mod watch;
 mod watchdog;
 
 pub use error::Error;
 pub use main::main;
-pub use run::run;
 
 /// The name of the systemd credential with the token (systemd.exec(5), `LoadCredential=`).
 pub const TOKEN_CREDENTIAL: &str = "registration-token";

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::host_signals::notify;
 use super::progress::{Limits, Part, Progress, Stuck};
+use crate::core::journal;
 use crate::host::{clock, systemd};
 
 /// How often it looks, at least; also how soon a hang over its limit is said.
@@ -77,6 +78,7 @@ fn say(word: Word, progress: &Progress) {
         Word::Hangs { stuck, news } => {
             if news {
                 tracing::error!(
+                    message_id = %journal::HANGS,
                     part = stuck.part.as_str(),
                     seconds = stuck.for_.as_secs(),
                     "{stuck}; systemd is told nothing until it goes on, and starts the agent again if that takes longer"
@@ -85,7 +87,10 @@ fn say(word: Word, progress: &Progress) {
             notify(|| systemd::notify_status(&format!("hangs: {stuck}")));
         }
         Word::GoesOn(part) => {
-            tracing::warn!(part = part.as_str(), "what hung goes on");
+            tracing::warn!(
+                message_id = %journal::GOES_ON,
+                part = part.as_str(), "what hung goes on"
+            );
             progress.give_status_line_back();
         }
         Word::Extend => notify(|| systemd::notify_extend_timeout(EXTENDS_BY)),

@@ -5,6 +5,7 @@
 //! are arguments, so that a test plays days of outage in milliseconds.
 
 mod backends;
+mod configuration;
 mod connections;
 mod directives;
 mod disconnects;
@@ -41,6 +42,7 @@ use super::trust::{self, Trust};
 use super::update::{self, Updates};
 use crate::core::Now;
 
+pub use configuration::Configured;
 pub use event::{Command, Event, LedgerFacts, Problem, Recording, SendFailure};
 pub use rotation::NoRotation;
 
