@@ -205,8 +205,12 @@ mod tests {
                     let name = line.trim_start().strip_prefix("message_id = %journal::");
                     let name = name.and_then(|rest| rest.split(',').next());
                     let name = name.unwrap_or("no id").to_lowercase();
-                    let row = page.lines().find(|row| row.starts_with(&format!("| `{name}` |")));
-                    let of_row = row.and_then(|row| row.split('|').nth(3)).unwrap_or("no row");
+                    let row = page
+                        .lines()
+                        .find(|row| row.starts_with(&format!("| `{name}` |")));
+                    let of_row = row
+                        .and_then(|row| row.split('|').nth(3))
+                        .unwrap_or("no row");
                     if !of_row.contains(priority) {
                         faults.push(format!("{}: {priority} {name}: {of_row}", path.display()));
                     }
