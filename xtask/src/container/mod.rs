@@ -4,6 +4,9 @@
 mod agent;
 mod machine;
 mod releases;
+mod rootfs;
+mod sandbox;
+mod units;
 mod update;
 
 use std::process::ExitCode;
@@ -15,6 +18,8 @@ use anyhow::Result;
 pub(crate) enum What {
     /// Updates: good releases stay, bad ones are sent away, whatever dies in between
     Update(update::Options),
+    /// Sandboxes: every denial of every unit, tried from inside
+    Sandbox(sandbox::Options),
     /// What a release's agent is in there.
     #[command(hide = true)]
     Agent(agent::Options),
@@ -24,6 +29,7 @@ pub(crate) enum What {
 pub(crate) fn run(what: &What) -> Result<ExitCode> {
     match what {
         What::Update(options) => update::run(options),
+        What::Sandbox(options) => sandbox::run(options),
         What::Agent(options) => agent::run(options),
     }
 }
