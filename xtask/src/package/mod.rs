@@ -158,7 +158,7 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
         let folder = flavour.join(package.name());
         recipe::write(package, &version, &files, &folder)?;
         for (kind, tool) in &tools {
-            let file = recipe::pack(*kind, tool, &folder, &version, &flavour)?;
+            let file = recipe::pack(*kind, tool, &folder, &version, wanted.flavour)?;
             *built.place(package, *kind) = Some(file);
         }
     }

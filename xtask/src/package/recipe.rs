@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use vpn_node_release::version::Version;
 
 use super::assets::{Asset, Sort};
-use super::{Kind, Package};
+use super::{Flavour, Kind, Package};
 use crate::shell;
 
 /// Compressing some megabytes on a busy machine.
@@ -94,7 +94,7 @@ pub(super) fn pack(
     tool: &Path,
     folder: &Path,
     version: &Version,
-    out: &Path,
+    flavour: Flavour,
 ) -> Result<PathBuf> {
     let name = folder
         .file_name()
@@ -107,16 +107,22 @@ pub(super) fn pack(
             let mut command = Command::new(tool);
             command.args(["--no-build", "--no-strip", "--quiet", "--deb-version"]);
             command.arg(format!("{version}-{PACKAGING}"));
+            if flavour == Flavour::Quick {
+                command.arg("--fast");
+            }
             (file, command)
         }
         Kind::Rpm => {
             let file = format!("{name}-{version}-{PACKAGING}.{}.rpm", architecture(kind));
             let mut command = Command::new(tool);
             command.arg("generate-rpm");
+            if flavour == Flavour::Quick {
+                command.arg("--payload-compress=none");
+            }
             (file, command)
         }
     };
-    let file = out.join(file);
+    let file = flavour.folder().join(file);
     command
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))

@@ -157,7 +157,7 @@ ATTEMPTS = {
     "read_others_secret": lambda: read("/var/lib/probe-secret/key"),
     "see_shared_tmp": lambda: read("/tmp/probe-file"),
     "see_processes": lambda: read("/proc/1/status"),
-    "open_device": lambda: read("/dev/probe-device"),
+    "open_device": lambda: os.close(os.open("/dev/probe-device", os.O_RDONLY)),
     "read_kernel_log": lambda: call(LIBC.klogctl, 10, None, 0),
     # Where it writes.
     "write_everyones": lambda: write("/srv/everyones/probe"),
