@@ -19,7 +19,7 @@ mod updates;
 mod watch;
 
 pub use error::Error;
-pub use main::main;
+pub use main::{command_line, main};
 pub use run::run;
 
 /// The name of the systemd credential with the token (systemd.exec(5), `LoadCredential=`).

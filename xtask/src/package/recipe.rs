@@ -1,6 +1,7 @@
 //! The Cargo.toml of a crate without code, which says to cargo-deb and cargo-generate-rpm what is
 //! in a package; and running them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,6 +52,7 @@ fn recipe(text: &str, version: &Version, files: &[Asset], scripts: &Path) -> Res
     let config: Vec<Value> = config.map(|file| file.to.clone().into()).collect();
     deb.insert("conf-files".to_owned(), config.into());
     deb.insert("assets".to_owned(), assets(files, Kind::Deb)?);
+    deb.insert("systemd-units".to_owned(), units(files));
 
     let rpm = table(metadata, "generate-rpm")?;
     rpm.insert("version".to_owned(), with_tilde(version).into());
@@ -86,6 +88,30 @@ fn assets(files: &[Asset], kind: Kind) -> Result<Value> {
         all.push(Value::Table(one));
     }
     Ok(all.into())
+}
+
+/// What cargo-deb writes into Debian's scripts (for `#DEBHELPER#`), one entry a unit: enabled as an
+/// operator last had it, stopped when the package is removed. What is started or restarted has an
+/// order, which the scripts themselves keep.
+fn units(files: &[Asset]) -> Value {
+    const FOLDER: &str = "/usr/lib/systemd/system/";
+    let names = files.iter().filter_map(|file| file.to.strip_prefix(FOLDER));
+    // cargo-deb takes `x.service` and `x.path` as one.
+    let names: BTreeSet<&str> = names
+        .filter_map(|name| Some(name.rsplit_once('.')?.0))
+        .collect();
+    let entry = |name: &str| {
+        let mut entry = Table::new();
+        entry.insert("unit-name".to_owned(), name.into());
+        // `vpn-node gate enable` does that.
+        entry.insert("enable".to_owned(), (name != "vpn-node-gate").into());
+        entry.insert("start".to_owned(), false.into());
+        let restart = name == "vpn-node-controller";
+        entry.insert("restart-after-upgrade".to_owned(), restart.into());
+        entry.insert("stop-on-upgrade".to_owned(), false.into());
+        Value::Table(entry)
+    };
+    names.into_iter().map(entry).collect::<Vec<_>>().into()
 }
 
 /// Makes the package of a crate that [`write`] wrote, in the directory `out`.

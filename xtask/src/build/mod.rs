@@ -1,4 +1,9 @@
 //! Where our programs are: built by cargo, or taken from a folder that the caller names.
+//! Those that are published are built by [`shipped`].
+
+mod needs;
+pub(crate) mod shipped;
+mod sysroot;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
