@@ -11,6 +11,7 @@ use crate::shell;
 
 pub(super) const STABLE: &str = "vpn-node-agent.service";
 pub(super) const TRIAL: &str = "vpn-node-agent-exp.service";
+pub(super) const READER: &str = "vpn-node-wireguard.service";
 pub(super) const UPDATER: &str = "vpn-node-updater.service";
 
 /// The names of all services that we ship.

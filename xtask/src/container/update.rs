@@ -17,7 +17,7 @@ use super::agent::Behaviour;
 use super::machine::{self, Machine};
 use super::releases::{Publisher, SHARED, install_system};
 use super::rootfs;
-use super::units::{STABLE, TRIAL, UPDATER, enable, ship};
+use super::units::{READER, STABLE, TRIAL, UPDATER, enable, ship};
 use crate::build;
 use crate::lab::story::Story;
 use crate::shell;
@@ -33,7 +33,7 @@ const DONE_WITHIN: Duration = Duration::from_secs(240);
 /// Arguments of `cargo xtask container update`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Take vpn-node-updater from this folder instead of building it
+    /// Take vpn-node-updater and vpn-node-wireguard from this folder instead of building them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
 }
@@ -52,11 +52,15 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let updater = match &options.programs {
-        Some(folder) => folder.join("vpn-node-updater"),
-        None => build::one("vpn-node-updater", "dev")?,
+    let programs = match &options.programs {
+        Some(folder) => folder.clone(),
+        None => {
+            build::one("vpn-node-updater", "dev")?;
+            let agent = build::one("vpn-node", "dev")?;
+            agent.parent().context("a program lies in a folder")?.into()
+        }
     };
-    let mut scene = Scene::set(&lower, &updater)?;
+    let mut scene = Scene::set(&lower, &programs)?;
     let figures = scene.play()?;
     anstream::println!(
         "container update: ok — {figures}; {} s",
@@ -73,13 +77,16 @@ struct Scene {
 
 impl Scene {
     /// A host as the package leaves it, booted, with 1.0.0 and a trusted root.
-    fn set(lower: &Path, updater: &Path) -> Result<Self> {
+    fn set(lower: &Path, programs: &Path) -> Result<Self> {
         let story = Story::begin();
         let mut machine = Machine::new(lower)?;
         let disk = machine.disk();
         let shared = disk.join(SHARED.trim_start_matches('/'));
         std::fs::create_dir_all(&shared)?;
-        std::fs::copy(updater, shared.join("vpn-node-updater")).context("no vpn-node-updater")?;
+        for name in ["vpn-node-updater", "vpn-node-wireguard"] {
+            std::fs::copy(programs.join(name), shared.join(name))
+                .with_context(|| format!("no {name}"))?;
+        }
         std::fs::copy("/proc/self/exe", shared.join("xtask"))?;
         install_system(&disk, &Version::new(1, 0, 0))?;
         symlink("system", disk.join("opt/vpn-node/stable"))?;
@@ -110,6 +117,7 @@ impl Scene {
     }
 
     fn play(&mut self) -> Result<String> {
+        self.reader_answers()?;
         let kept = self.stays("2.0.0")?;
         let mut away = Vec::new();
         for (version, does, code) in [
@@ -131,6 +139,50 @@ impl Scene {
             seconds(killed),
             seconds(cut)
         ))
+    }
+
+    /// The WireGuard reader, in its sandbox: it answers the agent's user and root, holds one
+    /// capability while the agent has none, and comes back after a kill.
+    fn reader_answers(&mut self) -> Result<()> {
+        let ask = "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); \
+                   s.settimeout(20); s.connect('/run/vpn-node-wireguard/reader.sock'); \
+                   s.send(bytes([1, 1, 0])); print(s.recv(65536).hex())";
+        let as_user = |user: &str| {
+            let user = format!("--reuid={user}");
+            self.machine
+                .run(&["setpriv", &user, "--clear-groups", "python3", "-c", ask])
+        };
+        let none = "01010000"; // the kernel has no WireGuard interface in there
+        for user in ["vpn-node", "root", "vpn-node"] {
+            let answer = as_user(user)?;
+            ensure!(
+                answer.stdout.trim() == none,
+                "{user}: {}{}",
+                answer.stdout,
+                answer.stderr
+            );
+            let pid = self.property(READER, "MainPID")?;
+            let status = self
+                .machine
+                .must(&["cat", &format!("/proc/{pid}/status")])?;
+            ensure!(
+                status.contains("CapEff:\t0000000000001000"),
+                "not CAP_NET_ADMIN alone:\n{status}"
+            );
+            self.machine.must(&["kill", "-9", &pid])?;
+        }
+        let stranger = as_user("nobody")?;
+        ensure!(!stranger.status.success(), "a stranger was answered");
+        let pid = self.property(STABLE, "MainPID")?;
+        let status = self
+            .machine
+            .must(&["cat", &format!("/proc/{pid}/status")])?;
+        ensure!(
+            status.contains("CapBnd:\t0000000000000000"),
+            "the agent has capabilities:\n{status}"
+        );
+        self.say("the WireGuard reader answers the agent's user, who has no capability itself");
+        Ok(())
     }
 
     fn stays(&mut self, version: &str) -> Result<Duration> {

@@ -11,7 +11,7 @@ pub(super) struct Service {
 }
 
 /// The agent speaks to the controller and to the host's VPN daemons.
-const AGENT: &[&str] = &["write_own", "unix", "inet", "inet6", "netlink"];
+const AGENT: &[&str] = &["write_own", "unix", "inet", "inet6"];
 /// The updater replaces programs and signals nobody, but the kernel lets root signal root. Files of
 /// other users it reads for the sake of one: the agent's state is closed to all but its user.
 const UPDATER: &[&str] = &[
@@ -23,13 +23,15 @@ const UPDATER: &[&str] = &[
     "read_others_secret",
 ];
 
-const SERVICES: [Service; 7] = [
+const SERVICES: [Service; 9] = [
     service("vpn-node-agent.service", AGENT),
     service("vpn-node-agent-exp.service", AGENT),
     service("vpn-node-updater.service", UPDATER),
     service("vpn-node-updater-recover.service", UPDATER),
     service("vpn-node-updater-rescue.service", UPDATER),
     service("vpn-node-gate.service", &["write_own", "unix"]),
+    service("vpn-node-hardware.service", &["write_own", "signal_others"]),
+    service("vpn-node-wireguard.service", &["write_own", "netlink"]),
     service(
         "vpn-node-controller.service",
         &["write_own", "unix", "inet", "inet6", "listen_tcp"],
