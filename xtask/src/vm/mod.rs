@@ -2,21 +2,28 @@
 //! systemd and kernel WireGuard, in a virtual machine whose power can be cut.
 //!
 //! [`host`] is what this machine needs for it, [`image`] the Debian, [`qemu`] one virtual machine,
-//! [`guest`] the way to run commands in it. Each suite is a file.
+//! [`guest`] the way to run commands in it. [`scene`] is a host with its controller. Each suite is
+//! a file.
 
 mod guest;
 mod host;
 mod image;
+mod install;
+mod page;
 mod qemu;
+mod scene;
 mod smoke;
+mod wireguard;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use self::image::Image;
+use crate::build::{self, Programs};
+use crate::package;
 use crate::shell;
 
 /// Arguments of `cargo xtask vm`.
@@ -44,13 +51,19 @@ pub(crate) struct Options {
 enum Suite {
     /// The machine itself: boot, commands, files, a power cut, a saved state
     Smoke,
+    /// From a stock Debian to a host of the fleet and back, by docs/install.md
+    Install,
 }
 
-const ALL: [Suite; 1] = [Suite::Smoke];
+const ALL: [Suite; 2] = [Suite::Smoke, Suite::Install];
 
 /// What a suite works with.
 pub(crate) struct Stage {
     pub(crate) image: Image,
+    /// A debug build: of them the controller runs beside the guest.
+    pub(crate) programs: Programs,
+    /// The package that a guest installs.
+    pub(crate) agent_deb: PathBuf,
     /// Whether there is time for everything.
     pub(crate) full: bool,
     /// Whether a failed suite leaves its folder.
@@ -68,6 +81,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let stage = Stage {
         image: Image::provide(&target)?,
+        programs: build::programs(None, false)?,
+        agent_deb: agent_deb()?,
         full: options.full,
         keep: options.keep,
     };
@@ -107,7 +122,19 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 fn play(suite: Suite, stage: &Stage) -> Result<String> {
     match suite {
         Suite::Smoke => smoke::run(stage),
+        Suite::Install => install::run(stage),
     }
+}
+
+/// The package of this tree, from a debug build.
+fn agent_deb() -> Result<PathBuf> {
+    let built = package::build(&package::Wanted {
+        kinds: vec![package::Kind::Deb],
+        flavour: package::Flavour::Quick,
+        version: None,
+        agent_programs: None,
+    })?;
+    built.agent_deb.context("no package of the agent was built")
 }
 
 /// Where images, and the packages that they are made of, are kept.
