@@ -1,12 +1,13 @@
 //! From a stock Debian to a host of the fleet, and back, by `docs/install.md` to the letter.
 
+use std::fs;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Stage;
 use super::page::Page;
-use super::scene::{SOON, Scene};
+use super::scene::{Plan, SOON, Scene};
 use super::wireguard::{FIRST_ADDRESS, SECOND_ADDRESS, Tunnel, UNIT};
 use crate::lab::fleet::column;
 use crate::lab::publisher::Publisher;
@@ -24,7 +25,14 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
     );
     publisher.init(2, 1)?;
     let (root, sha256) = publisher.first_root()?;
-    let mut scene = Scene::set(stage, &[], &[("1.root.json", root)])?;
+    let root = fs::read(&root).context("cannot read the root metadata")?;
+    let mut scene = Scene::set(stage, &Plan::default())?;
+    let outcome = play(&mut scene, &root, &sha256);
+    scene.end(stage, outcome)
+}
+
+fn play(scene: &mut Scene, root: &[u8], sha256: &str) -> Result<String> {
+    scene.vm.put("/root/1.root.json", root)?;
     let booted = scene.vm.booted_in;
     let before = scene.vm.sh("dpkg --get-selections | wc -l")?;
     let mut page = Page::open("install.md")?;
@@ -47,13 +55,13 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
     ensure!(said.contains("active (running)"), "systemctl says:\n{said}");
 
     let tunnel = Tunnel::lay(&mut scene.vm)?;
-    connect_and_roam(&mut scene, &tunnel)?;
+    connect_and_roam(scene, &tunnel)?;
     let said = scene.follow(&page.next("See who is connected")?, None)?;
     ensure!(
         said.contains("wireguard") && !said.contains(&tunnel.client) && !said.contains("192.0.2."),
         "vpn-node connections says:\n{said}"
     );
-    end(&mut scene, &tunnel)?;
+    end(scene, &tunnel)?;
 
     let gate = "Optional: let the VPN run only while the host is authorised";
     scene.follow(&page.next(gate)?, None)?;
@@ -80,7 +88,8 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
     let problems = scene.vm.sh("systemctl --failed --plain --no-legend")?;
     ensure!(problems.is_empty(), "units have failed:\n{problems}");
 
-    scene.follow(&page.next("Uninstall")?, None)?;
+    // apt asks whether it may.
+    scene.follow(&page.next("Uninstall")?, Some("y\n"))?;
     ensure!(
         scene.property(UNIT, "ActiveState")? == "active",
         "the VPN does not run any more after the package was removed"
@@ -89,7 +98,7 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
         !scene.vm.sh("ls -A /var/lib/vpn-node")?.is_empty(),
         "removing the package removed the identity"
     );
-    scene.follow(&page.next("Uninstall")?, None)?;
+    scene.follow(&page.next("Uninstall")?, Some("y\n"))?;
     page.must_be_done()?;
     let left = scene.vm.sh(OURS)?;
     ensure!(left.is_empty(), "a purge leaves:\n{left}");

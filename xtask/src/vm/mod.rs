@@ -5,6 +5,8 @@
 //! [`guest`] the way to run commands in it. [`scene`] is a host with its controller. Each suite is
 //! a file.
 
+pub(crate) mod frames;
+mod gate;
 mod guest;
 mod host;
 mod image;
@@ -13,6 +15,8 @@ mod page;
 mod qemu;
 mod scene;
 mod smoke;
+mod update;
+mod user;
 mod wireguard;
 
 use std::path::PathBuf;
@@ -53,9 +57,21 @@ enum Suite {
     Smoke,
     /// From a stock Debian to a host of the fleet and back, by docs/install.md
     Install,
+    /// A gated VPN runs only while its host is authorised
+    Gate,
+    /// A good release is kept, bad ones go by themselves
+    Update,
+    /// An unprivileged user reads nothing, commands nothing, disturbs nothing
+    User,
 }
 
-const ALL: [Suite; 2] = [Suite::Smoke, Suite::Install];
+const ALL: [Suite; 5] = [
+    Suite::Smoke,
+    Suite::Install,
+    Suite::Gate,
+    Suite::Update,
+    Suite::User,
+];
 
 /// What a suite works with.
 pub(crate) struct Stage {
@@ -123,6 +139,9 @@ fn play(suite: Suite, stage: &Stage) -> Result<String> {
     match suite {
         Suite::Smoke => smoke::run(stage),
         Suite::Install => install::run(stage),
+        Suite::Gate => gate::run(stage),
+        Suite::Update => update::run(stage),
+        Suite::User => user::run(stage),
     }
 }
 

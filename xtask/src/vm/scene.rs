@@ -1,7 +1,8 @@
 //! A VPN host and its controller: the host is a virtual machine, the controller runs beside it and
 //! is what the guest reaches as 10.0.2.2.
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,7 @@ use crate::lab::Lab;
 use crate::lab::fleet::{Fleet, column};
 use crate::lab::machine::Machine;
 use crate::lab::story::Story;
+use crate::shell;
 
 /// Seconds between heartbeats (30 in production).
 const HEARTBEAT_S: u32 = 3;
@@ -25,35 +27,37 @@ pub(super) const INSTALLS_WITHIN: Duration = Duration::from_secs(300);
 /// The name of the virtual machine in the lab.
 pub(super) const GUEST: &str = "vpn-host";
 
+/// What differs from one suite to the next.
+#[derive(Default)]
+pub(super) struct Plan<'a> {
+    /// Settings of the controller.
+    pub(super) settings: &'a [(&'a str, u32)],
+    /// A signed repository of releases, which the controller gets a copy of.
+    pub(super) releases: Option<&'a Path>,
+}
+
 /// See the module's page.
 pub(super) struct Scene {
     pub(super) vm: Vm,
     pub(super) fleet: Fleet,
     pub(super) story: Story,
     pub(super) lab: Lab,
-    /// How it was booted, for booting it again.
-    pub(super) options: Options,
+    /// What the host was enrolled with; empty if it is not.
+    pub(super) token: String,
 }
 
 impl Scene {
-    /// A stock Debian with our package in /root, `files` in /root/files, and a controller with
-    /// `settings`. Nothing of ours is installed on the guest.
-    pub(super) fn set(
-        stage: &Stage,
-        settings: &[(&str, u32)],
-        files: &[(&str, PathBuf)],
-    ) -> Result<Self> {
+    /// A stock Debian with our package in /root, and a controller. Nothing of ours is installed on
+    /// the guest.
+    pub(super) fn set(stage: &Stage, plan: &Plan<'_>) -> Result<Self> {
         let story = Story::begin();
         let mut lab = Lab::open()?;
         let network = Machine::boot(&mut lab, "network")?;
-        let fleet = controller(&mut lab, stage.programs.clone(), network, settings)?;
+        let fleet = controller(&mut lab, stage.programs.clone(), network, plan)?;
         let deb = &stage.agent_deb;
         let name = deb.file_name().context("a package without a name")?;
-        let name = name.to_string_lossy();
-        let mut on_disk = vec![(name.as_ref(), deb.as_path())];
-        on_disk.extend(files.iter().map(|(name, path)| (*name, path.as_path())));
         let disk = lab.path("files.tar");
-        image::tar(&on_disk, &disk)?;
+        image::tar(&[(&name.to_string_lossy(), deb)], &disk)?;
 
         let mut options = Options::new(&lab, GUEST, network);
         options.files = Some(disk);
@@ -70,24 +74,21 @@ impl Scene {
             fleet,
             story,
             lab,
-            options,
+            token: String::new(),
         })
     }
 
     /// The same with the agent installed, enrolled without a person, and verified.
-    pub(super) fn installed(
-        stage: &Stage,
-        settings: &[(&str, u32)],
-        files: &[(&str, PathBuf)],
-    ) -> Result<Self> {
-        let mut scene = Self::set(stage, settings, files)?;
+    pub(super) fn installed(stage: &Stage, plan: &Plan<'_>) -> Result<Self> {
+        let mut scene = Self::set(stage, plan)?;
         let mut page = Page::open("install.md")?;
         scene.follow(&page.next("Install the package")?, None)?;
-        let token = scene.fleet.create_token()?.text;
+        scene.token = scene.fleet.create_token()?.text;
         let unattended = page.of("unattended");
         let [give, take_away] = &unattended[..] else {
             anyhow::bail!("docs/install.md has another number of unattended steps than two");
         };
+        let token = scene.token.clone();
         scene.follow(give, Some(&token))?;
         scene.verified()?;
         scene.follow(take_away, None)?;
@@ -147,6 +148,21 @@ impl Scene {
         })
     }
 
+    /// The end of a suite: one that failed leaves everything running, if it was asked to.
+    pub(super) fn end(self, stage: &Stage, outcome: Result<String>) -> Result<String> {
+        let Err(error) = outcome else {
+            return outcome;
+        };
+        if !stage.keep || shell::was_interrupted(&error) {
+            return Err(error);
+        }
+        let folder = self.lab.folder().display().to_string();
+        self.lab.keep()?;
+        Err(error.context(format!(
+            "the machine runs on, with disk and logs in {folder} (`cargo xtask demo --stop` ends it)"
+        )))
+    }
+
     /// A property of a unit, as `systemctl show` has it.
     pub(super) fn property(&mut self, unit: &str, name: &str) -> Result<String> {
         let said = self
@@ -161,14 +177,21 @@ fn controller(
     lab: &mut Lab,
     programs: Programs,
     network: Machine,
-    settings: &[(&str, u32)],
+    plan: &Plan<'_>,
 ) -> Result<Fleet> {
     let mut fleet = Fleet::new(lab, programs, network, HEARTBEAT_S, "")?;
     let port = fleet.listens_at().port();
     fleet.stand_behind(format!("{HOST}:{port}").parse()?);
     fleet.init_controller()?;
-    for (key, value) in settings {
+    for (key, value) in plan.settings {
         fleet.set_controller(key, *value)?;
+    }
+    if let Some(releases) = plan.releases {
+        let mut copy = Command::new("cp");
+        copy.arg("-a")
+            .arg(releases)
+            .arg(fleet.data_dir().join("releases"));
+        shell::succeed(copy, None, SOON)?;
     }
     fleet.start_controller(lab)?;
     Ok(fleet)
