@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::source::Source;
 use crate::config::Settings;
@@ -39,6 +39,12 @@ struct Arguments {
     /// As root: unseal the identity key, if it is sealed, for the start that follows, and end
     #[arg(long, conflicts_with = "probe_hardware")]
     unseal_identity: bool,
+}
+
+/// The command line's definition, for man pages and completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the arguments and runs the daemon until it is told to stop.

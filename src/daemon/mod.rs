@@ -4,7 +4,7 @@
 //! day), `controller` (the exchanges with the controller), `disk` (the thread for everything that
 //! may wait for a disk), `watch` (the thread that reads the VPN daemons),
 //! `watchdog` and `progress` (whether all of these get on), `updates` (what it does
-//! about releases), [`enrol`].
+//! about releases), [`enrol`]. [`wireguard_reader`] is the other process, which asks the kernel.
 
 mod controller;
 mod disk;
@@ -22,9 +22,10 @@ mod source;
 mod updates;
 mod watch;
 mod watchdog;
+pub mod wireguard_reader;
 
 pub use error::Error;
-pub use main::main;
+pub use main::{command_line, main};
 
 /// The name of the systemd credential with the token (systemd.exec(5), `LoadCredential=`).
 pub const TOKEN_CREDENTIAL: &str = "registration-token";

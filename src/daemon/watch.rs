@@ -152,6 +152,7 @@ fn backend(
             let wireguard = wireguard::Settings {
                 socket_dir: settings.wireguard.socket_dir.clone(),
                 kernel: settings.wireguard.kernel,
+                reader: settings.wireguard.reader.clone(),
                 poll: settings.wireguard.poll,
             };
             Box::new(WireGuard::new(wireguard, expected.keys().cloned()))

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use vpn_node_release::digest::Digest;
+use vpn_node_release::version::Version;
 
 use super::host::{COMMAND_WITHIN, Host};
 use crate::build::Programs;
@@ -33,7 +34,12 @@ impl Stock {
     /// Makes them in `folder`.
     pub(crate) fn of(programs: &Programs, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let all = [&programs.agent, &programs.cli, &programs.updater];
+        let all = [
+            &programs.agent,
+            &programs.cli,
+            &programs.updater,
+            &programs.wireguard,
+        ];
         for (program, name) in all.into_iter().zip(release::PROGRAMS) {
             let to = folder.join(name);
             let mut strip = Command::new("strip");
@@ -45,7 +51,7 @@ impl Stock {
                     .with_context(|| format!("cannot copy {}", program.display()))?;
             }
         }
-        let manifest = release::manifest_of(folder)?;
+        let manifest = release::manifest_of(folder, &Version::parse(env!("CARGO_PKG_VERSION"))?)?;
         let folder = folder.to_owned();
         Ok(Self { folder, manifest })
     }
