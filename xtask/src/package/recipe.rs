@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use vpn_node_release::version::Version;
 
 use super::assets::{Asset, Sort};
+use super::extras::source_date;
 use super::{Kind, Package};
 use crate::shell;
 
@@ -68,6 +69,9 @@ fn recipe(text: &str, version: &Version, files: &[Asset], scripts: &Path) -> Res
 fn assets(files: &[Asset], kind: Kind) -> Result<Value> {
     let mut all = Vec::new();
     for file in files {
+        if file.only.is_some_and(|only| only != kind) {
+            continue;
+        }
         let mut one = Table::new();
         one.insert("source".to_owned(), text_of(&file.from)?.into());
         one.insert("dest".to_owned(), file.to.clone().into());
@@ -147,7 +151,7 @@ pub(super) fn pack(
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))
         // Packages of the same files are the same.
-        .env("SOURCE_DATE_EPOCH", "0")
+        .env("SOURCE_DATE_EPOCH", source_date()?.as_second().to_string())
         .arg("--output")
         .arg(&file);
     shell::succeed(command, None, PACK_WITHIN)?;
@@ -158,7 +162,7 @@ pub(super) fn pack(
 const PACKAGING: &str = "1";
 
 /// Both package managers sort "~" before the end of a word, as semver does with "-".
-fn with_tilde(version: &Version) -> String {
+pub(super) fn with_tilde(version: &Version) -> String {
     version.to_string().replacen('-', "~", 1)
 }
 
@@ -192,6 +196,7 @@ mod tests {
             from: "/here/agent.toml".into(),
             to: "/etc/vpn-node/agent.toml".to_owned(),
             kind,
+            only: None,
         };
         let version = Version::parse("1.2.0-rc.1").unwrap();
         let recipe = recipe(&text, &version, &[file], &package.folder()).unwrap();
