@@ -91,6 +91,14 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "wireguard",
+        name: "reader",
+        allowed: "an absolute path, or \"\"",
+        default: "\"/run/vpn-node-wireguard/reader.sock\"",
+        meaning: "The socket of `vpn-node-wireguard`, which asks the kernel for the agent. \"\", or while \
+                  there is no such file: the agent asks the kernel itself, which needs CAP_NET_ADMIN.",
+    },
+    Key {
+        section: "wireguard",
         name: "poll_s",
         allowed: "a whole number of seconds from 1 to 60",
         default: "5",

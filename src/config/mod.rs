@@ -76,6 +76,8 @@ pub struct WireguardSettings {
     pub socket_dir: PathBuf,
     /// Ask the kernel too.
     pub kernel: bool,
+    /// The socket of the process that asks it; `None`: the agent asks by itself.
+    pub reader: Option<PathBuf>,
     /// Time between two polls.
     pub poll: Duration,
 }
@@ -268,6 +270,7 @@ impl Default for Settings {
                 enabled: true,
                 socket_dir: PathBuf::from("/var/run/wireguard"),
                 kernel: true,
+                reader: Some(PathBuf::from("/run/vpn-node-wireguard/reader.sock")),
                 poll: Duration::from_secs(5),
             },
             openvpn: OpenvpnSettings {

@@ -80,6 +80,7 @@ fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
         ("wireguard", "enabled") => Some(Value::Boolean(wireguard.enabled)),
         ("wireguard", "socket_dir") => Some(path(&wireguard.socket_dir)),
         ("wireguard", "kernel") => Some(Value::Boolean(wireguard.kernel)),
+        ("wireguard", "reader") => Some(wireguard.reader.as_deref().map_or(text(""), path)),
         ("wireguard", "poll_s") => number(wireguard.poll.as_secs()),
         ("openvpn", "enabled") => Some(Value::Boolean(openvpn.enabled)),
         ("openvpn", "management") => {

@@ -121,8 +121,10 @@ pub(super) fn probe(settings: &Settings) -> hardware::Probe {
     let roots = Roots::host(&settings.runtime_dir);
     if nix::unistd::geteuid().is_root() {
         // The unit makes it at its first start, which comes after the enrolment.
-        if let Err(error) = make_runtime_dir(settings) {
-            tracing::warn!(%error, "the runtime directory cannot be made");
+        if let Some(dir) = roots.snapshot.parent()
+            && let Err(error) = make_snapshot_dir(dir, settings)
+        {
+            tracing::warn!(%error, "the directory of the hardware snapshot cannot be made");
         }
         if let Err(error) = snapshot::write(&roots) {
             tracing::warn!(%error, "the hardware snapshot cannot be written");
@@ -131,16 +133,15 @@ pub(super) fn probe(settings: &Settings) -> hardware::Probe {
     hardware::probe(&roots)
 }
 
-/// For the user who owns the state, as the unit would.
-fn make_runtime_dir(settings: &Settings) -> io::Result<()> {
-    let path = &settings.runtime_dir;
-    match DirBuilder::new().mode(0o755).create(path) {
+/// Root's, and the group may read who owns the state: as the unit would.
+fn make_snapshot_dir(path: &Path, settings: &Settings) -> io::Result<()> {
+    match DirBuilder::new().mode(0o750).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => return Err(error),
     }
     match std::fs::metadata(&settings.state_dir) {
-        Ok(owner) => chown(path, Some(owner.uid()), Some(owner.gid())),
+        Ok(owner) => chown(path, None, Some(owner.gid())),
         Err(_) => Ok(()),
     }
 }

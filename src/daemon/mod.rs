@@ -3,7 +3,7 @@
 //! Reading order: [`run`] (the life of the daemon as a story), `event_loop` (what it does all
 //! day), `controller` (the exchanges with the controller), `disk` (the thread for everything that
 //! may wait for a disk), `watch` (the thread that reads the VPN daemons), `updates` (what it does
-//! about releases), [`enrol`].
+//! about releases), [`enrol`]. [`wireguard_reader`] is the other process, which asks the kernel.
 
 mod controller;
 mod disk;
@@ -17,6 +17,7 @@ mod records;
 mod run;
 mod updates;
 mod watch;
+pub mod wireguard_reader;
 
 pub use error::Error;
 pub use main::{command_line, main};

@@ -73,6 +73,7 @@ fn backends(
         let wireguard = wireguard::Settings {
             socket_dir: settings.wireguard.socket_dir.clone(),
             kernel: settings.wireguard.kernel,
+            reader: settings.wireguard.reader.clone(),
             poll: settings.wireguard.poll,
         };
         let reader = WireGuard::new(wireguard, expected.keys().cloned());

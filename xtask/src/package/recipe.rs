@@ -13,7 +13,7 @@ use vpn_node_release::version::Version;
 
 use super::assets::{Asset, Sort};
 use super::extras::source_date;
-use super::{Kind, Package};
+use super::{Flavour, Kind, Package};
 use crate::shell;
 
 /// Compressing some megabytes on a busy machine.
@@ -124,29 +124,33 @@ pub(super) fn pack(
     tool: &Path,
     folder: &Path,
     version: &Version,
-    out: &Path,
+    flavour: Flavour,
 ) -> Result<PathBuf> {
     let name = folder
         .file_name()
         .and_then(|name| name.to_str())
         .context("the crate's folder has the package's name")?;
+    let file = place(kind, name, version, flavour);
     let version = with_tilde(version);
-    let (file, mut command) = match kind {
+    let mut command = match kind {
         Kind::Deb => {
-            let file = format!("{name}_{version}-{PACKAGING}_{}.deb", architecture(kind));
             let mut command = Command::new(tool);
             command.args(["--no-build", "--no-strip", "--quiet", "--deb-version"]);
             command.arg(format!("{version}-{PACKAGING}"));
-            (file, command)
+            if flavour == Flavour::Quick {
+                command.arg("--fast");
+            }
+            command
         }
         Kind::Rpm => {
-            let file = format!("{name}-{version}-{PACKAGING}.{}.rpm", architecture(kind));
             let mut command = Command::new(tool);
             command.arg("generate-rpm");
-            (file, command)
+            if flavour == Flavour::Quick {
+                command.arg("--payload-compress=none");
+            }
+            command
         }
     };
-    let file = out.join(file);
     command
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))
@@ -156,6 +160,15 @@ pub(super) fn pack(
         .arg(&file);
     shell::succeed(command, None, PACK_WITHIN)?;
     Ok(file)
+}
+
+/// Where a package goes.
+pub(super) fn place(kind: Kind, name: &str, version: &Version, flavour: Flavour) -> PathBuf {
+    let (version, architecture) = (with_tilde(version), architecture(kind));
+    flavour.folder().join(match kind {
+        Kind::Deb => format!("{name}_{version}-{PACKAGING}_{architecture}.deb"),
+        Kind::Rpm => format!("{name}-{version}-{PACKAGING}.{architecture}.rpm"),
+    })
 }
 
 /// How often this version was packaged: there is no second time, a new package is a new version.

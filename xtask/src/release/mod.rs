@@ -22,7 +22,12 @@ use crate::package::bill_of_agent;
 use crate::shell;
 
 /// The programs of a package, all in `bin/`.
-pub(crate) const PROGRAMS: [&str; 3] = ["vpn-node-agent", "vpn-node", "vpn-node-updater"];
+pub(crate) const PROGRAMS: [&str; 4] = [
+    "vpn-node-agent",
+    "vpn-node",
+    "vpn-node-updater",
+    "vpn-node-wireguard",
+];
 
 /// How they are built, for the signed package as for .deb and .rpm.
 const SET: Set = Set {
@@ -113,7 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     verdict(&package, &again, (&programs, &programs_again))
 }
 
-/// Packs the three programs in `programs` as version `version`, quickly: for tests and
+/// Packs the programs in `programs` as version `version`, quickly: for tests and
 /// demonstrations, which put other programs there. Returns the package, in the directory `out`.
 pub(crate) fn package(
     programs: &Path,
@@ -259,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_three_programs_make_a_package_of_any_version() {
+    fn any_programs_make_a_package_of_any_version() {
         let folder = tempfile::tempdir().unwrap();
         for program in PROGRAMS {
             fs::write(

@@ -96,6 +96,67 @@ fn all_units_of_the_updater_have_one_sandbox_without_network() {
     }
 }
 
+/// The names of our units of this kind, such as `.service`.
+fn units(kind: &str) -> Vec<String> {
+    let folder = fs::read_dir(repository().join("systemd")).unwrap();
+    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(kind)).collect()
+}
+
+#[test]
+fn the_right_over_the_network_is_the_readers_alone() {
+    let reader = "vpn-node-wireguard.service";
+    for unit in units(".service") {
+        let net_admin = directives(&unit)
+            .iter()
+            .any(|l| l.contains("CAP_NET_ADMIN"));
+        assert_eq!(net_admin, unit == reader, "{unit}");
+    }
+    has(reader, "CapabilityBoundingSet=CAP_NET_ADMIN");
+    has(reader, "RestrictAddressFamilies=AF_NETLINK");
+    has(reader, "IPAddressDeny=any");
+    // A restart of the agent is one of the reader.
+    has(
+        reader,
+        "PartOf=vpn-node-agent.service vpn-node-agent-exp.service",
+    );
+    for line in [
+        "ListenSequentialPacket=/run/vpn-node-wireguard/reader.sock",
+        "SocketUser=vpn-node",
+        "SocketMode=0600",
+    ] {
+        has("vpn-node-wireguard.socket", line);
+    }
+    for unit in ["vpn-node-agent.service", "vpn-node-agent-exp.service"] {
+        has(unit, "AmbientCapabilities=");
+        has(unit, "CapabilityBoundingSet=");
+        // Wanted, not required: without them it starts, and says what is missing.
+        for word in ["Wants", "After"] {
+            let line = format!("{word}=vpn-node-hardware.service vpn-node-wireguard.socket");
+            has(unit, &line);
+        }
+    }
+    has("vpn-node-hardware.service", "CapabilityBoundingSet=");
+}
+
+#[test]
+fn the_preset_names_exactly_what_can_be_enabled() {
+    let preset = repository().join("systemd/system-preset/70-vpn-node.preset");
+    let preset = fs::read_to_string(preset).unwrap();
+    let lines = preset.lines().filter(|line| !line.starts_with('#'));
+    let mut named: Vec<&str> = lines.map(|line| line.split_once(' ').unwrap().1).collect();
+    named.sort_unstable();
+    let mut installable: Vec<String> = [".service", ".socket", ".path"]
+        .into_iter()
+        .flat_map(units)
+        .filter(|unit| directives(unit).iter().any(|line| line == "[Install]"))
+        // Of another package.
+        .filter(|unit| unit != "vpn-node-controller.service")
+        .collect();
+    installable.sort_unstable();
+    assert_eq!(named, installable);
+}
+
 /// A host's tree with the package's files in place.
 struct Tree(tempfile::TempDir);
 
