@@ -4,10 +4,8 @@
 /opt/vpn-node/system/libexec/links install || exit 1
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
-    # Never restarted: a socket whose service runs cannot be.
-    for unit in vpn-node-wireguard.socket vpn-node-updater.path; do
-        ! systemctl is-enabled --quiet "$unit" 2>/dev/null || systemctl start "$unit" || :
-    done
+    # No boot comes between: what waits for the agent's requests is started here.
+    ! systemctl is-enabled --quiet vpn-node-updater.path 2>/dev/null || systemctl start vpn-node-updater.path || :
     # Only if it runs. What is on trial goes on, and so does the gate: its restart would stop the
     # services that are bound to it.
     systemctl try-restart vpn-node-agent.service || :
