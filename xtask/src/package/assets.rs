@@ -81,7 +81,6 @@ fn agent(programs: &Programs, folder: &Path, version: &Version) -> Result<Vec<As
         ours("README.md", format!("{doc}/README.md"), Sort::Doc),
         ours("docs/gate.md", format!("{doc}/gate.md"), Sort::Doc),
         ours("docs/updates.md", format!("{doc}/updates.md"), Sort::Doc),
-        ours("CHANGELOG.md", format!("{doc}/CHANGELOG.md"), Sort::Doc),
     ]);
     Ok(all)
 }
@@ -100,7 +99,6 @@ fn controller(programs: &Programs) -> Vec<Asset> {
             Sort::Doc,
         ),
         ours("README.md", format!("{doc}/README.md"), Sort::Doc),
-        ours("CHANGELOG.md", format!("{doc}/CHANGELOG.md"), Sort::Doc),
     ]
 }
 

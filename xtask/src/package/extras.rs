@@ -75,31 +75,29 @@ fn papers(package: Package, folder: &Path, version: &Version) -> Result<Vec<Asse
     let markdown = shell::repository().join("CHANGELOG.md");
     let markdown = fs::read_to_string(&markdown)
         .with_context(|| format!("cannot read {}", markdown.display()))?;
+    let upstream = compressed(&write("changelog", markdown.clone())?)?;
     let changelog = paper::changelog(&markdown, name, version, source_date()?)?;
     let changelog = compressed(&write("changelog.Debian", changelog)?)?;
     let copyright = write("copyright", paper::copyright(name, &linked)?)?;
     let licenses = write("third-party-licenses", paper::licenses(&linked)?)?;
     let bill = sbom::cyclonedx(name, &version.to_string(), &linked);
     let bill = write("sbom.cdx.json", bill)?;
-    let licenses = asset(
-        compressed(&licenses)?,
-        format!("{doc}/third-party-licenses.gz"),
-        Sort::Plain,
-    );
+    let licenses = compressed(&licenses)?;
     let overrides = package.folder().join("lintian-overrides");
     let deb = |asset: Asset| Asset {
         only: Some(Kind::Deb),
         ..asset
     };
-    let rpm = |file: &str| Asset {
-        only: Some(Kind::Rpm),
-        ..asset(
-            shell::repository().join(file),
-            format!("/usr/share/licenses/{name}/{file}"),
-            Sort::Plain,
-        )
+    // Fedora's place for them; what lies with the documents may be left out at installation.
+    let rpm = |file: PathBuf| {
+        let to = format!("/usr/share/licenses/{name}/{}", name_of(&file));
+        Asset {
+            only: Some(Kind::Rpm),
+            ..asset(file, to, Sort::Plain)
+        }
     };
     Ok(vec![
+        asset(upstream, format!("{doc}/changelog.gz"), Sort::Doc),
         deb(asset(
             changelog,
             format!("{doc}/changelog.Debian.gz"),
@@ -111,10 +109,15 @@ fn papers(package: Package, folder: &Path, version: &Version) -> Result<Vec<Asse
             format!("/usr/share/lintian/overrides/{name}"),
             Sort::Plain,
         )),
-        licenses,
-        asset(bill, format!("{doc}/sbom.cdx.json"), Sort::Plain),
-        rpm("LICENSE-APACHE"),
-        rpm("LICENSE-MIT"),
+        deb(asset(
+            licenses.clone(),
+            format!("{doc}/third-party-licenses.gz"),
+            Sort::Plain,
+        )),
+        asset(bill, format!("{doc}/sbom.cdx.json"), Sort::Doc),
+        rpm(licenses),
+        rpm(shell::repository().join("LICENSE-APACHE")),
+        rpm(shell::repository().join("LICENSE-MIT")),
     ])
 }
 

@@ -186,7 +186,7 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
         let mut files = assets::of(package, &programs, &flavour, &version)?;
         let made = folder.join("made");
         files.extend(extras::make(package, &programs.manuals, &made, &version)?);
-        recipe::write(package, &version, &files, &folder)?;
+        recipe::write(package, wanted.flavour, &version, &files, &folder)?;
         for (kind, tool) in &tools {
             let file = recipe::pack(*kind, tool, &folder, &version, wanted.flavour)?;
             *built.place(package, *kind) = Some(file);

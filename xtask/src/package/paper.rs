@@ -95,7 +95,7 @@ pub(super) fn copyright(package: &str, dependencies: &[Dependency]) -> Result<St
          licences, with all copyright notices, are in\n \
          /usr/share/doc/{package}/third-party-licenses.gz.\n\n\
          Files: *\n\
-         Copyright: The vpn-node authors\n\
+         Copyright: 2026 The vpn-node authors\n\
          License: Apache-2.0 or Expat\n"
     );
     let mut by_license: BTreeMap<String, Vec<&Dependency>> = BTreeMap::new();
