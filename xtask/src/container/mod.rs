@@ -4,12 +4,15 @@
 mod agent;
 mod deb;
 mod host;
+mod image;
 mod life;
 mod machine;
 mod manager;
 mod releases;
 mod rootfs;
+mod rpm;
 mod sandbox;
+mod self_update;
 mod units;
 mod update;
 
@@ -22,6 +25,8 @@ use anyhow::Result;
 pub(crate) enum What {
     /// Debian packages: installed, upgraded, downgraded, removed, purged
     Deb(manager::Stock),
+    /// RPM packages: signed, installed, upgraded, downgraded, removed
+    Rpm(manager::Stock),
     /// Updates: good releases stay, bad ones are sent away, whatever dies in between
     Update(update::Options),
     /// Sandboxes: every denial of every unit, tried from inside
@@ -35,6 +40,7 @@ pub(crate) enum What {
 pub(crate) fn run(what: &What) -> Result<ExitCode> {
     match what {
         What::Deb(stock) => deb::run(stock),
+        What::Rpm(stock) => rpm::run(stock),
         What::Update(options) => update::run(options),
         What::Sandbox(options) => sandbox::run(options),
         What::Agent(options) => agent::run(options),
