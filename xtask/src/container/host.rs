@@ -178,7 +178,8 @@ impl<'a> Host<'a> {
                     .run(&["/opt/vpn-node/system/bin/vpn-node", "status", "--json"])?;
             let report: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
             let heard = report["heartbeats"]["accepted"].as_u64().unwrap_or(0) > 0;
-            let ours = report["pid"].to_string() == self.property(STABLE, "MainPID")?
+            let pid = self.property(STABLE, "MainPID")?;
+            let ours = report["pid"].as_u64() == pid.parse().ok()
                 || self.property(STABLE, "ActiveState")? != "active";
             Ok((heard && ours).then_some(report))
         })

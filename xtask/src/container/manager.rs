@@ -39,7 +39,7 @@ pub(super) enum Step {
 }
 
 /// Where packages come from.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Stock {
     /// Take the packages that an earlier run built, whatever was changed since
     #[arg(long)]

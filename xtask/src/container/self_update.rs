@@ -120,7 +120,7 @@ fn publish(machine: &Machine, programs: &Programs) -> Result<String> {
         &repository,
         &folder.path().join("keys"),
     );
-    publisher.init(1, 1)?;
+    publisher.init(2, 1)?;
     for version in RELEASES {
         let package = pack(stock.folder(), version, &[], folder.path())?;
         publisher.add(&package, "between two packages")?;
