@@ -31,7 +31,7 @@ const SENT_AWAY_WITHIN: Duration = Duration::from_secs(120);
 const DONE_WITHIN: Duration = Duration::from_secs(240);
 
 /// Arguments of `cargo xtask container update`.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Options {
     /// Take vpn-node-updater and vpn-node-wireguard from this folder instead of building them
     #[arg(long, value_name = "DIR")]
