@@ -211,7 +211,17 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
+/// Keys that are read when the agent starts and never again: they say where its open files are. All
+/// others may change while it runs (SIGHUP).
+const READ_AT_START: [&str; 2] = ["state_dir", "runtime_dir"];
+
 impl Key {
+    /// Whether a changed value needs a restart of the agent.
+    #[must_use]
+    pub fn needs_restart(&self) -> bool {
+        self.section.is_empty() && READ_AT_START.contains(&self.name)
+    }
+
     /// `[section] name`, or the bare name at the top level.
     #[must_use]
     pub fn title(&self) -> String {

@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use error::ConfigError;
 pub use keys::{KEYS, Key};
 pub use merged::Origin;
+pub use show::changed;
 
 /// Where the configuration is looked for when no `--config` is given.
 pub const DEFAULT_FILE: &str = "/etc/vpn-node/agent.toml";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Value;
 
-use super::{Effective, KEYS, Settings};
+use super::{Effective, KEYS, Key, Settings};
 use crate::core::shown_path;
 
 impl Effective {
@@ -43,6 +43,20 @@ impl Effective {
         }
         text
     }
+}
+
+/// The keys whose values differ.
+#[must_use]
+pub fn changed(before: &Settings, after: &Settings) -> Vec<&'static Key> {
+    let differs = |key: &&Key| {
+        let of = |settings| value(settings, key.section, key.name);
+        match (key.section, key.name) {
+            // Shown without its password.
+            ("controller", "proxy") => before.controller.proxy != after.controller.proxy,
+            _ => of(before) != of(after),
+        }
+    };
+    KEYS.iter().filter(differs).collect()
 }
 
 /// The value of one key; none if it is not set (or unknown: the tests hold `KEYS` complete).

@@ -7,10 +7,12 @@ use std::path::Path;
 
 use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
+use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
 use vpn_node_protocol::token::{Token, TokenError};
 
 use crate::config::Settings;
+use crate::core::journal;
 use crate::core::{schedule, shown};
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
@@ -102,7 +104,7 @@ pub enum CommandError {
 }
 
 /// How the configuration says the controller is reached.
-pub(super) fn options(settings: &Settings) -> Options {
+fn options(settings: &Settings) -> Options {
     Options {
         urls: settings.controller.urls.clone().unwrap_or_default(),
         server_pin: None,
@@ -115,6 +117,22 @@ pub(super) fn options(settings: &Settings) -> Options {
     }
 }
 
+/// How the enrolment says that the controller is reached, where the configuration does not.
+pub(super) struct Reach {
+    pub(super) urls: Vec<String>,
+    pub(super) server_pin: Option<Digest>,
+}
+
+/// The two together.
+pub(super) fn options_of(settings: &Settings, reach: &Reach) -> Options {
+    let mut options = options(settings);
+    if options.urls.is_empty() {
+        options.urls.clone_from(&reach.urls);
+    }
+    options.server_pin = reach.server_pin;
+    options
+}
+
 /// Looks at the hardware. Root first writes the part that only root can read, so that the answer
 /// is the same as in the unprivileged daemon, whose unit has root write it at each start.
 pub(super) fn probe(settings: &Settings) -> hardware::Probe {
@@ -124,10 +142,16 @@ pub(super) fn probe(settings: &Settings) -> hardware::Probe {
         if let Some(dir) = roots.snapshot.parent()
             && let Err(error) = make_snapshot_dir(dir, settings)
         {
-            tracing::warn!(%error, "the directory of the hardware snapshot cannot be made");
+            tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
+                %error, "the directory of the hardware snapshot cannot be made"
+            );
         }
         if let Err(error) = snapshot::write(&roots) {
-            tracing::warn!(%error, "the hardware snapshot cannot be written");
+            tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
+                %error, "the hardware snapshot cannot be written"
+            );
         }
     }
     hardware::probe(&roots)

@@ -13,6 +13,7 @@ use super::{
     reading::{DeviceReading, Dump, PeerReading},
     uapi_socket,
 };
+use crate::core::journal;
 use crate::{
     core::{
         Now,
@@ -190,15 +191,24 @@ impl Interface {
 /// Says a failure in the log that is news.
 pub(super) fn log_failure(what: &str, error: &ReadError) {
     if error.ends_sessions() {
-        tracing::info!(interface = what, reason = %error, "WireGuard interface ended");
+        tracing::info!(
+            message_id = %journal::BACKEND_GONE,
+            interface = what, reason = %error, "WireGuard interface ended"
+        );
     } else {
-        tracing::error!(interface = what, %error, "cannot read WireGuard");
+        tracing::error!(
+            message_id = %journal::BACKEND_UNREADABLE,
+            interface = what, %error, "cannot read WireGuard"
+        );
     }
 }
 
 /// Says in the log that a failure is over.
 pub(super) fn log_recovery(what: &str) {
-    tracing::info!(interface = what, "WireGuard is read again");
+    tracing::info!(
+        message_id = %journal::BACKEND_UP,
+        interface = what, "WireGuard is read again"
+    );
 }
 
 pub(super) fn unavailable(error: &ReadError, since: Stamp) -> Obs {

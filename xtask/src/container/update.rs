@@ -5,7 +5,7 @@
 //! fakes ([`super::agent`]).
 
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,12 @@ use vpn_node_release::version::Version;
 use super::agent::Behaviour;
 use super::machine::{self, Machine};
 use super::releases::{Publisher, SHARED, install_system};
+use super::rootfs;
+use super::units::{READER, STABLE, TRIAL, UPDATER, enable, ship};
 use crate::build;
 use crate::lab::story::Story;
 use crate::shell;
 
-const STABLE: &str = "vpn-node-agent.service";
-const TRIAL: &str = "vpn-node-agent-exp.service";
-const UPDATER: &str = "vpn-node-updater.service";
-const READER: &str = "vpn-node-wireguard.service";
 const INCOMING: &str = "var/lib/vpn-node/updates/incoming";
 /// How long a trial lasts here (120 s in production).
 const PROBATION: &str = "20s";
@@ -47,6 +45,13 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         anstream::println!("container update: skipped — {why}");
         return Ok(ExitCode::SUCCESS);
     }
+    let lower = match rootfs::provide()? {
+        Ok(lower) => lower,
+        Err(why) => {
+            anstream::println!("container update: skipped — {why}");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let programs = match &options.programs {
         Some(folder) => folder.clone(),
         None => {
@@ -55,7 +60,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
             agent.parent().context("a program lies in a folder")?.into()
         }
     };
-    let mut scene = Scene::set(&programs)?;
+    let mut scene = Scene::set(&lower, &programs)?;
     let figures = scene.play()?;
     anstream::println!(
         "container update: ok — {figures}; {} s",
@@ -72,9 +77,9 @@ struct Scene {
 
 impl Scene {
     /// A host as the package leaves it, booted, with 1.0.0 and a trusted root.
-    fn set(programs: &std::path::Path) -> Result<Self> {
+    fn set(lower: &Path, programs: &Path) -> Result<Self> {
         let story = Story::begin();
-        let mut machine = Machine::new()?;
+        let mut machine = Machine::new(lower)?;
         let disk = machine.disk();
         let shared = disk.join(SHARED.trim_start_matches('/'));
         std::fs::create_dir_all(&shared)?;
@@ -85,7 +90,8 @@ impl Scene {
         std::fs::copy("/proc/self/exe", shared.join("xtask"))?;
         install_system(&disk, &Version::new(1, 0, 0))?;
         symlink("system", disk.join("opt/vpn-node/stable"))?;
-        ship_units(&machine)?;
+        ship(&machine)?;
+        enable(&machine)?;
         let toml = format!("probation = \"{PROBATION}\"\n");
         machine.write("etc/vpn-node/updater.toml", toml.as_bytes(), 0o644)?;
         // A local change of the agent's unit, which a version on trial must have too.
@@ -373,45 +379,6 @@ impl Scene {
     fn say(&mut self, words: &str) {
         self.story.say(words);
     }
-}
-
-/// The unit files of this repository, enabled as the package does it.
-fn ship_units(machine: &Machine) -> Result<()> {
-    let from = shell::repository().join("systemd");
-    let mut all = Vec::new();
-    for folder in ["", "sysusers.d", "tmpfiles.d"] {
-        for entry in std::fs::read_dir(from.join(folder))? {
-            let path = entry?.path();
-            if path.is_file() {
-                all.push((folder, path));
-            }
-        }
-    }
-    for (folder, path) in all {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("a name")?;
-        let place = if folder.is_empty() {
-            "systemd/system"
-        } else {
-            folder
-        };
-        let bytes = std::fs::read(&path)?;
-        machine.write(&format!("usr/lib/{place}/{name}"), &bytes, 0o644)?;
-    }
-    let wants = machine
-        .disk()
-        .join("etc/systemd/system/multi-user.target.wants");
-    std::fs::create_dir_all(&wants)?;
-    for unit in [
-        STABLE,
-        "vpn-node-updater-recover.service",
-        "vpn-node-updater.path",
-    ] {
-        symlink(format!("/usr/lib/systemd/system/{unit}"), wants.join(unit))?;
-    }
-    Ok(())
 }
 
 fn seconds(duration: Duration) -> String {

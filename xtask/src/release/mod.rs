@@ -1,10 +1,8 @@
 //! `cargo xtask release`: our own package, ready to be signed.
 //!
-//! The programs are built so that the place of the checkout does not get into them ([`build`]), and
+//! The programs are built so that the place of the checkout does not get into them ([`shipped`]), and
 //! packed by the writer that the hosts' reader agrees with. `--check` builds all of it again in
 //! another place and compares the bytes.
-
-mod build;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -19,6 +17,7 @@ use vpn_node_release::copy;
 use vpn_node_release::release::OUR_STATE;
 use vpn_node_release::version::{Platform, Version};
 
+use crate::build::shipped::{self, Set};
 use crate::shell;
 
 /// The programs of a package, all in `bin/`.
@@ -28,6 +27,13 @@ pub(crate) const PROGRAMS: [&str; 4] = [
     "vpn-node-updater",
     "vpn-node-wireguard",
 ];
+
+/// How they are built, for the signed package as for .deb and .rpm.
+const SET: Set = Set {
+    packages: &["vpn-node", "vpn-node-updater"],
+    programs: &PROGRAMS,
+    profile: Profile::Agent.name(),
+};
 
 /// What else is in a package: where it lies in the repository, and there.
 const SHARED: [(&str, &str); 5] = [
@@ -89,8 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let out = shell::repository().join(&options.out);
 
     anstream::println!("building vpn-node {version} for {platform} (profile {profile})");
-    let target = shell::repository().join("target/release-build");
-    let programs = build::programs(shell::repository(), &target, profile)?;
+    let programs = shipped::build(&SET, shell::repository(), &shipped::target(), profile)?;
     let package = package_with(&programs, &version, &platform, effort, &out)?;
     describe(&package)?;
     if !options.check {
@@ -102,10 +107,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .tempdir()
         .context("cannot make a temporary directory")?;
     let sources = elsewhere.path().join("another/place/for/the/sources");
-    build::copy_sources(&sources)?;
+    shipped::copy_sources(&sources)?;
     anstream::println!("building it again in {}", sources.display());
     let target = elsewhere.path().join("objects");
-    let programs_again = build::programs(&sources, &target, profile)?;
+    let programs_again = shipped::build(&SET, &sources, &target, profile)?;
     let out_again = elsewhere.path().join("out");
     let again = package_with(&programs_again, &version, &platform, effort, &out_again)?;
     verdict(&package, &again, (&programs, &programs_again))
@@ -122,15 +127,20 @@ pub(crate) fn package(
     package_with(programs, version, platform, Effort::Quick, out)
 }
 
-/// The manifest of a directory with just these programs, of the version of the sources.
-pub(crate) fn manifest_of(programs: &Path) -> Result<Vec<u8>> {
+/// The programs of a release, as `cargo xtask release` packs them: the folder they are in.
+pub(crate) fn programs() -> Result<PathBuf> {
+    shipped::build_here(&SET)
+}
+
+/// The manifest of a directory with just these programs, as version `version`.
+pub(crate) fn manifest_of(programs: &Path, version: &Version) -> Result<Vec<u8>> {
     let mut entries = Vec::new();
     for program in PROGRAMS {
         let from = programs.join(program);
         entries.push(entry(from, &format!("bin/{program}"), Mode::Executable)?);
     }
     let about = About {
-        version: Version::parse(env!("CARGO_PKG_VERSION"))?,
+        version: version.clone(),
         platform: Platform::here(),
         state_format: OUR_STATE,
         mtime: 0,
@@ -256,9 +266,9 @@ mod tests {
         let unpacked = inspect(File::open(&package).unwrap(), &Limits::default()).unwrap();
         assert_eq!(unpacked.manifest.version, version);
         assert_eq!(unpacked.manifest.files.len(), PROGRAMS.len() + SHARED.len());
-        let manifest = manifest_of(folder.path()).unwrap();
+        let manifest = manifest_of(folder.path(), &version).unwrap();
         let manifest = Manifest::parse(&manifest, &Limits::default()).unwrap();
-        assert_eq!(manifest.version.to_string(), env!("CARGO_PKG_VERSION"));
+        assert_eq!(manifest.version, version);
         fs::remove_file(folder.path().join("vpn-node")).unwrap();
         let error = super::package(folder.path(), &version, &platform, &out).unwrap_err();
         assert!(format!("{error:#}").contains("vpn-node"), "{error:#}");

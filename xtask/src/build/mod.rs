@@ -1,4 +1,9 @@
 //! Where our programs are: built by cargo, or taken from a folder that the caller names.
+//! Those that are published are built by [`shipped`].
+
+mod needs;
+pub(crate) mod shipped;
+mod sysroot;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +15,7 @@ use crate::shell;
 
 /// Our packages: cargo's name, the folder of its Cargo.toml from the repository's top, and the
 /// profile that it is shipped in.
-pub(crate) const PACKAGES: [(&str, &str, &str); 2] = [
+const PACKAGES: [(&str, &str, &str); 2] = [
     ("vpn-node", ".", "agent"),
     ("vpn-node-controller", "crates/controller", "release"),
 ];

@@ -1,0 +1,162 @@
+//! `cargo xtask vm [SUITE…]`: what only a real host can show: a Debian with its own kernel, real
+//! systemd and kernel WireGuard, in a virtual machine whose power can be cut.
+//!
+//! [`host`] is what this machine needs for it, [`image`] the Debian, [`qemu`] one virtual machine,
+//! [`guest`] the way to run commands in it. [`scene`] is a host with its controller. Each suite is
+//! a file.
+
+pub(crate) mod frames;
+mod gate;
+mod guest;
+mod host;
+mod image;
+mod install;
+mod page;
+mod qemu;
+mod scene;
+mod smoke;
+mod update;
+mod user;
+mod wireguard;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use self::image::Image;
+use crate::build::{self, Programs};
+use crate::package;
+use crate::shell;
+
+/// Arguments of `cargo xtask vm`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only these suites; without one, all of them
+    #[arg(value_enum)]
+    suites: Vec<Suite>,
+    /// Also what takes more than a few minutes
+    #[arg(long)]
+    full: bool,
+    /// Keep the folder of a suite that fails, with disks and logs, and say where it is
+    #[arg(long)]
+    keep: bool,
+    /// Do not install Debian packages
+    #[arg(long)]
+    no_install: bool,
+    /// It is a failure when no virtual machine can run here
+    #[arg(long)]
+    must: bool,
+}
+
+/// What can be shown, in the order in which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    /// The machine itself: boot, commands, files, a power cut, a saved state
+    Smoke,
+    /// From a stock Debian to a host of the fleet and back, by docs/install.md
+    Install,
+    /// A gated VPN runs only while its host is authorised
+    Gate,
+    /// A good release is kept, bad ones go by themselves
+    Update,
+    /// An unprivileged user reads nothing, commands nothing, disturbs nothing
+    User,
+}
+
+const ALL: [Suite; 5] = [
+    Suite::Smoke,
+    Suite::Install,
+    Suite::Gate,
+    Suite::Update,
+    Suite::User,
+];
+
+/// What a suite works with.
+pub(crate) struct Stage {
+    pub(crate) image: Image,
+    /// A debug build: of them the controller runs beside the guest.
+    pub(crate) programs: Programs,
+    /// The package that a guest installs.
+    pub(crate) agent_deb: PathBuf,
+    /// Whether there is time for everything.
+    pub(crate) full: bool,
+    /// Whether a failed suite leaves its folder.
+    pub(crate) keep: bool,
+}
+
+/// Runs the suites one after the other, each with a line for its verdict, and one for all.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    shell::catch_signals()?;
+    let began = Instant::now();
+    let target = target();
+    if let Some(why) = host::obstacle(&target, !options.no_install)? {
+        anstream::println!("skipped: no virtual machine can run here: {why}");
+        return Ok(ExitCode::from(u8::from(options.must)));
+    }
+    let stage = Stage {
+        image: Image::provide(&target)?,
+        programs: build::programs(None, false)?,
+        agent_deb: agent_deb()?,
+        full: options.full,
+        keep: options.keep,
+    };
+    let wanted = |suite: &Suite| options.suites.is_empty() || options.suites.contains(suite);
+    let suites: Vec<Suite> = ALL.into_iter().filter(wanted).collect();
+    let mut failed = Vec::new();
+    for suite in &suites {
+        let began = Instant::now();
+        let name = format!("{suite:?}").to_lowercase();
+        anstream::println!("{name}:");
+        match play(*suite, &stage) {
+            Ok(figures) => {
+                anstream::println!("{name}: ok — {figures}; {} s", began.elapsed().as_secs())
+            }
+            Err(error) if shell::was_interrupted(&error) => return Err(error),
+            Err(error) => {
+                anstream::println!("{name}: FAILED after {} s", began.elapsed().as_secs());
+                anstream::eprintln!("{}", shell::indent(&format!("{error:#}")));
+                failed.push(name);
+            }
+        }
+    }
+    let seconds = began.elapsed().as_secs();
+    if failed.is_empty() {
+        anstream::println!("vm: ok — {} suites in {seconds} s", suites.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    anstream::println!(
+        "vm: FAILED — {} of {} suites: {}",
+        failed.len(),
+        suites.len(),
+        failed.join(", ")
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+fn play(suite: Suite, stage: &Stage) -> Result<String> {
+    match suite {
+        Suite::Smoke => smoke::run(stage),
+        Suite::Install => install::run(stage),
+        Suite::Gate => gate::run(stage),
+        Suite::Update => update::run(stage),
+        Suite::User => user::run(stage),
+    }
+}
+
+/// The package of this tree, from a debug build.
+fn agent_deb() -> Result<PathBuf> {
+    let built = package::build(&package::Wanted {
+        kinds: vec![package::Kind::Deb],
+        flavour: package::Flavour::Quick,
+        version: None,
+        agent_programs: None,
+    })?;
+    built.agent_deb.context("no package of the agent was built")
+}
+
+/// Where images, and the packages that they are made of, are kept.
+fn target() -> PathBuf {
+    shell::repository().join("target/vm")
+}
