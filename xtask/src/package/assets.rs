@@ -79,6 +79,11 @@ fn agent(programs: &Programs, folder: &Path, version: &Version) -> Result<Vec<As
         ours("README.md", format!("{doc}/README.md"), Sort::Doc),
         ours("docs/gate.md", format!("{doc}/gate.md"), Sort::Doc),
         ours("docs/updates.md", format!("{doc}/updates.md"), Sort::Doc),
+        ours(
+            "docs/wireguard-reader.md",
+            format!("{doc}/wireguard-reader.md"),
+            Sort::Doc,
+        ),
         ours("CHANGELOG.md", format!("{doc}/CHANGELOG.md"), Sort::Doc),
     ]);
     Ok(all)
