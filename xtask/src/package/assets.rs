@@ -82,6 +82,11 @@ fn agent(programs: &Programs, folder: &Path, version: &Version) -> Result<Vec<As
         ours("docs/gate.md", format!("{doc}/gate.md"), Sort::Doc),
         ours("docs/journal.md", format!("{doc}/journal.md"), Sort::Doc),
         ours("docs/updates.md", format!("{doc}/updates.md"), Sort::Doc),
+        ours(
+            "docs/wireguard-reader.md",
+            format!("{doc}/wireguard-reader.md"),
+            Sort::Doc,
+        ),
     ]);
     Ok(all)
 }
