@@ -41,6 +41,7 @@ pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
             ended.inspect_err(|error| story.say(&format!("the updates have failed: {error:#}")))
         });
         let life = live(&lower, &shelf, &story);
+        let life = life.inspect_err(|error| story.say(&format!("failed: {error:#}")));
         (life, updates.join())
     });
     let updates = updates.map_err(|_| anyhow::anyhow!("the updates panicked"))?;

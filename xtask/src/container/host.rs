@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::machine::{self, Machine};
 use super::manager::{AGENT, By, CONTROLLER, REPOSITORY, Shelf, Step};
 use super::units::{STABLE, UPDATER};
+use crate::package::Kind;
 use crate::shell;
 
 /// An agent that starts on a busy machine and gets its first answer.
@@ -124,6 +125,13 @@ impl<'a> Host<'a> {
         machine
             .must(&["sh", "-ec", SOUND])
             .context("what is installed is not sound")?;
+        if self.shelf.kind == Kind::Rpm {
+            // Settings may be changed: that is what they are for.
+            let verify =
+                "rpm --verify vpn-node-agent vpn-node-controller | grep -v ' c /etc/' || true";
+            let differs = machine.must(&["sh", "-c", verify])?;
+            ensure!(differs.is_empty(), "rpm --verify: {differs}");
+        }
         self.same_state()?;
         if expect.runs {
             let report = self.heard()?;

@@ -58,6 +58,7 @@ pub(super) fn play(host: &mut Host<'_>, story: &Story) -> Result<String> {
 /// The controller first: what both packages share must not become its own.
 fn begin(host: &mut Host<'_>, story: &Story) -> Result<()> {
     host.does(By::File, Step::Install, CONTROLLER, FIRST)?;
+    enable_as_operator(host)?;
     host.start_controller()?;
     host.does(By::File, Step::Install, AGENT, FIRST)?;
     let active = host.property(STABLE, "ActiveState")?;
@@ -86,6 +87,15 @@ fn begin(host: &mut Host<'_>, story: &Story) -> Result<()> {
     story.say(&format!(
         "{FIRST} is installed; the host is enrolled by a token in a credential, and verified"
     ));
+    Ok(())
+}
+
+/// RPM systems enable what a preset names. That is not the controller: README.md says how.
+fn enable_as_operator(host: &Host<'_>) -> Result<()> {
+    if host.shelf.kind == Kind::Rpm {
+        host.machine
+            .must(&["systemctl", "enable", CONTROLLER_UNIT])?;
+    }
     Ok(())
 }
 

@@ -57,6 +57,7 @@ pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
             ended.inspect_err(|error| story.say(&format!("the updates have failed: {error:#}")))
         });
         let life = live(&lower, &shelf, &story);
+        let life = life.inspect_err(|error| story.say(&format!("failed: {error:#}")));
         (life, updates.join())
     });
     let updates = updates.map_err(|_| anyhow::anyhow!("the updates panicked"))?;
@@ -79,7 +80,10 @@ fn live(lower: &Path, shelf: &Shelf, story: &Story) -> Result<String> {
         !refused.status.success(),
         "an RPM was installed without what it requires"
     );
-    story.say(&format!("wanting: {}", wanting(&host)?.join(", ")));
+    story.say(&format!(
+        "the packages require nothing but {}",
+        wanting(&host)?.join(", ")
+    ));
     host.machine.must(&["sh", "-ec", PREPARE])?;
     host.machine.must(&["sh", "-ec", CHECKED])?;
     story.say("signed with a throw-away key: rpmkeys -K and dnf (gpgcheck=1) take them, and refuse a changed one");
@@ -96,8 +100,10 @@ fn wanting(host: &Host<'_>) -> Result<Vec<String>> {
             BASE.iter().any(|known| one.starts_with(known)) || one.starts_with("rtld("),
             "the packages require {one}, which stands nowhere (xtask/src/container/rpm.rs)"
         );
-        wanted.push(one.to_owned());
+        let name = one.split(['(', ' ']).next().unwrap_or_default();
+        wanted.push(name.to_owned());
     }
+    wanted.dedup();
     Ok(wanted)
 }
 
