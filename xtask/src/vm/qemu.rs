@@ -27,7 +27,7 @@ pub(crate) const HOST: &str = "10.0.2.2";
 const BOOTS_WITHIN: Duration = Duration::from_secs(240);
 const SETTLES_WITHIN: Duration = Duration::from_secs(240);
 const ENDS_WITHIN: Duration = Duration::from_secs(120);
-const COMMAND_WITHIN: Duration = Duration::from_secs(120);
+const COMMAND_WITHIN: Duration = Duration::from_secs(300);
 /// Writing the guest's memory to a disk that others use, too.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(120);
 /// How much of the serial console an error quotes.

@@ -22,7 +22,7 @@ use crate::shell;
 /// Seconds between heartbeats (30 in production).
 const HEARTBEAT_S: u32 = 3;
 /// A guest is five to ten times slower than a host, and this machine may be busy.
-pub(super) const SOON: Duration = Duration::from_secs(120);
+pub(super) const SOON: Duration = Duration::from_secs(240);
 /// Unpacking a package, with the fsyncs of dpkg.
 pub(super) const INSTALLS_WITHIN: Duration = Duration::from_secs(300);
 /// The name of a state in which the package is installed.
