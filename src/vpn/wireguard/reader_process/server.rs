@@ -325,7 +325,55 @@ pub fn check() -> Result<Vec<String>, ReadError> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
+
+    /// Counts what it is told to take out.
+    struct Counts(usize);
+
+    impl Asked for Counts {
+        fn links(&mut self, _names: &[&str]) -> Result<Vec<Link>, ReadError> {
+            panic!("nobody asks for links")
+        }
+
+        fn dump(&mut self, _ifindex: u32, _each: Datagrams<'_>) -> Result<(), ReadError> {
+            panic!("nobody asks for a dump")
+        }
+
+        fn remove(&mut self, _ifindex: u32, public_keys: &[[u8; 32]]) -> Result<(), ReadError> {
+            self.0 += public_keys.len();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn for_somebody_who_has_left_nothing_is_taken_out() {
+        let question = Question::Remove {
+            ifindex: 9,
+            public_keys: &[[1; 32]],
+        };
+        for (leaves, taken_out) in [(true, 0), (false, 1)] {
+            let (theirs, ours) = socketpair(
+                AddressFamily::Unix,
+                SockType::SeqPacket,
+                None,
+                SockFlag::SOCK_CLOEXEC,
+            )
+            .unwrap();
+            send(
+                theirs.as_raw_fd(),
+                &question.to_packet(),
+                MsgFlags::MSG_NOSIGNAL,
+            )
+            .unwrap();
+            let stays = (!leaves).then_some(theirs);
+            let mut kernel = Counts(0);
+            converse(&ours.into(), &mut kernel, &mut [0; 1024]).unwrap();
+            assert_eq!(kernel.0, taken_out);
+            drop(stays);
+        }
+    }
 
     #[test]
     fn only_root_and_the_user_whom_the_socket_was_made_for_may_ask() {
