@@ -218,6 +218,7 @@ fn remove(host: &mut Host<'_>, story: &Story) -> Result<()> {
         gone(host, true)?;
         host.same_state()?;
         host.both(by, Step::Install, version)?;
+        enable_as_operator(host)?;
         let after = host.unit_files()?;
         ensure!(
             after == before,
