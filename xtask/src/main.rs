@@ -16,6 +16,7 @@ mod release;
 mod shell;
 mod test;
 mod torture;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,3 @@
+//! Placeholder until the harness is merged.
+mod replay;
+mod writelog;
