@@ -16,7 +16,6 @@ mod release;
 mod shell;
 mod test;
 mod torture;
-mod vm;
 
 use std::process::ExitCode;
 

@@ -1,3 +1,0 @@
-//! Placeholder until the harness is merged.
-mod replay;
-mod writelog;
