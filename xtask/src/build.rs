@@ -10,7 +10,7 @@ use crate::shell;
 
 /// Our packages: cargo's name, the folder of its Cargo.toml from the repository's top, and the
 /// profile that it is shipped in.
-pub(crate) const PACKAGES: [(&str, &str, &str); 2] = [
+const PACKAGES: [(&str, &str, &str); 2] = [
     ("vpn-node", ".", "agent"),
     ("vpn-node-controller", "crates/controller", "release"),
 ];

@@ -16,6 +16,7 @@ mod release;
 mod shell;
 mod test;
 mod torture;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,8 @@ enum Command {
         #[command(subcommand)]
         what: torture::What,
     },
+    /// Show on a real Debian in a virtual machine what only a host with its own kernel can show
+    Vm(vm::Options),
     /// Build the .deb and .rpm packages
     Package(package::Options),
     /// Build the package of a release, ready to be signed; or prove that it is reproducible
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Command::E2e { what } => e2e::run(&what),
         Command::Container { what } => container::run(&what),
         Command::Torture { what } => torture::run(&what),
+        Command::Vm(options) => vm::run(&options),
         Command::Package(options) => package::run(&options),
         Command::Release(options) => release::run(&options),
     };

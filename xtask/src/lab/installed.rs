@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use vpn_node_release::digest::Digest;
+use vpn_node_release::version::Version;
 
 use super::host::{COMMAND_WITHIN, Host};
 use crate::build::Programs;
@@ -45,7 +46,7 @@ impl Stock {
                     .with_context(|| format!("cannot copy {}", program.display()))?;
             }
         }
-        let manifest = release::manifest_of(folder)?;
+        let manifest = release::manifest_of(folder, &Version::parse(env!("CARGO_PKG_VERSION"))?)?;
         let folder = folder.to_owned();
         Ok(Self { folder, manifest })
     }

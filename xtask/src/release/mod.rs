@@ -117,15 +117,21 @@ pub(crate) fn package(
     package_with(programs, version, platform, Effort::Quick, out)
 }
 
-/// The manifest of a directory with just these programs, of the version of the sources.
-pub(crate) fn manifest_of(programs: &Path) -> Result<Vec<u8>> {
+/// The programs of a release, as `cargo xtask release` packs them: the folder they are in.
+pub(crate) fn programs() -> Result<PathBuf> {
+    let target = shell::repository().join("target/release-build");
+    build::programs(shell::repository(), &target, Profile::Agent.name())
+}
+
+/// The manifest of a directory with just these programs, as version `version`.
+pub(crate) fn manifest_of(programs: &Path, version: &Version) -> Result<Vec<u8>> {
     let mut entries = Vec::new();
     for program in PROGRAMS {
         let from = programs.join(program);
         entries.push(entry(from, &format!("bin/{program}"), Mode::Executable)?);
     }
     let about = About {
-        version: Version::parse(env!("CARGO_PKG_VERSION"))?,
+        version: version.clone(),
         platform: Platform::here(),
         state_format: OUR_STATE,
         mtime: 0,
@@ -251,9 +257,9 @@ mod tests {
         let unpacked = inspect(File::open(&package).unwrap(), &Limits::default()).unwrap();
         assert_eq!(unpacked.manifest.version, version);
         assert_eq!(unpacked.manifest.files.len(), PROGRAMS.len() + SHARED.len());
-        let manifest = manifest_of(folder.path()).unwrap();
+        let manifest = manifest_of(folder.path(), &version).unwrap();
         let manifest = Manifest::parse(&manifest, &Limits::default()).unwrap();
-        assert_eq!(manifest.version.to_string(), env!("CARGO_PKG_VERSION"));
+        assert_eq!(manifest.version, version);
         fs::remove_file(folder.path().join("vpn-node")).unwrap();
         let error = super::package(folder.path(), &version, &platform, &out).unwrap_err();
         assert!(format!("{error:#}").contains("vpn-node"), "{error:#}");

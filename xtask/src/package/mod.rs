@@ -1,0 +1,196 @@
+//! `cargo xtask package`: the .deb and the .rpm of the agent and of the controller.
+//!
+//! The story: programs ([`programs`]), the files of each package ([`assets`]), and a crate without
+//! code whose Cargo.toml says all of it to cargo-deb and cargo-generate-rpm ([`recipe`]).
+//! Other commands of the xtask take packages to try from [`build`].
+
+mod assets;
+mod programs;
+mod recipe;
+mod tools;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use vpn_node_release::version::Version;
+
+use crate::release;
+use crate::shell;
+
+/// Arguments of `cargo xtask package`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only this kind
+    #[arg(value_enum)]
+    kind: Option<Kind>,
+    /// From the programs of a debug build, for tests: quick to make, large, not for publishing
+    #[arg(long)]
+    quick: bool,
+    /// Their version; that of the sources if it is left out
+    #[arg(long, value_name = "VERSION")]
+    version: Option<Version>,
+}
+
+/// Whose package.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// Debian's
+    Deb,
+    /// Fedora's and its relatives'
+    Rpm,
+}
+
+/// Which programs are in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flavour {
+    /// What is published.
+    Release,
+    /// Those of `cargo build`, stripped: for tests.
+    Quick,
+}
+
+/// Which packages somebody needs.
+pub(crate) struct Wanted {
+    /// Each once.
+    pub(crate) kinds: Vec<Kind>,
+    /// How the programs are built.
+    pub(crate) flavour: Flavour,
+    /// The version that the packages and the agent's manifest.json state; that of the sources if
+    /// it is none. The programs themselves always state that of the sources.
+    pub(crate) version: Option<Version>,
+    /// A folder whose programs are to be in the agent's package in place of built ones: all that
+    /// `release::PROGRAMS` names, as they are.
+    pub(crate) agent_programs: Option<PathBuf>,
+}
+
+/// Where the packages are. What was not wanted is none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Built {
+    /// `vpn-node-agent_VERSION_ARCH.deb`
+    pub(crate) agent_deb: Option<PathBuf>,
+    /// `vpn-node-agent-VERSION.ARCH.rpm`
+    pub(crate) agent_rpm: Option<PathBuf>,
+    /// `vpn-node-controller_VERSION_ARCH.deb`
+    pub(crate) controller_deb: Option<PathBuf>,
+    /// `vpn-node-controller-VERSION.ARCH.rpm`
+    pub(crate) controller_rpm: Option<PathBuf>,
+}
+
+/// The two packages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Package {
+    Agent,
+    Controller,
+}
+
+impl Package {
+    const ALL: [Self; 2] = [Self::Agent, Self::Controller];
+
+    /// The name that both package managers know.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "vpn-node-agent",
+            Self::Controller => "vpn-node-controller",
+        }
+    }
+
+    /// Scripts and description, which a person writes.
+    fn folder(self) -> PathBuf {
+        shell::repository().join(match self {
+            Self::Agent => "packaging/agent",
+            Self::Controller => "packaging/controller",
+        })
+    }
+}
+
+impl Flavour {
+    /// Everything that is made for it lies there.
+    fn folder(self) -> PathBuf {
+        shell::repository().join(match self {
+            Self::Release => "target/package/release",
+            Self::Quick => "target/package/quick",
+        })
+    }
+}
+
+/// Builds all packages, or those of one kind, and says where they are.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    shell::catch_signals()?;
+    let built = build(&Wanted {
+        kinds: match options.kind {
+            Some(kind) => vec![kind],
+            None => vec![Kind::Deb, Kind::Rpm],
+        },
+        flavour: if options.quick {
+            Flavour::Quick
+        } else {
+            Flavour::Release
+        },
+        version: options.version.clone(),
+        agent_programs: None,
+    })?;
+    for file in built.files() {
+        let length = fs::metadata(file).map_or(0, |metadata| metadata.len());
+        anstream::println!("{} ({length} bytes)", file.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds what is wanted, into `target/package/`. A second call with another version does not
+/// remove the packages of the first.
+pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
+    let version = match &wanted.version {
+        Some(version) => version.clone(),
+        None => Version::parse(env!("CARGO_PKG_VERSION"))?,
+    };
+    let tools: Vec<(Kind, PathBuf)> = wanted
+        .kinds
+        .iter()
+        .map(|kind| Ok((*kind, tools::provide(*kind)?)))
+        .collect::<Result<_>>()?;
+    let flavour = wanted.flavour.folder();
+    let programs = programs::provide(wanted, &flavour.join("bin"))?;
+    let mut built = Built::default();
+    for package in Package::ALL {
+        let files = assets::of(package, &programs, &flavour, &version)?;
+        let folder = flavour.join(package.name());
+        recipe::write(package, &version, &files, &folder)?;
+        for (kind, tool) in &tools {
+            let file = recipe::pack(*kind, tool, &folder, &version, &flavour)?;
+            *built.place(package, *kind) = Some(file);
+        }
+    }
+    Ok(built)
+}
+
+impl Built {
+    fn place(&mut self, package: Package, kind: Kind) -> &mut Option<PathBuf> {
+        match (package, kind) {
+            (Package::Agent, Kind::Deb) => &mut self.agent_deb,
+            (Package::Agent, Kind::Rpm) => &mut self.agent_rpm,
+            (Package::Controller, Kind::Deb) => &mut self.controller_deb,
+            (Package::Controller, Kind::Rpm) => &mut self.controller_rpm,
+        }
+    }
+
+    /// All that were built.
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [
+            &self.agent_deb,
+            &self.agent_rpm,
+            &self.controller_deb,
+            &self.controller_rpm,
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// What `/opt/vpn-node/system/manifest.json` says: the updater reads there which version the
+/// package brought, as in every directory beside it.
+fn write_manifest(programs: &Path, version: &Version, file: &Path) -> Result<()> {
+    fs::write(file, release::manifest_of(programs, version)?)
+        .with_context(|| format!("cannot write {}", file.display()))
+}

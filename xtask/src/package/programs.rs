@@ -1,0 +1,64 @@
+//! The programs of the packages, gathered in one folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{Flavour, Wanted};
+use crate::build;
+use crate::release::{self, PROGRAMS};
+use crate::shell;
+
+const STRIP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where the programs of each package are.
+pub(super) struct Programs {
+    /// A folder with all that [`PROGRAMS`] names.
+    pub(super) agent: PathBuf,
+    /// The file.
+    pub(super) controller: PathBuf,
+}
+
+/// Builds what is wanted and gathers it in `folder`.
+pub(super) fn provide(wanted: &Wanted, folder: &Path) -> Result<Programs> {
+    let mut programs = match wanted.flavour {
+        Flavour::Release => Programs {
+            agent: release::programs()?,
+            controller: build::one("vpn-node-controller", "release")?,
+        },
+        Flavour::Quick => quick(folder)?,
+    };
+    if let Some(folder) = &wanted.agent_programs {
+        programs.agent = std::path::absolute(folder)
+            .with_context(|| format!("cannot resolve {}", folder.display()))?;
+    }
+    Ok(programs)
+}
+
+/// Those of `cargo build`, without their symbols: a tenth of the size.
+fn quick(folder: &Path) -> Result<Programs> {
+    let built = build::programs(None, false)?;
+    let from = built
+        .agent
+        .parent()
+        .context("a program lies in a folder")?
+        .to_owned();
+    let agent = folder.join("agent");
+    for program in PROGRAMS {
+        strip(&from.join(program), &agent.join(program))?;
+    }
+    let controller = folder.join("vpn-node-controller");
+    strip(&built.controller, &controller)?;
+    Ok(Programs { agent, controller })
+}
+
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().context("a file lies in a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut command = Command::new("strip");
+    command.arg("-o").arg(to).arg(from);
+    shell::succeed(command, None, STRIP_WITHIN).map(drop)
+}

@@ -1,0 +1,467 @@
+//! The image of a stock Debian: what a virtual machine's disk begins with, its kernel, and the few
+//! kilobytes that mount the one and go on in it. Nothing of ours is in it.
+//!
+//! An image is made from a recipe and kept in `target/vm` under the hash of that recipe, so a
+//! changed recipe makes another image. Machines write to overlays, never to the image itself.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use vpn_node_release::digest::Digest;
+
+use super::host::{self, Mirrors};
+use crate::shell;
+
+const SUITE: &str = "bookworm";
+/// The disk as the guest sees it; on ours it takes what is in it.
+const DISK_BYTES: u64 = 3 << 30;
+/// The tree, the disk, and the packages, while an image is made.
+const NEEDED_BYTES: u64 = 4 << 30;
+/// Downloading and unpacking, on a slow line and a busy machine.
+const TREE_WITHIN: Duration = Duration::from_secs(1800);
+const STEP_WITHIN: Duration = Duration::from_secs(300);
+
+/// What a Debian server of the smallest useful kind has, and what the suites look at it with.
+const PACKAGES: &[&str] = &[
+    "linux-image-cloud-amd64",
+    "systemd",
+    "systemd-sysv",
+    "systemd-timesyncd",
+    "systemd-coredump",
+    "dbus",
+    "udev",
+    "kmod",
+    "sudo",
+    "ca-certificates",
+    "curl",
+    "gpgv",
+    "procps",
+    "iproute2",
+    "iputils-ping",
+    "nftables",
+    "wireguard-tools",
+    "e2fsprogs",
+    "dmsetup",
+    "zstd",
+    "jq",
+    // The command channel, and what mounts the disk at boot.
+    "qemu-guest-agent",
+    "busybox-static",
+];
+
+/// Files that a machine without a network, a display and a person needs to boot quickly.
+const FILES: &[(&str, &str)] = &[
+    ("etc/hostname", "vpn-host\n"),
+    ("etc/hosts", "127.0.0.1 localhost vpn-host\n"),
+    (
+        "etc/fstab",
+        "/dev/root / ext4 defaults,errors=remount-ro 0 1\n",
+    ),
+    ("etc/machine-id", ""),
+    (
+        // The addresses that qemu's user network gives out.
+        "etc/systemd/network/10-ethernet.network",
+        "[Match]\nName=eth0\n[Network]\n\
+         Address=10.0.2.15/24\nGateway=10.0.2.2\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n",
+    ),
+    (
+        "etc/systemd/journald.conf.d/persistent.conf",
+        "[Journal]\nStorage=persistent\n",
+    ),
+];
+
+const ENABLED: &[&str] = &["systemd-networkd.service", "qemu-guest-agent.service"];
+const DISABLED: &[&str] = &[
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "systemd-timesyncd.service",
+];
+const MASKED: &[&str] = &["systemd-networkd-wait-online.service", "getty@tty1.service"];
+
+/// Finds the disk whose serial number is "root", whatever other disks there are, and goes on in it.
+const INIT: &str = r#"#!/bin/busybox sh
+B=/bin/busybox
+$B mount -t devtmpfs dev /dev
+$B mount -t proc proc /proc
+$B mount -t sysfs sys /sys
+for module in /m/*; do $B insmod "$module"; done
+root=
+while [ -z "$root" ]; do
+    for disk in /sys/block/*; do
+        [ "$($B cat "$disk/serial" 2>/dev/null)" = root ] && root=/dev/${disk##*/}
+    done
+    [ -n "$root" ] || $B usleep 10000
+done
+$B mount -t ext4 -o rw "$root" /r || { echo "the root disk cannot be mounted"; $B poweroff -f; }
+$B mount --move /dev /r/dev
+$B umount /sys /proc
+exec $B switch_root /r /sbin/init
+"#;
+
+/// See the module's page.
+pub(crate) struct Image {
+    folder: PathBuf,
+}
+
+impl Image {
+    /// The image of the recipe, which is made if it is not there yet. `target` is `target/vm`.
+    pub(crate) fn provide(target: &Path) -> Result<Self> {
+        let key = Digest::of(recipe().as_bytes()).to_string();
+        let folder = target.join(format!("image-{}", &key[..16]));
+        fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
+        // Two commands at a time make one image.
+        let lock = File::create(target.join("lock")).context("cannot make a lock")?;
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .context("cannot lock target/vm")?;
+        if !folder.is_dir() {
+            let began = Instant::now();
+            anstream::println!("making an image of Debian {SUITE}, which takes a minute or three");
+            remove_others(target)?;
+            make(target, &folder)?;
+            anstream::println!("it took {} s", began.elapsed().as_secs());
+        }
+        Ok(Self { folder })
+    }
+
+    /// An ext4 file system without a partition table. It is never written to.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.join("disk.img")
+    }
+
+    /// The kernel as an ELF file, which qemu starts without a boot loader and unpacking.
+    pub(crate) fn kernel(&self) -> PathBuf {
+        self.folder.join("vmlinux")
+    }
+
+    /// What the kernel runs first.
+    pub(crate) fn initrd(&self) -> PathBuf {
+        self.folder.join("initrd")
+    }
+}
+
+/// Everything that makes one image differ from another, as one text.
+fn recipe() -> String {
+    format!(
+        "{SUITE} {DISK_BYTES} {PACKAGES:?} {FILES:?} {ENABLED:?} {DISABLED:?} {MASKED:?} {INIT}"
+    )
+}
+
+/// Images of former recipes, and what a crash left of one.
+fn remove_others(target: &Path) -> Result<()> {
+    for entry in fs::read_dir(target).context("cannot list target/vm")? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("image-") {
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn make(target: &Path, folder: &Path) -> Result<()> {
+    host::must_have_room(target, NEEDED_BYTES)?;
+    let work = folder.with_extension("new");
+    fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    let tree = work.join("tree");
+    unpack(target, &work, &tree)?;
+    configure(&tree)?;
+    let disk = File::create(work.join("disk.img")).context("cannot make the disk")?;
+    disk.set_len(DISK_BYTES).context("cannot size the disk")?;
+    let mut format = Command::new("mke2fs");
+    format
+        .args(["-q", "-F", "-t", "ext4", "-L", "root", "-m", "0"])
+        .args(["-E", "lazy_itable_init=1,lazy_journal_init=1", "-d"])
+        .arg(&tree)
+        .arg(work.join("disk.img"));
+    shell::succeed(format, None, STEP_WITHIN)?;
+    extract_kernel(&tree, &work.join("vmlinux"))?;
+    pack_initrd(&tree, &work)?;
+    fs::remove_dir_all(&tree).context("cannot remove the tree of the image")?;
+    fs::rename(&work, folder).context("cannot name the image")
+}
+
+/// Debian's packages as a tree, with packages that were downloaded before.
+fn unpack(target: &Path, work: &Path, tree: &Path) -> Result<()> {
+    let mirrors = Mirrors::of_this_machine()?;
+    let sources = work.join("sources.list");
+    let list = format!(
+        "deb {0} {SUITE} main\ndeb {0} {SUITE}-updates main\ndeb {1} {SUITE}-security main\n",
+        mirrors.main, mirrors.security
+    );
+    fs::write(&sources, list).context("cannot write a list of sources")?;
+    let cache = target.join("debs");
+    fs::create_dir_all(&cache).context("cannot make the folder for packages")?;
+    let cache = cache.display();
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args([
+            "--quiet",
+            "--mode=root",
+            "--variant=minbase",
+            "--format=directory",
+        ])
+        .arg(format!("--include={}", PACKAGES.join(",")))
+        .args([
+            "--aptopt=Acquire::Languages \"none\"",
+            "--aptopt=APT::Install-Recommends \"false\"",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=force-unsafe-io",
+            "--skip=download/empty",
+            "--skip=essential/unlink",
+        ])
+        .arg(format!(
+            "--setup-hook=mkdir -p \"$1/var/cache/apt/archives\"; \
+             cp -n '{cache}'/*.deb \"$1/var/cache/apt/archives/\" 2>/dev/null || true"
+        ))
+        // The initramfs that the kernel's package makes is not used: let it be made quickly.
+        .arg(
+            "--essential-hook=mkdir -p \"$1/etc/initramfs-tools/conf.d\"; \
+             printf 'MODULES=list\\n' > \"$1/etc/initramfs-tools/conf.d/small\"",
+        )
+        .arg(format!(
+            "--customize-hook=cp -n \"$1\"/var/cache/apt/archives/*.deb '{cache}/' || true"
+        ))
+        .arg(SUITE)
+        .arg(tree)
+        .arg(&sources);
+    shell::succeed(command, None, TREE_WITHIN).map(drop)
+}
+
+fn configure(tree: &Path) -> Result<()> {
+    for (path, content) in FILES {
+        let path = tree.join(path);
+        let folder = path.parent().context("a file without a folder")?;
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, content))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    fs::create_dir_all(tree.join("var/log/journal")).context("cannot make a folder")?;
+    let systemctl = |verb: &str, units: &[&str]| -> Result<()> {
+        let mut command = Command::new("chroot");
+        command
+            .arg(tree)
+            .args(["systemctl", "--quiet", verb])
+            .args(units);
+        shell::succeed(command, None, STEP_WITHIN).map(drop)
+    };
+    systemctl("enable", ENABLED)?;
+    systemctl("disable", DISABLED)?;
+    for unit in MASKED {
+        let link = tree.join("etc/systemd/system").join(unit);
+        symlink("/dev/null", &link).with_context(|| format!("cannot mask {unit}"))?;
+    }
+    // With mmdebstrap's settings dpkg would not fsync, unlike on a real host; and what it excluded
+    // would be missing from our packages, too.
+    for file in [
+        "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
+        "etc/apt/apt.conf.d/99mmdebstrap",
+    ] {
+        let _ = fs::remove_file(tree.join(file));
+    }
+    for file in fs::read_dir(tree.join("var/cache/apt/archives")).context("cannot list a folder")? {
+        let path = file?.path();
+        if path.extension().is_some_and(|kind| kind == "deb") {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    // Else the first boot would rebuild what is as new as /usr (systemd-update-done.service(8)).
+    let mut touch = Command::new("touch");
+    touch.arg("-r").arg(tree.join("usr"));
+    touch.args([tree.join("etc/.updated"), tree.join("var/.updated")]);
+    shell::succeed(touch, None, STEP_WITHIN).map(drop)
+}
+
+/// The ELF file in a compressed kernel (Documentation/arch/x86/boot.rst: `setup_sects`,
+/// `payload_offset`, `payload_length`).
+fn extract_kernel(tree: &Path, to: &Path) -> Result<()> {
+    let from = only(&tree.join("boot"), "vmlinuz-")?;
+    let kernel = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+    let payload = payload(&kernel).with_context(|| format!("{} is no kernel", from.display()))?;
+    let program = match payload {
+        [0xfd, b'7', b'z', ..] => "xz",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
+        _ => bail!("{} is compressed in an unknown way", from.display()),
+    };
+    let packed = to.with_extension("packed");
+    fs::write(&packed, payload).context("cannot write the packed kernel")?;
+    let mut unpack = Command::new("sh");
+    // The length of the kernel follows the stream, which the programs call garbage.
+    unpack.args([
+        "-c",
+        "\"$1\" -dc < \"$2\" > \"$3\" 2>/dev/null; true",
+        "sh",
+        program,
+    ]);
+    unpack.args([&packed, to]);
+    shell::succeed(unpack, None, STEP_WITHIN)?;
+    fs::remove_file(&packed).context("cannot remove the packed kernel")?;
+    let unpacked = fs::read(to).context("cannot read the unpacked kernel")?;
+    ensure!(
+        unpacked.starts_with(b"\x7fELF"),
+        "{} was not unpacked to an ELF file",
+        from.display()
+    );
+    Ok(())
+}
+
+fn payload(kernel: &[u8]) -> Option<&[u8]> {
+    let word = |at: usize| {
+        let bytes: [u8; 4] = kernel.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    let sectors = match *kernel.get(0x1f1)? {
+        0 => 4,
+        sectors => usize::from(sectors),
+    };
+    let begin = (sectors + 1) * 512 + word(0x248)?;
+    kernel.get(begin..begin + word(0x24c)?)
+}
+
+/// Busybox, the modules that a virtual disk needs, and [`INIT`].
+fn pack_initrd(tree: &Path, work: &Path) -> Result<()> {
+    let folder = work.join("initrd.d");
+    for name in ["bin", "m", "proc", "sys", "dev", "r"] {
+        fs::create_dir_all(folder.join(name)).context("cannot make a folder of the initrd")?;
+    }
+    fs::copy(tree.join("bin/busybox"), folder.join("bin/busybox")).context("no busybox")?;
+    let init = folder.join("init");
+    fs::write(&init, INIT)
+        .and_then(|()| fs::set_permissions(&init, fs::Permissions::from_mode(0o755)))
+        .context("cannot write the first program")?;
+
+    let version = only(&tree.join("lib/modules"), "")?;
+    let version = version.file_name().unwrap_or_default().to_owned();
+    let mut modules: Vec<String> = Vec::new();
+    for module in ["virtio_pci", "virtio_blk", "ext4"] {
+        let mut command = Command::new("chroot");
+        command.arg(tree).args(["modprobe", "-S"]).arg(&version);
+        command.args(["--show-depends", module]);
+        for line in shell::succeed(command, None, STEP_WITHIN)?.stdout.lines() {
+            let path = line
+                .strip_prefix("insmod /")
+                .map(|path| path.trim().to_owned());
+            modules.extend(path.filter(|path| !modules.contains(path)));
+        }
+    }
+    for (number, module) in modules.iter().enumerate() {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        ensure!(
+            name.ends_with(".ko"),
+            "{module} is compressed, which busybox cannot read"
+        );
+        fs::copy(
+            tree.join(module),
+            folder.join(format!("m/{number:02}-{name}")),
+        )
+        .with_context(|| format!("cannot copy {module}"))?;
+    }
+    let mut pack = Command::new("sh");
+    pack.args([
+        "-c",
+        "cd \"$1\" && find . | cpio --quiet -o -H newc -R 0:0 > ../initrd",
+        "sh",
+    ]);
+    pack.arg(&folder);
+    shell::succeed(pack, None, STEP_WITHIN)?;
+    fs::remove_dir_all(&folder).context("cannot remove the folder of the initrd")
+}
+
+/// The only entry of `folder` whose name begins so.
+fn only(folder: &Path, beginning: &str) -> Result<PathBuf> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(beginning))
+        .map(|entry| entry.path())
+        .collect();
+    ensure!(
+        found.len() == 1,
+        "{} has {} entries {beginning}…, not one",
+        folder.display(),
+        found.len()
+    );
+    Ok(found.remove(0))
+}
+
+/// `files` as a read-only disk, which a guest reads with `tar` (ustar, whole sectors).
+pub(crate) fn tar(files: &[(&str, &Path)], to: &Path) -> Result<()> {
+    let folder = tempfile::tempdir_in(to.parent().context("a disk without a folder")?)
+        .context("cannot make a folder for files")?;
+    let mut names = Vec::new();
+    for (name, path) in files {
+        symlink(path, folder.path().join(name)).with_context(|| format!("cannot link {name}"))?;
+        names.push(*name);
+    }
+    let mut command = Command::new("tar");
+    command
+        .args([
+            "--create",
+            "--dereference",
+            "--format=ustar",
+            "--owner=0",
+            "--group=0",
+        ])
+        .arg("--directory")
+        .arg(folder.path())
+        .arg("--file")
+        .arg(to)
+        .args(&names);
+    shell::succeed(command, None, STEP_WITHIN)?;
+    let mut disk = File::options()
+        .append(true)
+        .open(to)
+        .context("cannot open the disk")?;
+    let length = disk.metadata().context("cannot size the disk")?.len();
+    let missing = length.next_multiple_of(1 << 20) - length;
+    let missing = usize::try_from(missing).context("a disk too large")?;
+    disk.write_all(&vec![0; missing])
+        .context("cannot fill the last sector")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_payload_lies_where_the_boot_protocol_says() {
+        let mut kernel = vec![0; 4096];
+        kernel[0x1f1] = 1;
+        kernel[0x248..0x24c].copy_from_slice(&8_u32.to_le_bytes());
+        kernel[0x24c..0x250].copy_from_slice(&4_u32.to_le_bytes());
+        kernel[1024 + 8..1024 + 12].copy_from_slice(b"ELF!");
+        assert_eq!(payload(&kernel), Some(&b"ELF!"[..]));
+        assert_eq!(payload(&kernel[..1030]), None);
+    }
+
+    #[test]
+    fn the_disk_of_files_is_read_by_tar() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a file");
+        fs::write(&file, "content").unwrap();
+        let disk = folder.path().join("files.tar");
+        tar(&[("name", &file)], &disk).unwrap();
+        assert_eq!(fs::metadata(&disk).unwrap().len() % (1 << 20), 0);
+        let mut read = Command::new("tar");
+        read.args(["-xOf"]).arg(&disk).arg("name");
+        assert_eq!(
+            shell::succeed(read, None, STEP_WITHIN).unwrap().stdout,
+            "content"
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! `cargo xtask vm [SUITE…]`: what only a real host can show: a Debian with its own kernel, real
+//! systemd and kernel WireGuard, in a virtual machine whose power can be cut.
+//!
+//! [`host`] is what this machine needs for it, [`image`] the Debian, [`qemu`] one virtual machine,
+//! [`guest`] the way to run commands in it. Each suite is a file.
+
+mod guest;
+mod host;
+mod image;
+mod qemu;
+mod smoke;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use self::image::Image;
+use crate::shell;
+
+/// Arguments of `cargo xtask vm`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only these suites; without one, all of them
+    #[arg(value_enum)]
+    suites: Vec<Suite>,
+    /// Also what takes more than a few minutes
+    #[arg(long)]
+    full: bool,
+    /// Keep the folder of a suite that fails, with disks and logs, and say where it is
+    #[arg(long)]
+    keep: bool,
+    /// Do not install Debian packages
+    #[arg(long)]
+    no_install: bool,
+    /// It is a failure when no virtual machine can run here
+    #[arg(long)]
+    must: bool,
+}
+
+/// What can be shown, in the order in which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Suite {
+    /// The machine itself: boot, commands, files, a power cut, a saved state
+    Smoke,
+}
+
+const ALL: [Suite; 1] = [Suite::Smoke];
+
+/// What a suite works with.
+pub(crate) struct Stage {
+    pub(crate) image: Image,
+    /// Whether there is time for everything.
+    pub(crate) full: bool,
+    /// Whether a failed suite leaves its folder.
+    pub(crate) keep: bool,
+}
+
+/// Runs the suites one after the other, each with a line for its verdict, and one for all.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    shell::catch_signals()?;
+    let began = Instant::now();
+    let target = target();
+    if let Some(why) = host::obstacle(&target, !options.no_install)? {
+        anstream::println!("skipped: no virtual machine can run here: {why}");
+        return Ok(ExitCode::from(u8::from(options.must)));
+    }
+    let stage = Stage {
+        image: Image::provide(&target)?,
+        full: options.full,
+        keep: options.keep,
+    };
+    let wanted = |suite: &Suite| options.suites.is_empty() || options.suites.contains(suite);
+    let suites: Vec<Suite> = ALL.into_iter().filter(wanted).collect();
+    let mut failed = Vec::new();
+    for suite in &suites {
+        let began = Instant::now();
+        let name = format!("{suite:?}").to_lowercase();
+        anstream::println!("{name}:");
+        match play(*suite, &stage) {
+            Ok(figures) => {
+                anstream::println!("{name}: ok — {figures}; {} s", began.elapsed().as_secs())
+            }
+            Err(error) if shell::was_interrupted(&error) => return Err(error),
+            Err(error) => {
+                anstream::println!("{name}: FAILED after {} s", began.elapsed().as_secs());
+                anstream::eprintln!("{}", shell::indent(&format!("{error:#}")));
+                failed.push(name);
+            }
+        }
+    }
+    let seconds = began.elapsed().as_secs();
+    if failed.is_empty() {
+        anstream::println!("vm: ok — {} suites in {seconds} s", suites.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    anstream::println!(
+        "vm: FAILED — {} of {} suites: {}",
+        failed.len(),
+        suites.len(),
+        failed.join(", ")
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+fn play(suite: Suite, stage: &Stage) -> Result<String> {
+    match suite {
+        Suite::Smoke => smoke::run(stage),
+    }
+}
+
+/// Where images, and the packages that they are made of, are kept.
+fn target() -> PathBuf {
+    shell::repository().join("target/vm")
+}
