@@ -7,8 +7,12 @@
 mod guest;
 mod host;
 mod image;
+mod powercut;
 mod qemu;
+mod replay;
+mod scene;
 mod smoke;
+mod writelog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +38,9 @@ pub(crate) struct Options {
     /// Do not install Debian packages
     #[arg(long)]
     no_install: bool,
+    /// What is left to chance follows from this
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
     /// It is a failure when no virtual machine can run here
     #[arg(long)]
     must: bool,
@@ -44,9 +51,11 @@ pub(crate) struct Options {
 enum Suite {
     /// The machine itself: boot, commands, files, a power cut, a saved state
     Smoke,
+    /// The power goes at any instant: a host that can be trusted comes back each time
+    Power,
 }
 
-const ALL: [Suite; 1] = [Suite::Smoke];
+const ALL: [Suite; 2] = [Suite::Smoke, Suite::Power];
 
 /// What a suite works with.
 pub(crate) struct Stage {
@@ -55,6 +64,8 @@ pub(crate) struct Stage {
     pub(crate) full: bool,
     /// Whether a failed suite leaves its folder.
     pub(crate) keep: bool,
+    /// See [`Random`](crate::torture::random::Random).
+    pub(crate) seed: u64,
 }
 
 /// Runs the suites one after the other, each with a line for its verdict, and one for all.
@@ -70,6 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         image: Image::provide(&target)?,
         full: options.full,
         keep: options.keep,
+        seed: options.seed,
     };
     let wanted = |suite: &Suite| options.suites.is_empty() || options.suites.contains(suite);
     let suites: Vec<Suite> = ALL.into_iter().filter(wanted).collect();
@@ -107,6 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 fn play(suite: Suite, stage: &Stage) -> Result<String> {
     match suite {
         Suite::Smoke => smoke::run(stage),
+        Suite::Power => powercut::run(stage),
     }
 }
 

@@ -255,10 +255,7 @@ mod tests {
 
     #[test]
     fn a_write_that_flushes_first_is_at_risk_itself() {
-        let entries = [
-            (0, 0, sectors(b'a', 1)),
-            (1, FLUSH, sectors(b'b', 1)),
-        ];
+        let entries = [(0, 0, sectors(b'a', 1)), (1, FLUSH, sectors(b'b', 1))];
         let found = states(&entries, 2);
         assert!(found.iter().all(|state| state[0] == b'a'));
         assert_eq!(found.len(), 2);

@@ -281,10 +281,7 @@ mod tests {
     fn discards_and_marks_have_no_data_of_their_own() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        log(
-            &path,
-            &[(0, FLUSH, Vec::new()), (1, 0, sectors(b'a', 1))],
-        );
+        log(&path, &[(0, FLUSH, Vec::new()), (1, 0, sectors(b'a', 1))]);
         // The first entry becomes a discard, then a mark, of a thousand sectors.
         for flags in [DISCARD, MARK] {
             let mut bytes = fs::read(&path).unwrap();
@@ -301,10 +298,7 @@ mod tests {
     fn a_log_that_was_cut_off_ends_with_its_last_whole_entry() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        log(
-            &path,
-            &[(0, 0, sectors(b'a', 1)), (1, 0, sectors(b'b', 4))],
-        );
+        log(&path, &[(0, 0, sectors(b'a', 1)), (1, 0, sectors(b'b', 4))]);
         let bytes = fs::read(&path).unwrap();
         let second = 512 + 1024;
         for (length, wanted) in [
