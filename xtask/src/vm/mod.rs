@@ -4,6 +4,7 @@
 //! [`host`] is what this machine needs for it, [`image`] the Debian, [`qemu`] one virtual machine,
 //! [`guest`] the way to run commands in it. Each suite is a file.
 
+mod faults;
 mod guest;
 mod host;
 mod image;
@@ -53,9 +54,11 @@ enum Suite {
     Smoke,
     /// The power goes at any instant: a host that can be trusted comes back each time
     Power,
+    /// Full and read-only disks, wrong clocks, bad networks, no memory, kill -9
+    Faults,
 }
 
-const ALL: [Suite; 2] = [Suite::Smoke, Suite::Power];
+const ALL: [Suite; 3] = [Suite::Smoke, Suite::Power, Suite::Faults];
 
 /// What a suite works with.
 pub(crate) struct Stage {
@@ -120,6 +123,7 @@ fn play(suite: Suite, stage: &Stage) -> Result<String> {
     match suite {
         Suite::Smoke => smoke::run(stage),
         Suite::Power => powercut::run(stage),
+        Suite::Faults => faults::run(stage),
     }
 }
 
