@@ -147,7 +147,10 @@ impl Scene {
         ] {
             let folder = format!("/etc/systemd/system/{unit}.service.d");
             vm.sh(&format!("mkdir -p {folder}"))?;
-            let drop_in = format!("[Service]\nExecStartPre=+{WITNESS_PLACE} {link}\n");
+            // The unit's DevicePolicy= holds for "+", too.
+            let drop_in = format!(
+                "[Service]\nDeviceAllow=/dev/ttyS0 w\nExecStartPre=+{WITNESS_PLACE} {link}\n"
+            );
             let place = format!("{folder}/witness.conf");
             vm.put(&place, drop_in.as_bytes())?;
             vm.sh(&format!("chmod 644 {place}"))?;

@@ -65,6 +65,7 @@ fn play(patient: &mut Patient<'_>) -> Result<()> {
     patient.scene.enrol(&mut vm)?;
     scene::make_wireguard(&mut vm)?;
     patient.vm = Some(vm);
+    plagues::prepare(patient)?;
     patient.client()?;
     patient.heals("nothing at all", Instant::now())?;
     for (name, plague) in plagues::ALL {

@@ -19,10 +19,31 @@ const KILLS: u32 = 10;
 /// Beyond any clock that is only a little off.
 const WRONG_MS: i64 = 365 * 24 * 3600 * 1000;
 
-/// All but 64 KiB of the disk.
+/// All but 64 KiB of both disks.
 const FILL: &str = "set -e
-free=$(df --output=avail -B1 /var | tail -n 1)
-fallocate -l $((free - 65536)) /var/filler";
+for folder in /var /var/lib/vpn-node; do
+    free=$(df --output=avail -B1 $folder | tail -n 1)
+    fallocate -l $((free - 65536)) $folder/filler
+done";
+
+/// The agent's state on a file system of its own, as on hosts with a partition for it.
+const OWN_DISK: &str = "set -e
+systemctl stop vpn-node-agent.service
+truncate -s 96M /state.img
+mke2fs -q -t ext4 -m 0 /state.img
+mkdir /new-state
+mount -o loop /state.img /new-state
+cp -a /var/lib/vpn-node/. /new-state/
+umount /new-state
+echo '/state.img /var/lib/vpn-node ext4 loop 0 0' >>/etc/fstab
+systemctl daemon-reload
+mount /var/lib/vpn-node
+systemctl start vpn-node-agent.service";
+
+/// Before the first one.
+pub(super) fn prepare(patient: &mut Patient<'_>) -> Result<()> {
+    patient.vm().sh(OWN_DISK).map(drop)
+}
 
 type Plague = fn(&mut Patient<'_>) -> Result<()>;
 
@@ -103,24 +124,41 @@ fn full_disk(patient: &mut Patient<'_>) -> Result<()> {
     shell::pause(Duration::from_secs(15))?;
     patient.client()?;
     let (_, said) = patient.health()?;
-    patient.vm().sh("rm /var/filler")?;
+    patient.vm().sh("rm /var/filler /var/lib/vpn-node/filler")?;
     let healed = patient.heals("a full disk", Instant::now())?;
     patient.note("disk full", &said, healed);
     Ok(())
 }
 
+/// Twice: while the agent runs, whose records have their space already, and while it starts.
 fn read_only(patient: &mut Patient<'_>) -> Result<()> {
-    // As the kernel does after an error of the disk: whoever writes or not.
+    // As the kernel does after an error of the disk, whoever writes: of all file systems.
     patient.vm().sh("echo u >/proc/sysrq-trigger")?;
-    let probe = "until ! touch /var/tmp/probe 2>/dev/null; do sleep 0.2; done";
-    patient.vm().sh(probe)?;
+    let turned = "until ! touch /var/probe 2>/dev/null; do sleep 0.2; done";
+    patient.vm().sh(turned)?;
     patient.client()?;
-    let said = patient.shows("that nothing can be stored", |report| {
-        report["ledger"]["writable"] == false
-    })?;
-    patient.vm().sh("mount -o remount,rw /")?;
+    let (_, said) = patient.health()?;
+    patient
+        .vm()
+        .sh("mount -o remount,rw / && mount -o remount,rw /var/lib/vpn-node")?;
     let healed = patient.heals("a read-only disk", Instant::now())?;
-    patient.note("read-only disk", &said, healed);
+    patient.note("disk read-only while the agent runs", &said, healed);
+
+    patient.vm().sh("systemctl stop vpn-node-agent.service
+         mount -o remount,ro /var/lib/vpn-node
+         systemctl start --no-block vpn-node-agent.service")?;
+    let mut vm = patient.vm.take().context("the host is off")?;
+    let said = vm.wait_for("the journal to say why", super::SHOWS_WITHIN, |vm| {
+        let look = "journalctl -b -q -o cat -u vpn-node-agent.service -n 30 \
+                    | grep 'Read-only file system' | tail -n 1";
+        let said = vm.sh(look)?.trim().to_owned();
+        Ok((!said.is_empty()).then_some(said))
+    });
+    patient.vm = Some(vm);
+    let said = said?;
+    patient.vm().sh("mount -o remount,rw /var/lib/vpn-node")?;
+    let healed = patient.heals("a start on a read-only disk", Instant::now())?;
+    patient.note("disk read-only while it starts", &said, healed);
     Ok(())
 }
 

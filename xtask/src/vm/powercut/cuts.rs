@@ -18,7 +18,7 @@ const RESTS_WITHIN: Duration = Duration::from_secs(400);
 const VERIFIED_WITHIN: Duration = Duration::from_secs(180);
 /// How long an update and an upgrade take on an emulated processor, or a little more: the instant of
 /// the cut is chosen in there.
-const UPDATE: Duration = Duration::from_secs(45);
+const UPDATE: Duration = Duration::from_secs(55);
 const UPGRADE: Duration = Duration::from_secs(14);
 
 /// dpkg at rest by what its own documentation says, in two steps. Prints what it took.
