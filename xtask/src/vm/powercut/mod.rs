@@ -11,6 +11,8 @@ mod ledger;
 mod record;
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,6 +37,7 @@ const SHORT_CUTS: u32 = 4;
 const CONTROL: usize = 8;
 /// With so many states that break a promise there is a fault to find, not more of them to count.
 const ENOUGH_BROKEN: usize = 5;
+const COPY_WITHIN: Duration = Duration::from_secs(60);
 /// Where dpkg's second package lies in the guest.
 const DEB: &str = "/root/in/second.deb";
 
@@ -51,11 +54,27 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
 }
 
 fn play(scene: &mut Scene, stage: &Stage) -> Result<String> {
-    let cut = cuts::play(scene, stage, if stage.full { CUTS } else { SHORT_CUTS })?;
-    // Its disk has had many lives by now, and is off.
+    // Both begin with a host that is not enrolled and a controller that has never heard of it.
+    let before = scene.lab.path("controller-before");
+    scene.stop_controller()?;
+    copy(&scene.fleet.data_dir(), &before)?;
+    scene.start_controller()?;
     let recording = Recording::make(scene, stage)?;
     let replayed = replay_all(scene, stage, &recording)?;
-    Ok(format!("{cut}; {replayed}, seed {}", stage.seed))
+
+    scene.stop_controller()?;
+    fs::remove_dir_all(scene.fleet.data_dir()).context("cannot remove the controller's data")?;
+    copy(&before, &scene.fleet.data_dir())?;
+    scene.start_controller()?;
+    let cut = cuts::play(scene, stage, if stage.full { CUTS } else { SHORT_CUTS })?;
+    Ok(format!("{replayed}; {cut}; seed {}", stage.seed))
+}
+
+/// A copy of everything in the folder.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut copy = Command::new("cp");
+    copy.arg("-a").args([from, to]);
+    shell::succeed(copy, None, COPY_WITHIN).map(drop)
 }
 
 /// What the crash states showed.
