@@ -28,9 +28,10 @@ use crate::shell;
 use crate::torture::random::Random;
 
 const STATES: usize = 300;
-/// As many as fit in there when there is no time for all.
-const STATES_WITHIN: Duration = Duration::from_secs(180);
-const SHORT_STATES: usize = 20;
+/// They come in rounds, each through the whole log; when there is no time for all, none is begun
+/// after this.
+const ROUND: usize = 25;
+const STATES_WITHIN: Duration = Duration::from_secs(150);
 const CUTS: u32 = 50;
 const SHORT_CUTS: u32 = 4;
 /// One crash state of so many is one of the control.
@@ -61,6 +62,7 @@ fn play(scene: &mut Scene, stage: &Stage) -> Result<String> {
     scene.start_controller()?;
     let recording = Recording::make(scene, stage)?;
     let replayed = replay_all(scene, stage, &recording)?;
+    scene.story.say(&replayed);
 
     scene.stop_controller()?;
     fs::remove_dir_all(scene.fleet.data_dir()).context("cannot remove the controller's data")?;
@@ -105,41 +107,28 @@ fn replay_all(scene: &mut Scene, stage: &Stage, recording: &Recording) -> Result
     let memory = Lab::open_in_memory()?;
     let began = Instant::now();
     let mut tally = Tally::default();
-    let mut wanted = STATES;
-    if !stage.full {
-        let mut probe = Replay::begin(&log, &recording.start, &memory.path("disk.img"))?;
-        let last = recording.chapters.last().context("nothing was recorded")?;
-        one(
-            scene,
-            stage,
-            recording,
-            &memory,
-            &mut probe,
-            (0, last.to),
-            &mut tally,
-        )?;
-        let one = began.elapsed().as_secs_f64().max(0.1);
-        let fit = STATES_WITHIN.as_secs_f64() / one;
-        wanted = (fit as usize).clamp(SHORT_STATES, STATES);
-    }
-    let mut replay = Replay::begin(&log, &recording.start, &memory.path("disk.img"))?;
-    for (number, at) in instants(log.entries(), &recording.chapters, wanted, stage.seed) {
-        let point = (number, at);
-        one(
-            scene,
-            stage,
-            recording,
-            &memory,
-            &mut replay,
-            point,
-            &mut tally,
-        )?;
-        if tally.broken.len() >= ENOUGH_BROKEN {
+    'rounds: for round in 0..STATES / ROUND {
+        if !stage.full && began.elapsed() >= STATES_WITHIN {
             break;
         }
-        if tally.states.is_multiple_of(20) {
-            scene.story.say(&format!("{} crash states", tally.states));
+        let mut replay = Replay::begin(&log, &recording.start, &memory.path("disk.img"))?;
+        let seed = stage.seed.wrapping_mul(1 << 16) ^ round as u64;
+        for (number, at) in instants(log.entries(), &recording.chapters, ROUND, seed) {
+            let point = (round * ROUND + number, at);
+            one(
+                scene,
+                stage,
+                recording,
+                &memory,
+                &mut replay,
+                point,
+                &mut tally,
+            )?;
+            if tally.broken.len() >= ENOUGH_BROKEN {
+                break 'rounds;
+            }
         }
+        scene.story.say(&format!("{} crash states", tally.states));
     }
     verdict(&tally, began.elapsed())
 }
