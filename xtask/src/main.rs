@@ -61,6 +61,9 @@ enum Command {
     },
     /// Show on a real Debian in a virtual machine what only a host with its own kernel can show
     Vm(vm::Options),
+    /// What an unprivileged user sends, in there
+    #[command(hide = true)]
+    VmFrames(vm::frames::Options),
     /// Build the .deb and .rpm packages
     Package(package::Options),
     /// Build the package of a release, ready to be signed; or prove that it is reproducible
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Command::Container { what } => container::run(&what),
         Command::Torture { what } => torture::run(&what),
         Command::Vm(options) => vm::run(&options),
+        Command::VmFrames(options) => vm::frames::run(&options),
         Command::Package(options) => package::run(&options),
         Command::Release(options) => release::run(&options),
     };

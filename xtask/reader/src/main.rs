@@ -38,6 +38,7 @@ fn poll(dir: &str, count: usize) -> Result<()> {
     let settings = Settings {
         socket_dir: PathBuf::from(dir),
         kernel: true,
+        reader: None,
         poll: Duration::ZERO,
     };
     let mut wireguard = WireGuard::new(settings, []);

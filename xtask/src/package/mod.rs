@@ -158,7 +158,7 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
         let folder = flavour.join(package.name());
         recipe::write(package, &version, &files, &folder)?;
         for (kind, tool) in &tools {
-            let file = recipe::pack(*kind, tool, &folder, &version, &flavour)?;
+            let file = recipe::pack(*kind, tool, &folder, &version, wanted.flavour)?;
             *built.place(package, *kind) = Some(file);
         }
     }
@@ -166,6 +166,18 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
 }
 
 impl Built {
+    /// Those of one kind that an earlier run left.
+    pub(crate) fn before(kind: Kind, flavour: Flavour, version: &str) -> Result<Self> {
+        let version = Version::parse(version)?;
+        let mut built = Self::default();
+        for package in Package::ALL {
+            let file = recipe::place(kind, package.name(), &version, flavour);
+            anyhow::ensure!(file.exists(), "there is no {}", file.display());
+            *built.place(package, kind) = Some(file);
+        }
+        Ok(built)
+    }
+
     fn place(&mut self, package: Package, kind: Kind) -> &mut Option<PathBuf> {
         match (package, kind) {
             (Package::Agent, Kind::Deb) => &mut self.agent_deb,

@@ -9,10 +9,18 @@ use anyhow::{Context, Result};
 
 use super::{Flavour, Wanted};
 use crate::build;
+use crate::build::shipped::{self, Set};
 use crate::release::{self, PROGRAMS};
 use crate::shell;
 
 const STRIP_WITHIN: Duration = Duration::from_secs(60);
+
+/// How the controller is built.
+const CONTROLLER: Set = Set {
+    packages: &["vpn-node-controller"],
+    programs: &["vpn-node-controller"],
+    profile: "release",
+};
 
 /// Where the programs of each package are.
 pub(super) struct Programs {
@@ -27,7 +35,7 @@ pub(super) fn provide(wanted: &Wanted, folder: &Path) -> Result<Programs> {
     let mut programs = match wanted.flavour {
         Flavour::Release => Programs {
             agent: release::programs()?,
-            controller: build::one("vpn-node-controller", "release")?,
+            controller: shipped::build_here(&CONTROLLER)?.join("vpn-node-controller"),
         },
         Flavour::Quick => quick(folder)?,
     };

@@ -1,6 +1,7 @@
 //! The Cargo.toml of a crate without code, which says to cargo-deb and cargo-generate-rpm what is
 //! in a package; and running them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +12,7 @@ use toml::{Table, Value};
 use vpn_node_release::version::Version;
 
 use super::assets::{Asset, Sort};
-use super::{Kind, Package};
+use super::{Flavour, Kind, Package};
 use crate::shell;
 
 /// Compressing some megabytes on a busy machine.
@@ -51,6 +52,7 @@ fn recipe(text: &str, version: &Version, files: &[Asset], scripts: &Path) -> Res
     let config: Vec<Value> = config.map(|file| file.to.clone().into()).collect();
     deb.insert("conf-files".to_owned(), config.into());
     deb.insert("assets".to_owned(), assets(files, Kind::Deb)?);
+    deb.insert("systemd-units".to_owned(), units(files));
 
     let rpm = table(metadata, "generate-rpm")?;
     rpm.insert("version".to_owned(), with_tilde(version).into());
@@ -88,35 +90,63 @@ fn assets(files: &[Asset], kind: Kind) -> Result<Value> {
     Ok(all.into())
 }
 
+/// What cargo-deb writes into Debian's scripts (for `#DEBHELPER#`), one entry a unit: enabled as an
+/// operator last had it, stopped when the package is removed. What is started or restarted has an
+/// order, which the scripts themselves keep.
+fn units(files: &[Asset]) -> Value {
+    const FOLDER: &str = "/usr/lib/systemd/system/";
+    let names = files.iter().filter_map(|file| file.to.strip_prefix(FOLDER));
+    // cargo-deb takes `x.service` and `x.path` as one.
+    let names: BTreeSet<&str> = names
+        .filter_map(|name| Some(name.rsplit_once('.')?.0))
+        .collect();
+    let entry = |name: &str| {
+        let mut entry = Table::new();
+        entry.insert("unit-name".to_owned(), name.into());
+        // `vpn-node gate enable` does that.
+        entry.insert("enable".to_owned(), (name != "vpn-node-gate").into());
+        entry.insert("start".to_owned(), false.into());
+        let restart = name == "vpn-node-controller";
+        entry.insert("restart-after-upgrade".to_owned(), restart.into());
+        entry.insert("stop-on-upgrade".to_owned(), false.into());
+        Value::Table(entry)
+    };
+    names.into_iter().map(entry).collect::<Vec<_>>().into()
+}
+
 /// Makes the package of a crate that [`write`] wrote, in the directory `out`.
 pub(super) fn pack(
     kind: Kind,
     tool: &Path,
     folder: &Path,
     version: &Version,
-    out: &Path,
+    flavour: Flavour,
 ) -> Result<PathBuf> {
     let name = folder
         .file_name()
         .and_then(|name| name.to_str())
         .context("the crate's folder has the package's name")?;
+    let file = place(kind, name, version, flavour);
     let version = with_tilde(version);
-    let (file, mut command) = match kind {
+    let mut command = match kind {
         Kind::Deb => {
-            let file = format!("{name}_{version}-{PACKAGING}_{}.deb", architecture(kind));
             let mut command = Command::new(tool);
             command.args(["--no-build", "--no-strip", "--quiet", "--deb-version"]);
             command.arg(format!("{version}-{PACKAGING}"));
-            (file, command)
+            if flavour == Flavour::Quick {
+                command.arg("--fast");
+            }
+            command
         }
         Kind::Rpm => {
-            let file = format!("{name}-{version}-{PACKAGING}.{}.rpm", architecture(kind));
             let mut command = Command::new(tool);
             command.arg("generate-rpm");
-            (file, command)
+            if flavour == Flavour::Quick {
+                command.arg("--payload-compress=none");
+            }
+            command
         }
     };
-    let file = out.join(file);
     command
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))
@@ -126,6 +156,15 @@ pub(super) fn pack(
         .arg(&file);
     shell::succeed(command, None, PACK_WITHIN)?;
     Ok(file)
+}
+
+/// Where a package goes.
+pub(super) fn place(kind: Kind, name: &str, version: &Version, flavour: Flavour) -> PathBuf {
+    let (version, architecture) = (with_tilde(version), architecture(kind));
+    flavour.folder().join(match kind {
+        Kind::Deb => format!("{name}_{version}-{PACKAGING}_{architecture}.deb"),
+        Kind::Rpm => format!("{name}-{version}-{PACKAGING}.{architecture}.rpm"),
+    })
 }
 
 /// How often this version was packaged: there is no second time, a new package is a new version.

@@ -2,26 +2,37 @@
 //! systemd and kernel WireGuard, in a virtual machine whose power can be cut.
 //!
 //! [`host`] is what this machine needs for it, [`image`] the Debian, [`qemu`] one virtual machine,
-//! [`guest`] the way to run commands in it. Each suite is a file.
+//! [`guest`] the way to run commands in it. [`scene`] is a host with its controller,
+//! [`survivor`] one that has much to endure. Each suite is a file.
 
 mod faults;
+pub(crate) mod frames;
+mod gate;
 mod guest;
 mod host;
 mod image;
+mod install;
+mod page;
 mod powercut;
 mod qemu;
 mod replay;
 mod scene;
 mod smoke;
+mod survivor;
+mod update;
+mod user;
+mod wireguard;
 mod writelog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use self::image::Image;
+use crate::build::{self, Programs};
+use crate::package;
 use crate::shell;
 
 /// Arguments of `cargo xtask vm`.
@@ -52,22 +63,42 @@ pub(crate) struct Options {
 enum Suite {
     /// The machine itself: boot, commands, files, a power cut, a saved state
     Smoke,
-    /// The power goes at any instant: a host that can be trusted comes back each time
+    /// From a stock Debian to a host of the fleet and back, by docs/install.md
+    Install,
+    /// A gated VPN runs only while its host is authorised
+    Gate,
+    /// A good release is kept, bad ones go by themselves
+    Update,
+    /// An unprivileged user reads nothing, commands nothing, disturbs nothing
+    User,
+    /// The power goes at any instant: each time the host comes back as one that can be trusted
     Power,
     /// Full and read-only disks, wrong clocks, bad networks, no memory, kill -9
     Faults,
 }
 
-const ALL: [Suite; 3] = [Suite::Smoke, Suite::Power, Suite::Faults];
+const ALL: [Suite; 7] = [
+    Suite::Smoke,
+    Suite::Install,
+    Suite::Gate,
+    Suite::Update,
+    Suite::User,
+    Suite::Power,
+    Suite::Faults,
+];
 
 /// What a suite works with.
 pub(crate) struct Stage {
     pub(crate) image: Image,
+    /// A debug build: of them the controller runs beside the guest.
+    pub(crate) programs: Programs,
+    /// The package that a guest installs.
+    pub(crate) agent_deb: PathBuf,
     /// Whether there is time for everything.
     pub(crate) full: bool,
     /// Whether a failed suite leaves its folder.
     pub(crate) keep: bool,
-    /// See [`Random`](crate::torture::random::Random).
+    /// What is left to chance follows from this.
     pub(crate) seed: u64,
 }
 
@@ -82,6 +113,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let stage = Stage {
         image: Image::provide(&target)?,
+        programs: build::programs(None, false)?,
+        agent_deb: agent_deb()?,
         full: options.full,
         keep: options.keep,
         seed: options.seed,
@@ -122,9 +155,24 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 fn play(suite: Suite, stage: &Stage) -> Result<String> {
     match suite {
         Suite::Smoke => smoke::run(stage),
+        Suite::Install => install::run(stage),
+        Suite::Gate => gate::run(stage),
+        Suite::Update => update::run(stage),
+        Suite::User => user::run(stage),
         Suite::Power => powercut::run(stage),
         Suite::Faults => faults::run(stage),
     }
+}
+
+/// The package of this tree, from a debug build.
+fn agent_deb() -> Result<PathBuf> {
+    let built = package::build(&package::Wanted {
+        kinds: vec![package::Kind::Deb],
+        flavour: package::Flavour::Quick,
+        version: None,
+        agent_programs: None,
+    })?;
+    built.agent_deb.context("no package of the agent was built")
 }
 
 /// Where images, and the packages that they are made of, are kept.

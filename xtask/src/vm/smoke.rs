@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Stage;
 use super::image;
-use super::qemu::{HOST, Options, Vm};
+use super::qemu::{HOST, Options, Root, Vm};
 use crate::lab::Lab;
 use crate::lab::machine::Machine;
 
@@ -54,7 +54,17 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
     vm.sh("sync && echo lost > /root/lost")?;
     vm.cut_power(&mut lab)?;
 
+    // Whoever looks at the guest's writes puts something between it and its disk.
+    let disk = lab.path("host.qcow2");
+    let overlay = std::mem::replace(
+        &mut options.root,
+        Root::Blockdev(format!(
+            "driver=qcow2,node-name=root,file.driver=file,file.filename={}",
+            disk.display()
+        )),
+    );
     let mut vm = Vm::boot(&mut lab, &stage.image, &options)?;
+    options.root = overlay;
     ensure!(vm.sh("cat /root/kept")? == "kept", "a flushed file is lost");
     let failed = vm.run("exit 7", SOON)?;
     ensure!(

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::Stage;
 use super::qemu::Vm;
-use super::scene::{self, Scene};
+use super::survivor::{self, Scene};
 use crate::shell;
 
 /// An agent that was killed starts after five seconds, a heartbeat that failed is tried again within
@@ -63,7 +63,7 @@ fn play(patient: &mut Patient<'_>) -> Result<()> {
     let mut vm = patient.scene.boot(patient.stage)?;
     vm.settle()?;
     patient.scene.enrol(&mut vm)?;
-    scene::make_wireguard(&mut vm)?;
+    survivor::make_wireguard(&mut vm)?;
     patient.vm = Some(vm);
     plagues::prepare(patient)?;
     patient.client()?;
@@ -84,11 +84,11 @@ impl Patient<'_> {
     fn client(&mut self) -> Result<()> {
         self.clients += 1;
         let number = 1 + self.clients % 250;
-        scene::session(self.vm(), number, "3")
+        survivor::session(self.vm(), number, "3")
     }
 
     fn status(&mut self) -> Result<Value> {
-        scene::report(self.vm())
+        survivor::report(self.vm())
     }
 
     /// What `vpn-node healthcheck` says: exit status and line.
@@ -101,7 +101,7 @@ impl Patient<'_> {
     fn shows(&mut self, what: &str, shows: impl Fn(&Value) -> bool) -> Result<String> {
         let mut vm = self.vm.take().context("the host is off")?;
         let seen = vm.wait_for(&format!("the status to show {what}"), SHOWS_WITHIN, |vm| {
-            let report = scene::report(vm)?;
+            let report = survivor::report(vm)?;
             Ok(shows(&report).then_some(()))
         });
         self.vm = Some(vm);
@@ -117,7 +117,7 @@ impl Patient<'_> {
             &format!("the host to heal after {name}"),
             HEALS_WITHIN,
             |vm| {
-                let report = scene::report(vm)?;
+                let report = survivor::report(vm)?;
                 let health = vm.run("vpn-node healthcheck", COMMAND_WITHIN)?.status;
                 let well = health == 0
                     && report["verification"]["state"] == "verified"

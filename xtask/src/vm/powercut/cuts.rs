@@ -10,7 +10,7 @@ use crate::shell;
 use crate::torture::random::Random;
 use crate::vm::Stage;
 use crate::vm::qemu::Vm;
-use crate::vm::scene::{DPKG_WITHIN, RELEASE, SECOND, Scene, verified};
+use crate::vm::survivor::{DPKG_WITHIN, RELEASE, SECOND, Scene, verified};
 
 /// An attempt that is taken up again after the boot: a trial of ten seconds, its extension, and the
 /// half minute that each run of the updater lasts.
@@ -172,7 +172,10 @@ fn stable(vm: &mut Vm) -> Result<String> {
 fn judge(scene: &mut Scene, vm: &mut Vm, act: Act, tally: &mut Tally) -> Result<()> {
     vm.settle()?;
     let circles = vm.sh("journalctl -b -q -o cat | grep -i 'ordering cycle' || true")?;
-    ensure!(circles.is_empty(), "systemd dropped units from the boot: {circles}");
+    ensure!(
+        circles.is_empty(),
+        "systemd dropped units from the boot: {circles}"
+    );
     slots_are_whole(scene, vm).context("after the boot")?;
     verified(vm, VERIFIED_WITHIN).context("after the boot")?;
     at_rest(vm)?;

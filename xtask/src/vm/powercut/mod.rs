@@ -21,7 +21,7 @@ use self::judge::{Found, Repair, Told};
 use self::record::{Chapter, Recording};
 use super::Stage;
 use super::replay::{self, Mount, Replay};
-use super::scene::Scene;
+use super::survivor::Scene;
 use super::writelog::{Entry, WriteLog};
 use crate::lab::Lab;
 use crate::shell;

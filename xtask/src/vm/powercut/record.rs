@@ -12,7 +12,7 @@ use crate::shell;
 use crate::vm::Stage;
 use crate::vm::qemu::{Root, Vm};
 use crate::vm::replay;
-use crate::vm::scene::{
+use crate::vm::survivor::{
     DPKG_WITHIN, RELEASE, SECOND, Scene, make_wireguard, report, session, verified,
 };
 use crate::vm::writelog;

@@ -1,0 +1,294 @@
+//! An unprivileged user of the host: reads no key, no record and nobody's address, commands nothing,
+//! and does not disturb the agent.
+//!
+//! What must not be read is looked for by its bytes, everywhere; root looks first, so that a search
+//! that finds nothing has been seen to find.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Stage;
+use super::frames::Tally;
+use super::scene::{Plan, SOON, Scene};
+use super::wireguard::{FIRST_ADDRESS, Tunnel};
+use crate::lab::fleet::column;
+use crate::shell;
+
+const AGENT: &str = "vpn-node-agent.service";
+const SOCKET: &str = "/run/vpn-node/status.sock";
+/// Only with a package that has it: the process that reads kernel WireGuard for the agent.
+const READER: &str = "/run/vpn-node-wireguard/reader.sock";
+/// How many frames; the second is the promise, and takes minutes in a guest.
+const FRAMES: u64 = 20_000;
+const ALL_FRAMES: u64 = 100_000;
+const FRAMES_WITHIN: Duration = Duration::from_secs(1800);
+const SEED: u64 = 20_261_122;
+/// How much more memory the agent may have used at most after all of it.
+const GROWTH_KIB: u64 = 16 << 10;
+/// Where an agent, systemd or an administrator might have put something.
+const PLACES: &str = "/etc /home /opt /run /srv /tmp /var /dev/shm";
+
+pub(super) fn run(stage: &Stage) -> Result<String> {
+    let mut scene = Scene::installed(stage, &Plan::default())?;
+    let outcome = play(&mut scene, stage.full);
+    scene.end(stage, outcome)
+}
+
+fn play(scene: &mut Scene, full: bool) -> Result<String> {
+    let tunnel = Tunnel::lay(&mut scene.vm)?;
+    tunnel.must_answer(&mut scene.vm)?;
+    scene.connection("the client's connection", |row| {
+        column(row, "client_identity") == tunnel.client
+    })?;
+    scene.vm.sh("useradd --create-home mallory")?;
+    let searched = reads_nothing(scene, &tunnel)?;
+    sees_the_summary(scene)?;
+    commands_nothing(scene)?;
+    spies_on_no_process(scene)?;
+    let frames = if full { ALL_FRAMES } else { FRAMES };
+    let told = disturbs_nothing(scene, frames)?;
+    leaves_no_core(scene)?;
+    Ok(format!(
+        "{searched} secrets found nowhere; nothing commanded; no core; {told} (seed {SEED})"
+    ))
+}
+
+/// Every secret and personal datum that there is; how many they are.
+fn reads_nothing(scene: &mut Scene, tunnel: &Tunnel) -> Result<usize> {
+    let identity = scene.vm.sh("cat /var/lib/vpn-node/identity.json")?;
+    let identity: Value = serde_json::from_str(&identity).context("identity.json")?;
+    let secret = identity["secret"]
+        .as_str()
+        .context("identity.json has no secret")?;
+    let token = scene.token.clone();
+    let secrets = [secret, &token, &tunnel.client, FIRST_ADDRESS];
+    let patterns = secrets.join("\n");
+    let search = format!(
+        "grep --recursive --binary-files=text --files-with-matches \
+                          --devices=skip --no-messages --fixed-strings --file=- {PLACES}; true"
+    );
+    let as_root = scene
+        .vm
+        .run_with(&search, Some(patterns.as_bytes()), SOON)?;
+    ensure!(
+        as_root.stdout.contains("/var/lib/vpn-node/identity.json"),
+        "root's search does not find the key either:\n{}",
+        as_root.stdout
+    );
+    let as_user = format!("runuser --user mallory -- sh -c '{search}'");
+    let found = scene
+        .vm
+        .run_with(&as_user, Some(patterns.as_bytes()), SOON)?;
+    ensure!(
+        found.stdout.is_empty() && found.stderr.is_empty(),
+        "an unprivileged user finds secrets in:\n{}{}",
+        found.stdout,
+        found.stderr
+    );
+    let readable = as_mallory(
+        scene,
+        "find /var/lib/vpn-node /run/credentials /etc/credstore -type f -readable 2>/dev/null; \
+         find /run/vpn-node -type f -readable 2>/dev/null; \
+         journalctl --quiet --no-pager --unit=vpn-node-agent.service 2>/dev/null; true",
+    )?;
+    ensure!(
+        readable.is_empty(),
+        "an unprivileged user reads:\n{readable}"
+    );
+    scene
+        .story
+        .say("another user's search of the whole host finds no key and nobody's address");
+    Ok(secrets.len())
+}
+
+fn sees_the_summary(scene: &mut Scene) -> Result<()> {
+    let said = as_mallory(scene, "vpn-node status --json")?;
+    let status: Value = serde_json::from_str(&said).context("vpn-node status --json")?;
+    let mut names: Vec<&str> = status
+        .as_object()
+        .context("no object")?
+        .keys()
+        .map(String::as_str)
+        .collect();
+    names.sort_unstable();
+    ensure!(
+        names == ["enrolled", "healthy", "schema", "state", "version"],
+        "the public summary has {names:?}"
+    );
+    let said = as_mallory(scene, "vpn-node connections --json 2>&1; true")?;
+    ensure!(
+        !said.contains("started_ms") && !said.contains(FIRST_ADDRESS),
+        "another user is told about connections:\n{said}"
+    );
+    Ok(())
+}
+
+/// Each with the commands of the product, which a user may well start.
+fn commands_nothing(scene: &mut Scene) -> Result<()> {
+    let key = "jq -r .identity.key_id <<< \"$(vpn-node status --json)\"";
+    let before = scene.vm.sh(key)?;
+    for command in [
+        "vpn-node identity rotate",
+        "vpn-node identity status",
+        "vpn-node update apply 9.9.9",
+        "vpn-node update rollback",
+        "vpn-node gate enable wg-quick@wg0.service",
+        "vpn-node enroll < /dev/null",
+        "systemctl stop vpn-node-agent.service",
+        "systemctl kill vpn-node-agent.service",
+    ] {
+        let script = format!("runuser --user mallory -- sh -c '{command}'");
+        let output = scene.vm.run(&script, SOON)?;
+        ensure!(
+            output.status != 0,
+            "another user may: {command}\n{}{}",
+            output.stdout,
+            output.stderr
+        );
+    }
+    ensure!(
+        scene.vm.sh(key)? == before,
+        "another user's command rotated the key"
+    );
+    scene.story.say("every command of another user is refused");
+    Ok(())
+}
+
+fn spies_on_no_process(scene: &mut Scene) -> Result<()> {
+    let pid = scene.property(AGENT, "MainPID")?;
+    for file in ["environ", "mem", "maps", "auxv", "stack", "syscall", "io"] {
+        let script = format!("head -c 1 /proc/{pid}/{file}");
+        let output = scene
+            .vm
+            .run(&format!("runuser --user mallory -- {script}"), SOON)?;
+        ensure!(output.status != 0, "another user reads /proc/{pid}/{file}");
+    }
+    let said = as_mallory(
+        scene,
+        &format!("ls /proc/{pid}/fd /proc/{pid}/map_files 2>/dev/null; true"),
+    )?;
+    ensure!(
+        said.is_empty(),
+        "another user sees the agent's files:\n{said}"
+    );
+    Ok(())
+}
+
+fn disturbs_nothing(scene: &mut Scene, frames: u64) -> Result<String> {
+    bring_the_xtask(scene)?;
+    let state = |scene: &mut Scene| -> Result<(String, String)> {
+        Ok((
+            scene.property(AGENT, "MainPID")?,
+            scene.property(AGENT, "NRestarts")?,
+        ))
+    };
+    let before = state(scene)?;
+    let peak = peak_kib(scene, &before.0)?;
+    scene.vm.start(&format!(
+        "runuser --user mallory -- /usr/local/bin/xtask vm-frames {SOCKET} {frames} {SEED} \
+         > /root/tally 2>&1; touch /root/tallied"
+    ))?;
+    // In the middle of it root is answered, and the controller hears of the host.
+    scene
+        .vm
+        .sh("sleep 3; for i in 1 2 3 4 5; do vpn-node status --json > /dev/null || exit 1; done")?;
+    scene.beats_on()?;
+    let said = scene
+        .vm
+        .wait_for("the end of the frames", FRAMES_WITHIN, |vm| {
+            let told = vm.run("test -e /root/tallied && cat /root/tally", SOON)?;
+            Ok((told.status == 0).then_some(told.stdout))
+        })?;
+    let tally: Tally =
+        serde_json::from_str(said.trim()).with_context(|| format!("the tally: {said}"))?;
+    ensure!(
+        tally.granted.is_empty(),
+        "another user was given {:?}",
+        tally.granted
+    );
+    ensure!(
+        tally.answers.contains_key("denied") && !tally.answers.contains_key("garbage"),
+        "the answers are {:?}",
+        tally.answers
+    );
+    let reader = scene.vm.run(&format!("test -S {READER}"), SOON)?.status == 0;
+    if reader {
+        let told = as_mallory(
+            scene,
+            &format!("/usr/local/bin/xtask vm-frames {READER} 1000 {SEED}"),
+        )?;
+        let tally: Tally = serde_json::from_str(told.trim()).context("the reader's tally")?;
+        ensure!(
+            tally.answers.keys().eq(["PermissionDenied"]),
+            "another user reaches the reader of WireGuard: {:?}",
+            tally.answers
+        );
+    }
+    let after = state(scene)?;
+    ensure!(
+        before == after,
+        "the agent was {before:?} (process, restarts) and is {after:?}"
+    );
+    let grown = peak_kib(scene, &after.0)?.saturating_sub(peak);
+    ensure!(grown < GROWTH_KIB, "the agent's memory grew by {grown} KiB");
+    scene.beats_on()?;
+    let told = format!(
+        "{frames} frames in {:.0} s, memory +{grown} KiB, same process",
+        tally.seconds
+    );
+    scene.story.say(&format!("{told}: {:?}", tally.answers));
+    Ok(told)
+}
+
+/// A crash of the agent leaves no memory behind, where a crash of another program does.
+fn leaves_no_core(scene: &mut Scene) -> Result<()> {
+    scene.vm.sh(
+        "runuser --user mallory -- bash -c 'ulimit -c unlimited; kill -SEGV $$' || true; \
+         systemctl kill --kill-whom=main --signal=SEGV vpn-node-agent.service",
+    )?;
+    scene.vm.wait_for("a core of another program", SOON, |vm| {
+        let kept = vm.sh("ls /var/lib/systemd/coredump")?;
+        Ok(kept.contains("core.bash").then_some(()))
+    })?;
+    let kept = scene.vm.sh("ls /var/lib/systemd/coredump")?;
+    ensure!(
+        !kept.contains("vpn-node"),
+        "the agent's memory is kept:\n{kept}"
+    );
+    let listed = scene.vm.sh(
+        "coredumpctl --quiet --no-pager list 2>/dev/null | grep vpn-node | grep present; true",
+    )?;
+    ensure!(listed.is_empty(), "coredumpctl lists:\n{listed}");
+    scene.beats_on()?;
+    Ok(())
+}
+
+/// Itself, into the guest: not by its path, where cargo may have put a newer one.
+fn bring_the_xtask(scene: &mut Scene) -> Result<()> {
+    let small = scene.lab.path("xtask");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&small).arg("/proc/self/exe");
+    shell::succeed(strip, None, SOON)?;
+    let bytes = std::fs::read(&small).context("cannot read the program")?;
+    scene.vm.put("/usr/local/bin/xtask", &bytes)?;
+    scene.vm.sh("chmod 0755 /usr/local/bin/xtask").map(drop)
+}
+
+fn as_mallory(scene: &mut Scene, script: &str) -> Result<String> {
+    scene
+        .vm
+        .sh(&format!("runuser --user mallory -- sh -c '{script}'"))
+}
+
+/// The most resident memory that a process ever had.
+fn peak_kib(scene: &mut Scene, pid: &str) -> Result<u64> {
+    let said = scene
+        .vm
+        .sh(&format!("awk '/^VmHWM:/ {{print $2}}' /proc/{pid}/status"))?;
+    said.trim()
+        .parse()
+        .with_context(|| format!("VmHWM is {said:?}"))
+}
