@@ -46,7 +46,10 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
         figures: Vec::new(),
     };
     let played = play(&mut patient);
-    if played.is_err() && stage.keep {
+    let failed = played
+        .as_ref()
+        .is_err_and(|error| !shell::was_interrupted(error));
+    if failed && stage.keep {
         let folder = patient.scene.lab.folder().to_owned();
         patient.scene.lab.keep()?;
         anstream::eprintln!("kept: {}", folder.display());
@@ -91,10 +94,16 @@ impl Patient<'_> {
         survivor::report(self.vm())
     }
 
-    /// What `vpn-node healthcheck` says: exit status and line.
-    fn health(&mut self) -> Result<(i64, String)> {
+    /// What `vpn-node healthcheck` says, and the last error that the status has if that is well.
+    fn health(&mut self) -> Result<String> {
         let output = self.vm().run("vpn-node healthcheck 2>&1", COMMAND_WITHIN)?;
-        Ok((output.status, output.stdout.trim().replace('\n', " ")))
+        let mut said = output.stdout.trim().replace('\n', " ");
+        if output.status == 0
+            && let Some(error) = self.status()?["last_heartbeat"]["last_error"].as_str()
+        {
+            said = format!("{said}; {error}");
+        }
+        Ok(said)
     }
 
     /// Waits until the status shows the fault, as `shows` recognises it; what health says then.
@@ -106,7 +115,7 @@ impl Patient<'_> {
         });
         self.vm = Some(vm);
         seen?;
-        Ok(self.health()?.1)
+        self.health()
     }
 
     /// The fault is over since `end`. Waits until the host is healthy, has had its heartbeat taken

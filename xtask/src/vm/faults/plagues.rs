@@ -95,7 +95,7 @@ fn bad_network(patient: &mut Patient<'_>) -> Result<()> {
     let before = patient.status()?["heartbeats"].clone();
     patient.client()?;
     shell::pause(length.saturating_sub(began.elapsed()))?;
-    let (_, said) = patient.health()?;
+    let said = patient.health()?;
     let during = patient.status()?["heartbeats"].clone();
     patient.vm().sh("tc qdisc delete dev eth0 root")?;
     let healed = patient.heals("a bad network", Instant::now())?;
@@ -123,7 +123,7 @@ fn full_disk(patient: &mut Patient<'_>) -> Result<()> {
         .sh("systemctl restart --no-block vpn-node-agent.service")?;
     shell::pause(Duration::from_secs(15))?;
     patient.client()?;
-    let (_, said) = patient.health()?;
+    let said = patient.health()?;
     patient.vm().sh("rm /var/filler /var/lib/vpn-node/filler")?;
     let healed = patient.heals("a full disk", Instant::now())?;
     patient.note("disk full", &said, healed);
@@ -137,7 +137,7 @@ fn read_only(patient: &mut Patient<'_>) -> Result<()> {
     let turned = "until ! touch /var/probe 2>/dev/null; do sleep 0.2; done";
     patient.vm().sh(turned)?;
     patient.client()?;
-    let (_, said) = patient.health()?;
+    let said = patient.health()?;
     patient
         .vm()
         .sh("mount -o remount,rw / && mount -o remount,rw /var/lib/vpn-node")?;
@@ -199,7 +199,7 @@ fn no_memory(patient: &mut Patient<'_>) -> Result<()> {
     });
     patient.vm = Some(vm);
     killed?;
-    let (_, said) = patient.health()?;
+    let said = patient.health()?;
     // The limit that the unit has.
     patient.vm().sh(&limit("128M"))?;
     patient.client()?;

@@ -46,7 +46,10 @@ const DEB: &str = "/root/in/second.deb";
 pub(super) fn run(stage: &Stage) -> Result<String> {
     let mut scene = Scene::set(stage)?;
     let played = play(&mut scene, stage);
-    if played.is_err() && stage.keep {
+    let failed = played
+        .as_ref()
+        .is_err_and(|error| !shell::was_interrupted(error));
+    if failed && stage.keep {
         let folder = scene.lab.folder().to_owned();
         scene.lab.keep()?;
         anstream::eprintln!("kept: {}", folder.display());
