@@ -31,7 +31,7 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// (`core::gate::MAX_REPORT_AGE`). Also the longest sleep, for a clock that a suspend stopped.
 const REPORT_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
-pub(super) use self::reload::{Configuration, before_enrolment};
+pub(super) use self::reload::{Configuration, before_enrolment, disks};
 
 /// How long the last words to the controller may take: a request takes milliseconds, and one that
 /// got no answer is sent again by the next start.

@@ -118,12 +118,14 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Option<(Settings, Source)>> 
 }
 
 fn serve((settings, source): (Settings, Source)) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the event loop")?
-        .block_on(super::run::run(settings, source))?;
-    Ok(())
+        .context("cannot start the event loop")?;
+    let result = runtime.block_on(super::run::run(settings, source));
+    // Not waiting for the look-up of a name that nobody answers: it is the only thing left.
+    runtime.shutdown_background();
+    Ok(result?)
 }
 
 fn source(arguments: &Arguments) -> std::io::Result<Source> {

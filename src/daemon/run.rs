@@ -1,6 +1,6 @@
 //! The life of the daemon: read what is on disk, enrol if told to, run the loop, stop in order.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -285,7 +285,7 @@ async fn run_enrolled(
         sampler: Sampler::open(
             Path::new("/proc"),
             Path::new("/sys"),
-            &disks(&settings.metrics.disks),
+            &event_loop::disks(settings),
         ),
     };
     drop(reading);
@@ -298,12 +298,4 @@ async fn run_enrolled(
         .run(signals, &watchdog)
         .await;
     Ok(())
-}
-
-/// Paths as the sampler takes them.
-pub(super) fn disks(paths: &[PathBuf]) -> Vec<String> {
-    paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect()
 }

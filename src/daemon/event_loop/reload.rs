@@ -8,7 +8,8 @@ use crate::core::journal;
 use crate::daemon::disk::{self, DiskCommand};
 use crate::daemon::enrol::{self, Reach};
 use crate::daemon::host_signals::notify;
-use crate::daemon::{run, source::Source, watch};
+use crate::daemon::source::Source;
+use crate::daemon::watch;
 use crate::host::{clock, logging, systemd};
 use crate::remote::Client;
 
@@ -51,8 +52,7 @@ impl EventLoop {
             self.workers.controller.use_client(client);
         }
         self.workers.downloads.configure(&after, options.urls);
-        let disks = run::disks(&after.metrics.disks);
-        self.workers.sampler.set_disks(&disks);
+        self.workers.sampler.set_disks(&disks(&after));
         let limits = disk::ledger_options(&after);
         self.tell_disk(DiskCommand::LimitLedger(limits)).await;
         self.change_readers(&before, &after);
@@ -83,6 +83,12 @@ impl EventLoop {
             }
         }
     }
+}
+
+/// `[metrics] disks` as the sampler takes them.
+pub(in crate::daemon) fn disks(settings: &Settings) -> Vec<String> {
+    let paths = settings.metrics.disks.iter();
+    paths.map(|path| path.display().to_string()).collect()
 }
 
 /// A reload of an agent that is not enrolled: nothing runs yet that would have to change.

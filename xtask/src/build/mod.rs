@@ -5,6 +5,8 @@ mod needs;
 pub(crate) mod shipped;
 mod sysroot;
 
+pub(crate) use sysroot::NEWEST_GLIBC;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 

@@ -93,9 +93,12 @@ pub(crate) fn provide() -> Result<Sysroot> {
     if !sysroot.folder.is_dir() {
         make(&sysroot.folder, packages)?;
     }
+    let folder = text(&sysroot.folder)?;
+    let libraries = format!("{}-linux-gnu", std::env::consts::ARCH);
+    // -B: a native gcc would take crt1.o and libc.so from beside itself, whatever its root is.
     let script = format!(
-        "#!/bin/sh\nexec gcc '--sysroot={}' \"$@\"\n",
-        text(&sysroot.folder)?
+        "#!/bin/sh\nexec gcc '--sysroot={folder}' '-B{folder}/usr/lib/{libraries}' \
+         '-B{folder}/lib/{libraries}' \"$@\"\n"
     );
     // Not written again: build scripts look at the time of their compiler.
     if fs::read_to_string(&sysroot.compiler).ok().as_deref() != Some(&script) {

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::machine::{self, Machine};
-use super::manager::{AGENT, By, CONTROLLER, Shelf, Step};
+use super::manager::{AGENT, By, CONTROLLER, REPOSITORY, Shelf, Step};
 use super::units::{STABLE, UPDATER};
+use crate::package::Kind;
 use crate::shell;
 
 /// An agent that starts on a busy machine and gets its first answer.
@@ -45,7 +46,9 @@ pub(super) struct Expect<'a> {
 impl<'a> Host<'a> {
     /// Boots a machine with the packages at hand, none of them installed.
     pub(super) fn boot(mut machine: Machine, shelf: &'a Shelf) -> Result<Self> {
-        shelf.deliver(&machine)?;
+        if !machine.disk().join(&REPOSITORY[1..]).exists() {
+            shelf.deliver(&machine)?;
+        }
         machine.boot()?;
         Ok(Self {
             machine,
@@ -100,7 +103,7 @@ impl<'a> Host<'a> {
             .root()?
             .join("etc/credstore/vpn-node.registration-token");
         machine::put(&place, token.as_bytes(), 0o600)?;
-        self.machine.must(&["systemctl", "start", STABLE])?;
+        self.machine.must(&["systemctl", "restart", STABLE])?;
         let report = self.heard()?;
         self.known = Some(Known {
             server: report["server_id"].as_str().unwrap_or_default().to_owned(),
@@ -122,6 +125,13 @@ impl<'a> Host<'a> {
         machine
             .must(&["sh", "-ec", SOUND])
             .context("what is installed is not sound")?;
+        if self.shelf.kind == Kind::Rpm {
+            // Settings may be changed: that is what they are for.
+            let verify =
+                "rpm --verify vpn-node-agent vpn-node-controller | grep -v ' c /etc/' || true";
+            let differs = machine.must(&["sh", "-c", verify])?;
+            ensure!(differs.is_empty(), "rpm --verify: {differs}");
+        }
         self.same_state()?;
         if expect.runs {
             let report = self.heard()?;
@@ -176,7 +186,8 @@ impl<'a> Host<'a> {
                     .run(&["/opt/vpn-node/system/bin/vpn-node", "status", "--json"])?;
             let report: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
             let heard = report["heartbeats"]["accepted"].as_u64().unwrap_or(0) > 0;
-            let ours = report["pid"].to_string() == self.property(STABLE, "MainPID")?
+            let pid = self.property(STABLE, "MainPID")?;
+            let ours = report["pid"].as_u64() == pid.parse().ok()
                 || self.property(STABLE, "ActiveState")? != "active";
             Ok((heard && ours).then_some(report))
         })

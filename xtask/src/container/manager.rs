@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::machine::Machine;
+use crate::build::{self, Programs};
 use crate::package::{self, Built, Flavour, Kind, Wanted};
 use crate::shell;
 use vpn_node_release::version::Version;
@@ -38,11 +39,19 @@ pub(super) enum Step {
 }
 
 /// Where packages come from.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Stock {
     /// Take the packages that an earlier run built, whatever was changed since
     #[arg(long)]
     built_before: bool,
+}
+
+impl Stock {
+    /// The programs that the packages are made of.
+    pub(super) fn programs(&self) -> Result<Programs> {
+        let before = shell::repository().join("target/debug");
+        build::programs(self.built_before.then_some(before.as_path()), false)
+    }
 }
 
 /// Packages of several versions.

@@ -13,6 +13,7 @@ use crate::build::shipped::{self, Set};
 use crate::release::{self, PROGRAMS};
 use crate::shell;
 
+const MANUALS: &str = "vpn-node-manuals";
 const STRIP_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the controller is built.
@@ -28,6 +29,8 @@ pub(super) struct Programs {
     pub(super) agent: PathBuf,
     /// The file.
     pub(super) controller: PathBuf,
+    /// What writes man pages and completions; it is in no package.
+    pub(super) manuals: PathBuf,
 }
 
 /// Builds what is wanted and gathers it in `folder`.
@@ -36,6 +39,7 @@ pub(super) fn provide(wanted: &Wanted, folder: &Path) -> Result<Programs> {
         Flavour::Release => Programs {
             agent: release::programs()?,
             controller: shipped::build_here(&CONTROLLER)?.join("vpn-node-controller"),
+            manuals: build::one(MANUALS, "dev")?,
         },
         Flavour::Quick => quick(folder)?,
     };
@@ -60,7 +64,12 @@ fn quick(folder: &Path) -> Result<Programs> {
     }
     let controller = folder.join("vpn-node-controller");
     strip(&built.controller, &controller)?;
-    Ok(Programs { agent, controller })
+    let manuals = from.join(MANUALS);
+    Ok(Programs {
+        agent,
+        controller,
+        manuals,
+    })
 }
 
 fn strip(from: &Path, to: &Path) -> Result<()> {

@@ -12,7 +12,9 @@ use toml::{Table, Value};
 use vpn_node_release::version::Version;
 
 use super::assets::{Asset, Sort};
+use super::extras::source_date;
 use super::{Flavour, Kind, Package};
+use crate::build::NEWEST_GLIBC;
 use crate::shell;
 
 /// Compressing some megabytes on a busy machine.
@@ -21,6 +23,7 @@ const PACK_WITHIN: Duration = Duration::from_secs(600);
 /// Writes the crate into `folder`, in place of what was there.
 pub(super) fn write(
     package: Package,
+    flavour: Flavour,
     version: &Version,
     files: &[Asset],
     folder: &Path,
@@ -28,7 +31,7 @@ pub(super) fn write(
     let written = package.folder().join("package.toml");
     let text = fs::read_to_string(&written)
         .with_context(|| format!("cannot read {}", written.display()))?;
-    let recipe = recipe(&text, version, files, &package.folder())
+    let recipe = recipe(&text, flavour, version, files, &package.folder())
         .with_context(|| format!("{} is not as expected", written.display()))?;
     let source = folder.join("src");
     fs::create_dir_all(&source)
@@ -38,7 +41,13 @@ pub(super) fn write(
 }
 
 /// The text of package.toml with version, scripts and files.
-fn recipe(text: &str, version: &Version, files: &[Asset], scripts: &Path) -> Result<String> {
+fn recipe(
+    text: &str,
+    flavour: Flavour,
+    version: &Version,
+    files: &[Asset],
+    scripts: &Path,
+) -> Result<String> {
     let mut recipe: Table = text.parse()?;
     // It belongs to no workspace.
     recipe.insert("workspace".to_owned(), Value::Table(Table::new()));
@@ -53,6 +62,13 @@ fn recipe(text: &str, version: &Version, files: &[Asset], scripts: &Path) -> Res
     deb.insert("conf-files".to_owned(), config.into());
     deb.insert("assets".to_owned(), assets(files, Kind::Deb)?);
     deb.insert("systemd-units".to_owned(), units(files));
+    if let (Flavour::Release, Some(depends)) = (flavour, deb.get_mut("depends")) {
+        // Not by dpkg-shlibdeps (cargo-deb's $auto): it asks this machine's newer glibc, where
+        // threads are no library of their own, and would name that one.
+        let (major, minor) = NEWEST_GLIBC;
+        let ours = format!("libc6 (>= {major}.{minor}), libgcc-s1");
+        *depends = text_in(depends)?.replace("$auto", &ours).into();
+    }
 
     let rpm = table(metadata, "generate-rpm")?;
     rpm.insert("version".to_owned(), with_tilde(version).into());
@@ -68,6 +84,9 @@ fn recipe(text: &str, version: &Version, files: &[Asset], scripts: &Path) -> Res
 fn assets(files: &[Asset], kind: Kind) -> Result<Value> {
     let mut all = Vec::new();
     for file in files {
+        if file.only.is_some_and(|only| only != kind) {
+            continue;
+        }
         let mut one = Table::new();
         one.insert("source".to_owned(), text_of(&file.from)?.into());
         one.insert("dest".to_owned(), file.to.clone().into());
@@ -151,7 +170,7 @@ pub(super) fn pack(
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", folder.join("target"))
         // Packages of the same files are the same.
-        .env("SOURCE_DATE_EPOCH", "0")
+        .env("SOURCE_DATE_EPOCH", source_date()?.as_second().to_string())
         .arg("--output")
         .arg(&file);
     shell::succeed(command, None, PACK_WITHIN)?;
@@ -171,7 +190,7 @@ pub(super) fn place(kind: Kind, name: &str, version: &Version, flavour: Flavour)
 const PACKAGING: &str = "1";
 
 /// Both package managers sort "~" before the end of a word, as semver does with "-".
-fn with_tilde(version: &Version) -> String {
+pub(super) fn with_tilde(version: &Version) -> String {
     version.to_string().replacen('-', "~", 1)
 }
 
@@ -190,6 +209,12 @@ fn table<'a>(of: &'a mut Table, key: &str) -> Result<&'a mut Table> {
         .with_context(|| format!("there is no table `{key}`"))
 }
 
+fn text_in(value: &Value) -> Result<&str> {
+    value
+        .as_str()
+        .with_context(|| format!("{value} is no text"))
+}
+
 fn text_of(path: &Path) -> Result<&str> {
     path.to_str()
         .with_context(|| format!("a path that is no text: {}", path.display()))
@@ -199,21 +224,22 @@ fn text_of(path: &Path) -> Result<&str> {
 mod tests {
     use super::*;
 
-    fn example(package: Package, kind: Sort) -> Table {
+    fn example(package: Package, flavour: Flavour, kind: Sort) -> Table {
         let text = fs::read_to_string(package.folder().join("package.toml")).unwrap();
         let file = Asset {
             from: "/here/agent.toml".into(),
             to: "/etc/vpn-node/agent.toml".to_owned(),
             kind,
+            only: None,
         };
         let version = Version::parse("1.2.0-rc.1").unwrap();
-        let recipe = recipe(&text, &version, &[file], &package.folder()).unwrap();
+        let recipe = recipe(&text, flavour, &version, &[file], &package.folder()).unwrap();
         recipe.parse::<Table>().unwrap()
     }
 
     #[test]
     fn version_scripts_and_files_are_filled_in() {
-        let recipe = example(Package::Agent, Sort::Config);
+        let recipe = example(Package::Agent, Flavour::Release, Sort::Config);
         let package = &recipe["package"];
         assert_eq!(package["version"].as_str(), Some("1.2.0-rc.1"));
         let deb = &package["metadata"]["deb"];
@@ -221,6 +247,8 @@ mod tests {
             deb["conf-files"][0].as_str(),
             Some("/etc/vpn-node/agent.toml")
         );
+        let depends = deb["depends"].as_str().unwrap();
+        assert_eq!(depends, "libc6 (>= 2.31), libgcc-s1, systemd");
         let rpm = &package["metadata"]["generate-rpm"];
         assert_eq!(rpm["version"].as_str(), Some("1.2.0~rc.1"));
         assert_eq!(rpm["assets"][0]["config"].as_str(), Some("noreplace"));
@@ -229,7 +257,7 @@ mod tests {
     #[test]
     fn every_script_that_is_named_exists() {
         for package in Package::ALL {
-            let recipe = example(package, Sort::Plain);
+            let recipe = example(package, Flavour::Quick, Sort::Plain);
             let rpm = recipe["package"]["metadata"]["generate-rpm"]
                 .as_table()
                 .unwrap();

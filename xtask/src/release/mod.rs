@@ -18,6 +18,7 @@ use vpn_node_release::release::OUR_STATE;
 use vpn_node_release::version::{Platform, Version};
 
 use crate::build::shipped::{self, Set};
+use crate::package::bill_of_agent;
 use crate::shell;
 
 /// The programs of a package, all in `bin/`.
@@ -98,6 +99,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let programs = shipped::build(&SET, shell::repository(), &shipped::target(), profile)?;
     let package = package_with(&programs, &version, &platform, effort, &out)?;
     describe(&package)?;
+    write_bill(&package, &version)?;
     if !options.check {
         return Ok(ExitCode::SUCCESS);
     }
@@ -203,6 +205,18 @@ fn source_date_epoch() -> Result<u64> {
             .with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds")),
         Err(_) => Ok(0),
     }
+}
+
+/// What is linked into the programs, beside the package: `….cdx.json` for `….tar.zst`.
+fn write_bill(package: &Path, version: &Version) -> Result<()> {
+    // Not `with_extension`: a version has dots.
+    let name = package.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".tar.zst").unwrap_or(&name);
+    let file = package.with_file_name(format!("{name}.cdx.json"));
+    fs::write(&file, bill_of_agent(version)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    anstream::println!("  bill of materials: {}", file.display());
+    Ok(())
 }
 
 fn hashed(file: &Path) -> Result<copy::Hashed> {

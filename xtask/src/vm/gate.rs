@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::Stage;
-use super::scene::{Plan, SOON, Scene};
+use super::site::{Plan, SOON, Site};
 use super::wireguard::{Tunnel, UNIT};
 use crate::lab::fleet::CONTROLLER;
 
@@ -28,59 +28,58 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
         settings: &[("lease_s", LEASE_S)],
         ..Plan::default()
     };
-    let mut scene = Scene::installed(stage, &plan)?;
-    let outcome = play(&mut scene);
-    scene.end(stage, outcome)
+    let mut site = Site::installed(stage, &plan)?;
+    let outcome = play(&mut site);
+    site.end(stage, outcome)
 }
 
-fn play(scene: &mut Scene) -> Result<String> {
-    let tunnel = Tunnel::lay(&mut scene.vm)?;
-    tunnel.must_answer(&mut scene.vm)?;
-    let started = scene.property(UNIT, "InvocationID")?;
-    without_opt_in(scene, &tunnel)?;
+fn play(site: &mut Site) -> Result<String> {
+    let tunnel = Tunnel::lay(&mut site.vm)?;
+    tunnel.must_answer(&mut site.vm)?;
+    let started = site.property(UNIT, "InvocationID")?;
+    without_opt_in(site, &tunnel)?;
     ensure!(
-        scene.property(UNIT, "InvocationID")? == started,
+        site.property(UNIT, "InvocationID")? == started,
         "{UNIT} was restarted without an opt-in"
     );
 
-    scene.vm.sh(&format!("vpn-node gate enable {UNIT}"))?;
+    site.vm.sh(&format!("vpn-node gate enable {UNIT}"))?;
     ensure!(
-        scene.property(UNIT, "InvocationID")? == started,
+        site.property(UNIT, "InvocationID")? == started,
         "an open gate restarted {UNIT}"
     );
-    scene
-        .story
+    site.story
         .say("vpn-node gate enable: the gate is open, the VPN has run on");
     let stopped = goes_down(
-        scene,
+        site,
         &tunnel,
         "the agent is stopped (SIGSTOP)",
         &kill("STOP"),
     )?;
-    scene.vm.sh(&kill("CONT"))?;
-    comes_up(scene, &tunnel, "the agent goes on (SIGCONT)")?;
+    site.vm.sh(&kill("CONT"))?;
+    comes_up(site, &tunnel, "the agent goes on (SIGCONT)")?;
     let killed = goes_down(
-        scene,
+        site,
         &tunnel,
         "the agent is killed (kill -9)",
         &kill("KILL"),
     )?;
-    comes_up(scene, &tunnel, "systemd has started the agent again")?;
+    comes_up(site, &tunnel, "systemd has started the agent again")?;
     for (what, took) in [("SIGSTOP", stopped), ("kill -9", killed)] {
         ensure!(
             took < DOWN_WITHIN_S,
             "the VPN was up for {took:.1} s after {what} of the agent"
         );
     }
-    scene.lab.crash(CONTROLLER)?;
-    let lapsed = goes_down(scene, &tunnel, "the controller is gone", "true")?;
+    site.lab.crash(CONTROLLER)?;
+    let lapsed = goes_down(site, &tunnel, "the controller is gone", "true")?;
     let lease = f64::from(LEASE_S);
     ensure!(
         lapsed < lease + DOWN_WITHIN_S,
         "the VPN was up for {lapsed:.1} s of a lease of {LEASE_S} s"
     );
-    scene.fleet.start_controller(&mut scene.lab)?;
-    comes_up(scene, &tunnel, "the controller is back")?;
+    site.fleet.start_controller(&mut site.lab)?;
+    comes_up(site, &tunnel, "the controller is back")?;
     Ok(format!(
         "without opt-in nothing stopped; down {stopped:.1} s after SIGSTOP, {killed:.1} s after \
          kill -9, {lapsed:.1} s into a lease of {LEASE_S} s; up again each time"
@@ -88,35 +87,32 @@ fn play(scene: &mut Scene) -> Result<String> {
 }
 
 /// The same faults, and the VPN runs on: nobody has asked for the gate.
-fn without_opt_in(scene: &mut Scene, tunnel: &Tunnel) -> Result<()> {
-    scene.lab.crash(CONTROLLER)?;
-    scene
-        .vm
+fn without_opt_in(site: &mut Site, tunnel: &Tunnel) -> Result<()> {
+    site.lab.crash(CONTROLLER)?;
+    site.vm
         .wait_for("an authorisation that has lapsed", SOON, |vm| {
             let state = vm.sh("vpn-node status --json | jq -r .verification.state")?;
             Ok((state.trim() == "lapsed").then_some(()))
         })?;
-    scene.vm.sh(&kill("STOP"))?;
+    site.vm.sh(&kill("STOP"))?;
     // Longer than what an open gate takes for a silent agent.
-    scene.vm.sh("sleep 8")?;
+    site.vm.sh("sleep 8")?;
     ensure!(
-        tunnel.answers(&mut scene.vm)?,
+        tunnel.answers(&mut site.vm)?,
         "the VPN is down without an opt-in"
     );
-    scene.vm.sh(&kill("KILL"))?;
+    site.vm.sh(&kill("KILL"))?;
     ensure!(
-        tunnel.answers(&mut scene.vm)?,
+        tunnel.answers(&mut site.vm)?,
         "the VPN is down without an opt-in"
     );
-    scene.fleet.start_controller(&mut scene.lab)?;
-    scene
-        .vm
+    site.fleet.start_controller(&mut site.lab)?;
+    site.vm
         .wait_for("an agent that is verified again", AFTER_BACKOFF, |vm| {
             let state = vm.sh("vpn-node status --json | jq -r .verification.state")?;
             Ok((state.trim() == "verified").then_some(()))
         })?;
-    scene
-        .story
+    site.story
         .say("without opt-in: lapsed, the agent stopped and killed, and the VPN has run on");
     Ok(())
 }
@@ -126,48 +122,47 @@ fn kill(signal: &str) -> String {
 }
 
 /// Does it, and waits until systemd has stopped the VPN. How many seconds that took in the guest.
-fn goes_down(scene: &mut Scene, tunnel: &Tunnel, cause: &str, act: &str) -> Result<f64> {
+fn goes_down(site: &mut Site, tunnel: &Tunnel, cause: &str, act: &str) -> Result<f64> {
     let began = microseconds(
-        scene,
+        site,
         &format!("awk '{{print $1 * 1000000}}' /proc/uptime && {act}"),
     )?;
     let what = format!("the VPN to stop after this: {cause}");
-    scene.vm.wait_for(&what, SOON, |vm| {
+    site.vm.wait_for(&what, SOON, |vm| {
         let state = vm.sh(&format!(
             "systemctl show --property=ActiveState --value {UNIT}"
         ))?;
         Ok((state.trim() != "active").then_some(()))
     })?;
-    scene.vm.wait_for("the interface to go", SOON, |vm| {
+    site.vm.wait_for("the interface to go", SOON, |vm| {
         Ok(vm.sh("ip link show dev wg0").is_err().then_some(()))
     })?;
     ensure!(
-        !tunnel.answers(&mut scene.vm)?,
+        !tunnel.answers(&mut site.vm)?,
         "a ping goes through a VPN that is stopped"
     );
     let ended = microseconds(
-        scene,
+        site,
         &format!("systemctl show --property=ActiveExitTimestampMonotonic --value {UNIT}"),
     )?;
     #[expect(clippy::cast_precision_loss, reason = "a few minutes in microseconds")]
     let took = ended.saturating_sub(began) as f64 / 1e6;
-    scene
-        .story
+    site.story
         .say(&format!("{cause}: the VPN is down after {took:.1} s"));
     Ok(took)
 }
 
-fn comes_up(scene: &mut Scene, tunnel: &Tunnel, cause: &str) -> Result<()> {
+fn comes_up(site: &mut Site, tunnel: &Tunnel, cause: &str) -> Result<()> {
     let what = format!("a ping through the tunnel after this: {cause}");
-    scene.vm.wait_for(&what, AFTER_BACKOFF, |vm| {
+    site.vm.wait_for(&what, AFTER_BACKOFF, |vm| {
         Ok(tunnel.answers(vm)?.then_some(()))
     })?;
-    scene.story.say(&format!("{cause}: the VPN is up again"));
+    site.story.say(&format!("{cause}: the VPN is up again"));
     Ok(())
 }
 
-fn microseconds(scene: &mut Scene, script: &str) -> Result<u64> {
-    let said = scene.vm.sh(script)?;
+fn microseconds(site: &mut Site, script: &str) -> Result<u64> {
+    let said = site.vm.sh(script)?;
     let whole = said.trim().split('.').next().unwrap_or_default();
     whole
         .parse()

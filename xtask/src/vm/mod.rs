@@ -2,8 +2,8 @@
 //! systemd and kernel WireGuard, in a virtual machine whose power can be cut.
 //!
 //! [`host`] is what this machine needs for it, [`image`] the Debian, [`qemu`] one virtual machine,
-//! [`guest`] the way to run commands in it. [`scene`] is a host with its controller,
-//! [`survivor`] one that has much to endure. Each suite is a file.
+//! [`guest`] the way to run commands in it. [`site`] is a host with its controller, [`survivor`]
+//! one that has much to endure. Each suite is a file.
 
 mod faults;
 pub(crate) mod frames;
@@ -16,7 +16,7 @@ mod page;
 mod powercut;
 mod qemu;
 mod replay;
-mod scene;
+mod site;
 mod smoke;
 mod survivor;
 mod update;
@@ -94,12 +94,21 @@ pub(crate) struct Stage {
     pub(crate) programs: Programs,
     /// The package that a guest installs.
     pub(crate) agent_deb: PathBuf,
+    /// For what one suite leaves to the next.
+    folder: tempfile::TempDir,
     /// Whether there is time for everything.
     pub(crate) full: bool,
     /// Whether a failed suite leaves its folder.
     pub(crate) keep: bool,
     /// What is left to chance follows from this.
     pub(crate) seed: u64,
+}
+
+impl Stage {
+    /// The disk of a machine that was saved with the package installed, once there is one.
+    fn installed(&self) -> PathBuf {
+        self.folder.path().join("installed.qcow2")
+    }
 }
 
 /// Runs the suites one after the other, each with a line for its verdict, and one for all.
@@ -115,6 +124,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         image: Image::provide(&target)?,
         programs: build::programs(None, false)?,
         agent_deb: agent_deb()?,
+        folder: tempfile::tempdir_in(&target).context("cannot make a folder in target/vm")?,
         full: options.full,
         keep: options.keep,
         seed: options.seed,

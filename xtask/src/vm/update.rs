@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Stage;
-use super::scene::{Plan, SOON, Scene};
+use super::site::{Plan, SOON, Site};
 use super::wireguard::Tunnel;
 use crate::lab::fleet::column;
 use crate::lab::installed::Stock;
@@ -40,10 +40,10 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
         releases: Some(publisher.repository()),
         ..Plan::default()
     };
-    let mut scene = Scene::installed(stage, &plan)?;
+    let mut site = Site::installed(stage, &plan)?;
     let root = fs::read(&root).context("cannot read the root metadata")?;
-    let outcome = play(&mut scene, &root, &sha256);
-    scene.end(stage, outcome)
+    let outcome = play(&mut site, &root, &sha256);
+    site.end(stage, outcome)
 }
 
 /// Three releases, signed by the right people.
@@ -76,35 +76,35 @@ fn publish(stage: &Stage, folder: &Path) -> Result<Publisher> {
     Ok(publisher)
 }
 
-fn play(scene: &mut Scene, root: &[u8], sha256: &str) -> Result<String> {
-    scene.vm.put("/root/1.root.json", root)?;
-    scene.vm.sh(&format!(
+fn play(site: &mut Site, root: &[u8], sha256: &str) -> Result<String> {
+    site.vm.put("/root/1.root.json", root)?;
+    site.vm.sh(&format!(
         "printf '{UPDATER}' > /etc/vpn-node/updater.toml; chmod 0644 /etc/vpn-node/updater.toml; \
          vpn-node update trust /root/1.root.json --sha256 {sha256}"
     ))?;
-    let tunnel = Tunnel::lay(&mut scene.vm)?;
-    tunnel.must_answer(&mut scene.vm)?;
-    let row = scene.connection("the client's connection", |row| {
+    let tunnel = Tunnel::lay(&mut site.vm)?;
+    tunnel.must_answer(&mut site.vm)?;
+    let row = site.connection("the client's connection", |row| {
         column(row, "client_identity") == tunnel.client
     })?;
-    let server = column(&scene.verified()?, "server_id");
-    managed(scene, &server)?;
+    let server = column(&site.verified()?, "server_id");
+    managed(site, &server)?;
 
-    let kept = roll_out(scene, &server, GOOD, "installed")?;
-    must_run(scene, GOOD)?;
-    scene.story.say(&format!(
+    let kept = roll_out(site, &server, GOOD, "installed")?;
+    must_run(site, GOOD)?;
+    site.story.say(&format!(
         "{GOOD} is kept after {:.0} s of trial",
         kept.as_secs_f64()
     ));
-    let crashed = roll_out(scene, &server, CRASHES, "rolled_back")?;
-    must_run(scene, GOOD)?;
-    scene.story.say(&format!(
+    let crashed = roll_out(site, &server, CRASHES, "rolled_back")?;
+    must_run(site, GOOD)?;
+    site.story.say(&format!(
         "{CRASHES} crashes: gone by itself after {:.0} s",
         crashed.as_secs_f64()
     ));
-    let blind = roll_out(scene, &server, LOSES_VPN, "rolled_back")?;
-    must_run(scene, GOOD)?;
-    scene.story.say(&format!(
+    let blind = roll_out(site, &server, LOSES_VPN, "rolled_back")?;
+    must_run(site, GOOD)?;
+    site.story.say(&format!(
         "{LOSES_VPN} does not see the VPN: gone by itself after {:.0} s",
         blind.as_secs_f64()
     ));
@@ -115,14 +115,14 @@ fn play(scene: &mut Scene, root: &[u8], sha256: &str) -> Result<String> {
             took.as_secs()
         );
     }
-    let now = scene.connection("the client's connection", |row| {
+    let now = site.connection("the client's connection", |row| {
         column(row, "client_identity") == tunnel.client
     })?;
     ensure!(
         now["connection_id"] == row["connection_id"] && column(&now, "connection_end").is_empty(),
         "the connection did not outlive the updates: {now}"
     );
-    scene.beats_on()?;
+    site.beats_on()?;
     Ok(format!(
         "kept after {:.0} s of trial; crashing gone after {:.0} s, blind for the VPN after {:.0} s; \
          the connection is one row",
@@ -133,9 +133,9 @@ fn play(scene: &mut Scene, root: &[u8], sha256: &str) -> Result<String> {
 }
 
 /// Until the controller knows that, a rollout would leave the host out.
-fn managed(scene: &mut Scene, server: &str) -> Result<()> {
-    let fleet = &scene.fleet;
-    scene.lab.wait_for("a host that can be updated", SOON, || {
+fn managed(site: &mut Site, server: &str) -> Result<()> {
+    let fleet = &site.fleet;
+    site.lab.wait_for("a host that can be updated", SOON, || {
         let rows = fleet.rows(&["server", "show", server], "servers")?;
         let row = rows.first().context("no such server")?;
         let managed = column(&row["software"], "managed");
@@ -144,17 +144,16 @@ fn managed(scene: &mut Scene, server: &str) -> Result<()> {
 }
 
 /// An operator rolls it out; how long it ran until it ended in this phase.
-fn roll_out(scene: &mut Scene, server: &str, version: &str, phase: &str) -> Result<Duration> {
-    let fleet = &scene.fleet;
+fn roll_out(site: &mut Site, server: &str, version: &str, phase: &str) -> Result<Duration> {
+    let fleet = &site.fleet;
     let words = ["rollout", "create", version, "--yes"];
-    scene
-        .lab
+    site.lab
         .wait_for(&format!("a rollout of {version}"), SOON, || {
             fleet.ask(&words).map(Some)
         })?;
     let mut began = Instant::now();
     let what = format!("the end of the trial of {version}");
-    let attempt = scene.vm.wait_for(&what, TRIAL, |vm| {
+    let attempt = site.vm.wait_for(&what, TRIAL, |vm| {
         let text = vm.sh("cat /var/lib/vpn-node-updater/status.json")?;
         let status: Value = serde_json::from_str(&text).context("status.json")?;
         let attempt = &status["attempt"];
@@ -173,9 +172,8 @@ fn roll_out(scene: &mut Scene, server: &str, version: &str, phase: &str) -> Resu
         column(&attempt, "phase") == phase,
         "{version} ended as {attempt}"
     );
-    let fleet = &scene.fleet;
-    scene
-        .lab
+    let fleet = &site.fleet;
+    site.lab
         .wait_for("the controller's word about it", SOON, || {
             let rows = fleet.rows(&["server", "show", server], "servers")?;
             let row = &rows.first().context("no such server")?["deployment"];
@@ -189,15 +187,14 @@ fn roll_out(scene: &mut Scene, server: &str, version: &str, phase: &str) -> Resu
 }
 
 /// The version answers, as the service that a boot starts, and nothing is on trial.
-fn must_run(scene: &mut Scene, version: &str) -> Result<()> {
-    scene
-        .vm
+fn must_run(site: &mut Site, version: &str) -> Result<()> {
+    site.vm
         .wait_for(&format!("{version} to answer"), SOON, |vm| {
             let said = vm.sh("vpn-node status --json | jq -r .running_from")?;
             let agent = vm.sh("systemctl is-active vpn-node-agent.service")?;
             Ok((said.trim() == version && agent.trim() == "active").then_some(()))
         })?;
-    let links = scene
+    let links = site
         .vm
         .sh("readlink /opt/vpn-node/stable; ls /opt/vpn-node")?;
     ensure!(

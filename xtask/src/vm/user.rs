@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Stage;
 use super::frames::Tally;
-use super::scene::{Plan, SOON, Scene};
+use super::site::{Plan, SOON, Site};
 use super::wireguard::{FIRST_ADDRESS, Tunnel};
 use crate::lab::fleet::column;
 use crate::shell;
@@ -32,54 +32,52 @@ const GROWTH_KIB: u64 = 16 << 10;
 const PLACES: &str = "/etc /home /opt /run /srv /tmp /var /dev/shm";
 
 pub(super) fn run(stage: &Stage) -> Result<String> {
-    let mut scene = Scene::installed(stage, &Plan::default())?;
-    let outcome = play(&mut scene, stage.full);
-    scene.end(stage, outcome)
+    let mut site = Site::installed(stage, &Plan::default())?;
+    let outcome = play(&mut site, stage.full);
+    site.end(stage, outcome)
 }
 
-fn play(scene: &mut Scene, full: bool) -> Result<String> {
-    let tunnel = Tunnel::lay(&mut scene.vm)?;
-    tunnel.must_answer(&mut scene.vm)?;
-    scene.connection("the client's connection", |row| {
+fn play(site: &mut Site, full: bool) -> Result<String> {
+    let tunnel = Tunnel::lay(&mut site.vm)?;
+    tunnel.must_answer(&mut site.vm)?;
+    site.connection("the client's connection", |row| {
         column(row, "client_identity") == tunnel.client
     })?;
-    scene.vm.sh("useradd --create-home mallory")?;
-    let searched = reads_nothing(scene, &tunnel)?;
-    sees_the_summary(scene)?;
-    commands_nothing(scene)?;
-    spies_on_no_process(scene)?;
+    site.vm.sh("useradd --create-home mallory")?;
+    let searched = reads_nothing(site, &tunnel)?;
+    sees_the_summary(site)?;
+    commands_nothing(site)?;
+    spies_on_no_process(site)?;
     let frames = if full { ALL_FRAMES } else { FRAMES };
-    let told = disturbs_nothing(scene, frames)?;
-    leaves_no_core(scene)?;
+    let told = disturbs_nothing(site, frames)?;
+    leaves_no_core(site)?;
     Ok(format!(
         "{searched} secrets found nowhere; nothing commanded; no core; {told} (seed {SEED})"
     ))
 }
 
 /// Every secret and personal datum that there is; how many they are.
-fn reads_nothing(scene: &mut Scene, tunnel: &Tunnel) -> Result<usize> {
-    let identity = scene.vm.sh("cat /var/lib/vpn-node/identity.json")?;
+fn reads_nothing(site: &mut Site, tunnel: &Tunnel) -> Result<usize> {
+    let identity = site.vm.sh("cat /var/lib/vpn-node/identity.json")?;
     let identity: Value = serde_json::from_str(&identity).context("identity.json")?;
     let secret = identity["secret"]
         .as_str()
         .context("identity.json has no secret")?;
-    let token = scene.token.clone();
+    let token = site.token.clone();
     let secrets = [secret, &token, &tunnel.client, FIRST_ADDRESS];
     let patterns = secrets.join("\n");
     let search = format!(
         "grep --recursive --binary-files=text --files-with-matches \
                           --devices=skip --no-messages --fixed-strings --file=- {PLACES}; true"
     );
-    let as_root = scene
-        .vm
-        .run_with(&search, Some(patterns.as_bytes()), SOON)?;
+    let as_root = site.vm.run_with(&search, Some(patterns.as_bytes()), SOON)?;
     ensure!(
         as_root.stdout.contains("/var/lib/vpn-node/identity.json"),
         "root's search does not find the key either:\n{}",
         as_root.stdout
     );
     let as_user = format!("runuser --user mallory -- sh -c '{search}'");
-    let found = scene
+    let found = site
         .vm
         .run_with(&as_user, Some(patterns.as_bytes()), SOON)?;
     ensure!(
@@ -89,7 +87,7 @@ fn reads_nothing(scene: &mut Scene, tunnel: &Tunnel) -> Result<usize> {
         found.stderr
     );
     let readable = as_mallory(
-        scene,
+        site,
         "find /var/lib/vpn-node /run/credentials /etc/credstore -type f -readable 2>/dev/null; \
          find /run/vpn-node -type f -readable 2>/dev/null; \
          journalctl --quiet --no-pager --unit=vpn-node-agent.service 2>/dev/null; true",
@@ -98,14 +96,13 @@ fn reads_nothing(scene: &mut Scene, tunnel: &Tunnel) -> Result<usize> {
         readable.is_empty(),
         "an unprivileged user reads:\n{readable}"
     );
-    scene
-        .story
+    site.story
         .say("another user's search of the whole host finds no key and nobody's address");
     Ok(secrets.len())
 }
 
-fn sees_the_summary(scene: &mut Scene) -> Result<()> {
-    let said = as_mallory(scene, "vpn-node status --json")?;
+fn sees_the_summary(site: &mut Site) -> Result<()> {
+    let said = as_mallory(site, "vpn-node status --json")?;
     let status: Value = serde_json::from_str(&said).context("vpn-node status --json")?;
     let mut names: Vec<&str> = status
         .as_object()
@@ -118,7 +115,7 @@ fn sees_the_summary(scene: &mut Scene) -> Result<()> {
         names == ["enrolled", "healthy", "schema", "state", "version"],
         "the public summary has {names:?}"
     );
-    let said = as_mallory(scene, "vpn-node connections --json 2>&1; true")?;
+    let said = as_mallory(site, "vpn-node connections --json 2>&1; true")?;
     ensure!(
         !said.contains("started_ms") && !said.contains(FIRST_ADDRESS),
         "another user is told about connections:\n{said}"
@@ -127,9 +124,9 @@ fn sees_the_summary(scene: &mut Scene) -> Result<()> {
 }
 
 /// Each with the commands of the product, which a user may well start.
-fn commands_nothing(scene: &mut Scene) -> Result<()> {
+fn commands_nothing(site: &mut Site) -> Result<()> {
     let key = "jq -r .identity.key_id <<< \"$(vpn-node status --json)\"";
-    let before = scene.vm.sh(key)?;
+    let before = site.vm.sh(key)?;
     for command in [
         "vpn-node identity rotate",
         "vpn-node identity status",
@@ -141,7 +138,7 @@ fn commands_nothing(scene: &mut Scene) -> Result<()> {
         "systemctl kill vpn-node-agent.service",
     ] {
         let script = format!("runuser --user mallory -- sh -c '{command}'");
-        let output = scene.vm.run(&script, SOON)?;
+        let output = site.vm.run(&script, SOON)?;
         ensure!(
             output.status != 0,
             "another user may: {command}\n{}{}",
@@ -150,24 +147,24 @@ fn commands_nothing(scene: &mut Scene) -> Result<()> {
         );
     }
     ensure!(
-        scene.vm.sh(key)? == before,
+        site.vm.sh(key)? == before,
         "another user's command rotated the key"
     );
-    scene.story.say("every command of another user is refused");
+    site.story.say("every command of another user is refused");
     Ok(())
 }
 
-fn spies_on_no_process(scene: &mut Scene) -> Result<()> {
-    let pid = scene.property(AGENT, "MainPID")?;
+fn spies_on_no_process(site: &mut Site) -> Result<()> {
+    let pid = site.property(AGENT, "MainPID")?;
     for file in ["environ", "mem", "maps", "auxv", "stack", "syscall", "io"] {
         let script = format!("head -c 1 /proc/{pid}/{file}");
-        let output = scene
+        let output = site
             .vm
             .run(&format!("runuser --user mallory -- {script}"), SOON)?;
         ensure!(output.status != 0, "another user reads /proc/{pid}/{file}");
     }
     let said = as_mallory(
-        scene,
+        site,
         &format!("ls /proc/{pid}/fd /proc/{pid}/map_files 2>/dev/null; true"),
     )?;
     ensure!(
@@ -177,26 +174,25 @@ fn spies_on_no_process(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn disturbs_nothing(scene: &mut Scene, frames: u64) -> Result<String> {
-    bring_the_xtask(scene)?;
-    let state = |scene: &mut Scene| -> Result<(String, String)> {
+fn disturbs_nothing(site: &mut Site, frames: u64) -> Result<String> {
+    bring_the_xtask(site)?;
+    let state = |site: &mut Site| -> Result<(String, String)> {
         Ok((
-            scene.property(AGENT, "MainPID")?,
-            scene.property(AGENT, "NRestarts")?,
+            site.property(AGENT, "MainPID")?,
+            site.property(AGENT, "NRestarts")?,
         ))
     };
-    let before = state(scene)?;
-    let peak = peak_kib(scene, &before.0)?;
-    scene.vm.start(&format!(
+    let before = state(site)?;
+    let peak = peak_kib(site, &before.0)?;
+    site.vm.start(&format!(
         "runuser --user mallory -- /usr/local/bin/xtask vm-frames {SOCKET} {frames} {SEED} \
          > /root/tally 2>&1; touch /root/tallied"
     ))?;
     // In the middle of it root is answered, and the controller hears of the host.
-    scene
-        .vm
+    site.vm
         .sh("sleep 3; for i in 1 2 3 4 5; do vpn-node status --json > /dev/null || exit 1; done")?;
-    scene.beats_on()?;
-    let said = scene
+    site.beats_on()?;
+    let said = site
         .vm
         .wait_for("the end of the frames", FRAMES_WITHIN, |vm| {
             let told = vm.run("test -e /root/tallied && cat /root/tally", SOON)?;
@@ -214,10 +210,10 @@ fn disturbs_nothing(scene: &mut Scene, frames: u64) -> Result<String> {
         "the answers are {:?}",
         tally.answers
     );
-    let reader = scene.vm.run(&format!("test -S {READER}"), SOON)?.status == 0;
+    let reader = site.vm.run(&format!("test -S {READER}"), SOON)?.status == 0;
     if reader {
         let told = as_mallory(
-            scene,
+            site,
             &format!("/usr/local/bin/xtask vm-frames {READER} 1000 {SEED}"),
         )?;
         let tally: Tally = serde_json::from_str(told.trim()).context("the reader's tally")?;
@@ -227,65 +223,64 @@ fn disturbs_nothing(scene: &mut Scene, frames: u64) -> Result<String> {
             tally.answers
         );
     }
-    let after = state(scene)?;
+    let after = state(site)?;
     ensure!(
         before == after,
         "the agent was {before:?} (process, restarts) and is {after:?}"
     );
-    let grown = peak_kib(scene, &after.0)?.saturating_sub(peak);
+    let grown = peak_kib(site, &after.0)?.saturating_sub(peak);
     ensure!(grown < GROWTH_KIB, "the agent's memory grew by {grown} KiB");
-    scene.beats_on()?;
+    site.beats_on()?;
     let told = format!(
         "{frames} frames in {:.0} s, memory +{grown} KiB, same process",
         tally.seconds
     );
-    scene.story.say(&format!("{told}: {:?}", tally.answers));
+    site.story.say(&format!("{told}: {:?}", tally.answers));
     Ok(told)
 }
 
 /// A crash of the agent leaves no memory behind, where a crash of another program does.
-fn leaves_no_core(scene: &mut Scene) -> Result<()> {
-    scene.vm.sh(
+fn leaves_no_core(site: &mut Site) -> Result<()> {
+    site.vm.sh(
         "runuser --user mallory -- bash -c 'ulimit -c unlimited; kill -SEGV $$' || true; \
          systemctl kill --kill-whom=main --signal=SEGV vpn-node-agent.service",
     )?;
-    scene.vm.wait_for("a core of another program", SOON, |vm| {
+    site.vm.wait_for("a core of another program", SOON, |vm| {
         let kept = vm.sh("ls /var/lib/systemd/coredump")?;
         Ok(kept.contains("core.bash").then_some(()))
     })?;
-    let kept = scene.vm.sh("ls /var/lib/systemd/coredump")?;
+    let kept = site.vm.sh("ls /var/lib/systemd/coredump")?;
     ensure!(
         !kept.contains("vpn-node"),
         "the agent's memory is kept:\n{kept}"
     );
-    let listed = scene.vm.sh(
+    let listed = site.vm.sh(
         "coredumpctl --quiet --no-pager list 2>/dev/null | grep vpn-node | grep present; true",
     )?;
     ensure!(listed.is_empty(), "coredumpctl lists:\n{listed}");
-    scene.beats_on()?;
+    site.beats_on()?;
     Ok(())
 }
 
 /// Itself, into the guest: not by its path, where cargo may have put a newer one.
-fn bring_the_xtask(scene: &mut Scene) -> Result<()> {
-    let small = scene.lab.path("xtask");
+fn bring_the_xtask(site: &mut Site) -> Result<()> {
+    let small = site.lab.path("xtask");
     let mut strip = Command::new("strip");
     strip.arg("-o").arg(&small).arg("/proc/self/exe");
     shell::succeed(strip, None, SOON)?;
     let bytes = std::fs::read(&small).context("cannot read the program")?;
-    scene.vm.put("/usr/local/bin/xtask", &bytes)?;
-    scene.vm.sh("chmod 0755 /usr/local/bin/xtask").map(drop)
+    site.vm.put("/usr/local/bin/xtask", &bytes)?;
+    site.vm.sh("chmod 0755 /usr/local/bin/xtask").map(drop)
 }
 
-fn as_mallory(scene: &mut Scene, script: &str) -> Result<String> {
-    scene
-        .vm
+fn as_mallory(site: &mut Site, script: &str) -> Result<String> {
+    site.vm
         .sh(&format!("runuser --user mallory -- sh -c '{script}'"))
 }
 
 /// The most resident memory that a process ever had.
-fn peak_kib(scene: &mut Scene, pid: &str) -> Result<u64> {
-    let said = scene
+fn peak_kib(site: &mut Site, pid: &str) -> Result<u64> {
+    let said = site
         .vm
         .sh(&format!("awk '/^VmHWM:/ {{print $2}}' /proc/{pid}/status"))?;
     said.trim()

@@ -131,10 +131,15 @@ fn the_right_over_the_network_is_the_readers_alone() {
         has(unit, "AmbientCapabilities=");
         has(unit, "CapabilityBoundingSet=");
         // Wanted, not required: without them it starts, and says what is missing.
-        for word in ["Wants", "After"] {
-            let line = format!("{word}=vpn-node-hardware.service vpn-node-wireguard.socket");
-            has(unit, &line);
-        }
+        has(
+            unit,
+            "Wants=vpn-node-hardware.service vpn-node-wireguard.socket",
+        );
+        has(unit, "Upholds=vpn-node-wireguard.socket");
+        has(
+            unit,
+            "After=vpn-node-hardware.service vpn-node-wireguard.socket",
+        );
     }
     has("vpn-node-hardware.service", "CapabilityBoundingSet=");
 }

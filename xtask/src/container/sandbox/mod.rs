@@ -35,7 +35,7 @@ const MAY_DIFFER: [&str; 4] = [
 ];
 
 /// Arguments of `cargo xtask container sandbox`.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Options {
     /// Take our programs from this folder instead of building them
     #[arg(long, value_name = "DIR")]

@@ -1,15 +1,16 @@
 //! A VPN host and its controller: the host is a virtual machine, the controller runs beside it and
 //! is what the guest reaches as 10.0.2.2.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::page::Page;
-use super::qemu::{HOST, Options, Vm};
+use super::qemu::{HOST, Options, Root, Vm};
 use super::{Stage, image};
 use crate::build::Programs;
 use crate::lab::Lab;
@@ -21,11 +22,13 @@ use crate::shell;
 /// Seconds between heartbeats (30 in production).
 const HEARTBEAT_S: u32 = 3;
 /// A guest is five to ten times slower than a host, and this machine may be busy.
-pub(super) const SOON: Duration = Duration::from_secs(120);
+pub(super) const SOON: Duration = Duration::from_secs(240);
 /// Unpacking a package, with the fsyncs of dpkg.
 pub(super) const INSTALLS_WITHIN: Duration = Duration::from_secs(300);
+/// The name of a state in which the package is installed.
+const INSTALLED: &str = "installed";
 /// The name of the virtual machine in the lab.
-pub(super) const GUEST: &str = "vpn-host";
+const GUEST: &str = "vpn-host";
 
 /// What differs from one suite to the next.
 #[derive(Default)]
@@ -37,7 +40,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// See the module's page.
-pub(super) struct Scene {
+pub(super) struct Site {
     pub(super) vm: Vm,
     pub(super) fleet: Fleet,
     pub(super) story: Story,
@@ -46,29 +49,60 @@ pub(super) struct Scene {
     pub(super) token: String,
 }
 
-impl Scene {
+impl Site {
     /// A stock Debian with our package in /root, and a controller. Nothing of ours is installed on
     /// the guest.
     pub(super) fn set(stage: &Stage, plan: &Plan<'_>) -> Result<Self> {
+        let mut site = Self::boot(stage, plan, None)?;
+        let state = site.vm.settle()?;
+        ensure!(state == "running", "systemd of a stock Debian says {state}");
+        let unpack = "tar --extract --file /dev/disk/by-id/virtio-files --directory /root";
+        site.vm.sh(unpack)?;
+        let seconds = site.vm.booted_in.as_secs_f64();
+        let told = format!("a stock Debian has booted in {seconds:.1} s");
+        site.story.say(&told);
+        Ok(site)
+    }
+
+    /// The same with the agent installed, enrolled without a person, and verified.
+    pub(super) fn installed(stage: &Stage, plan: &Plan<'_>) -> Result<Self> {
+        if !stage.installed().exists() {
+            prepare(stage)?;
+        }
+        let mut site = Self::boot(stage, plan, Some(&stage.installed()))?;
+        site.vm.set_clock()?;
+        let page = Page::open("install.md")?;
+        let unattended = page.of("unattended");
+        let [give, take_away] = &unattended[..] else {
+            bail!("docs/install.md has another number of unattended steps than two");
+        };
+        let token = site.fleet.create_token()?.text;
+        site.follow(give, Some(&token))?;
+        site.token = token;
+        site.verified()?;
+        site.follow(take_away, None)?;
+        let told = "the agent is installed, has enrolled itself with a credential, is verified";
+        site.story.say(told);
+        Ok(site)
+    }
+
+    /// A controller and a guest; one that goes on where `saved` was saved.
+    fn boot(stage: &Stage, plan: &Plan<'_>, saved: Option<&Path>) -> Result<Self> {
         let story = Story::begin();
         let mut lab = Lab::open()?;
         let network = Machine::boot(&mut lab, "network")?;
         let fleet = controller(&mut lab, stage.programs.clone(), network, plan)?;
         let deb = &stage.agent_deb;
         let name = deb.file_name().context("a package without a name")?;
-        let disk = lab.path("files.tar");
-        image::tar(&[(&name.to_string_lossy(), deb)], &disk)?;
-
+        let files = lab.path("files.tar");
+        image::tar(&[(&name.to_string_lossy(), deb)], &files)?;
         let mut options = Options::new(&lab, GUEST, network);
-        options.files = Some(disk);
-        let mut vm = Vm::boot(&mut lab, &stage.image, &options)?;
-        let state = vm.settle()?;
-        ensure!(state == "running", "systemd of a stock Debian says {state}");
-        vm.sh("tar --extract --file /dev/disk/by-id/virtio-files --directory /root")?;
-        story.say(&format!(
-            "a stock Debian has booted in {:.1} s",
-            vm.booted_in.as_secs_f64()
-        ));
+        options.files = Some(files);
+        if let (Some(saved), Root::Overlay(overlay)) = (saved, &options.root) {
+            fs::copy(saved, overlay).context("cannot copy the disk of a saved machine")?;
+            options.saved = Some(INSTALLED.to_owned());
+        }
+        let vm = Vm::boot(&mut lab, &stage.image, &options)?;
         Ok(Self {
             vm,
             fleet,
@@ -76,26 +110,6 @@ impl Scene {
             lab,
             token: String::new(),
         })
-    }
-
-    /// The same with the agent installed, enrolled without a person, and verified.
-    pub(super) fn installed(stage: &Stage, plan: &Plan<'_>) -> Result<Self> {
-        let mut scene = Self::set(stage, plan)?;
-        let mut page = Page::open("install.md")?;
-        scene.follow(&page.next("Install the package")?, None)?;
-        scene.token = scene.fleet.create_token()?.text;
-        let unattended = page.of("unattended");
-        let [give, take_away] = &unattended[..] else {
-            anyhow::bail!("docs/install.md has another number of unattended steps than two");
-        };
-        let token = scene.token.clone();
-        scene.follow(give, Some(&token))?;
-        scene.verified()?;
-        scene.follow(take_away, None)?;
-        scene
-            .story
-            .say("the agent is installed, has enrolled itself with a credential, is verified");
-        Ok(scene)
     }
 
     /// Types commands of the documentation, each of which must succeed, in the folder with the
@@ -170,6 +184,22 @@ impl Scene {
             .sh(&format!("systemctl show --property={name} --value {unit}"))?;
         Ok(said.trim().to_owned())
     }
+}
+
+/// Installs the package once, and saves the running machine for every suite that begins there.
+fn prepare(stage: &Stage) -> Result<()> {
+    let mut site = Site::set(stage, &Plan::default())?;
+    let mut page = Page::open("install.md")?;
+    site.follow(&page.next("Install the package")?, None)?;
+    site.vm.sh("sync")?;
+    site.vm.save(INSTALLED)?;
+    let disk = site.lab.path(&format!("{GUEST}.qcow2"));
+    site.vm.cut_power(&mut site.lab)?;
+    site.story
+        .say("the package is installed, and the machine saved for what begins there");
+    fs::copy(disk, stage.installed())
+        .map(drop)
+        .context("cannot keep the disk of a saved machine")
 }
 
 /// The controller of the fleet, which the guest reaches by another address than it listens at.
