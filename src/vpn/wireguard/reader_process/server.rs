@@ -33,6 +33,7 @@ use super::{
         netlink::{Link, NetlinkError},
         nl_socket,
     },
+    Datagrams,
     scrub::scrub,
     wire::{Answer, Failure, MAX_PACKET, PART_HEADER, Question, part_header},
 };
@@ -74,9 +75,6 @@ pub enum ServerError {
     #[error("cannot take a question: {0}")]
     Accept(io::Error),
 }
-
-/// Takes the datagrams of a dump, with the numbers of family and question, and says when it is over.
-pub type Datagrams<'a> = &'a mut dyn FnMut(u16, u32, &mut [u8]) -> Result<bool, ReadError>;
 
 /// What can be done with WireGuard in the kernel. A trait, so that tests need no kernel.
 pub trait Asked {
@@ -178,6 +176,10 @@ fn converse(stream: &UnixStream, kernel: &mut dyn Asked, packet: &mut [u8]) -> n
     set.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
     // MSG_TRUNC: the whole length, also of what did not fit.
     let len = recv(stream.as_raw_fd(), packet, MsgFlags::MSG_TRUNC)?;
+    // Whoever does not wait any more has taken the question for a failure: nothing is done late.
+    if has_left(stream) {
+        return Ok(());
+    }
     let answer = match packet.get(..len).map(Question::of) {
         Some(Ok(question)) => answer(&question, stream, kernel),
         _ => Err(Failure::Question),
@@ -188,6 +190,16 @@ fn converse(stream: &UnixStream, kernel: &mut dyn Asked, packet: &mut [u8]) -> n
         Err(failure) => Answer::Failed(failure).to_packet(),
     };
     send(stream.as_raw_fd(), &last, MsgFlags::MSG_NOSIGNAL).map(drop)
+}
+
+/// Whether the other end is closed.
+fn has_left(stream: &UnixStream) -> bool {
+    let mut ends = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut ends, PollTimeout::ZERO);
+    polled.is_ok_and(|ready| ready > 0)
+        && ends[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 /// The last packet of the answer, if the parts do not end it.

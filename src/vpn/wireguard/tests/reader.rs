@@ -465,6 +465,38 @@ fn a_hundred_thousand_peers_come_through() {
 }
 
 #[test]
+fn for_somebody_who_has_left_nothing_is_taken_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("reader.sock");
+    let world = world(vec![([1; 32], seconds_ago(5))]);
+    let server = Server::on(listening(&path)).unwrap();
+    let question = Question::Remove {
+        ifindex: 9,
+        public_keys: &[[1; 32]],
+    };
+    let serve = || {
+        let mut kernel = FakeKernel(world.clone());
+        server.serve_with(&mut kernel, Duration::from_millis(1))
+    };
+    let asked = || {
+        let stream = connected(&path);
+        send(
+            stream.as_raw_fd(),
+            &question.to_packet(),
+            MsgFlags::MSG_NOSIGNAL,
+        )
+        .unwrap();
+        stream
+    };
+    drop(asked());
+    serve().unwrap();
+    assert_eq!(world.lock().unwrap().peers.len(), 1);
+    let _waits = asked();
+    serve().unwrap();
+    assert_eq!(world.lock().unwrap().peers.len(), 0);
+}
+
+#[test]
 fn it_ends_when_nobody_asks() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::on(listening(&dir.path().join("reader.sock"))).unwrap();
