@@ -14,3 +14,7 @@ fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
 fi
+if [ "$1" -eq 0 ]; then
+    # The files' own directories, which no package of RPM's has unless it names them.
+    rmdir --ignore-fail-on-non-empty /usr/share/doc/vpn-node-agent /usr/lib/vpn-node 2>/dev/null || :
+fi

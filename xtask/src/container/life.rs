@@ -216,8 +216,10 @@ fn remove(host: &mut Host<'_>, story: &Story) -> Result<()> {
     for (by, version) in [(By::File, SECOND), (By::Repository, THIRD)] {
         host.both(by, Step::Remove, version)?;
         gone(host, true)?;
+        put_settings_back(host)?;
         host.same_state()?;
         host.both(by, Step::Install, version)?;
+        enable_as_operator(host)?;
         let after = host.unit_files()?;
         ensure!(
             after == before,
@@ -232,6 +234,18 @@ fn remove(host: &mut Host<'_>, story: &Story) -> Result<()> {
     }
     story.say("removed and installed again: the same host, enabled as before");
     Ok(())
+}
+
+/// RPM sets changed settings aside when their package goes; an operator puts them back.
+fn put_settings_back(host: &Host<'_>) -> Result<()> {
+    if host.shelf.kind == Kind::Deb {
+        return Ok(());
+    }
+    let back =
+        "cd /etc/vpn-node; grep -qx '# ours' agent.toml.rpmsave; mv agent.toml.rpmsave agent.toml";
+    let done = host.machine.must(&["sh", "-ec", back]);
+    done.map(drop)
+        .context("changed settings have gone with their package")
 }
 
 /// Nothing of ours runs or can be started. Debian keeps the links of what is enabled until a purge,

@@ -89,7 +89,12 @@ fn assets(files: &[Asset], kind: Kind) -> Result<Value> {
         }
         let mut one = Table::new();
         one.insert("source".to_owned(), text_of(&file.from)?.into());
-        one.insert("dest".to_owned(), file.to.clone().into());
+        let to = match kind {
+            // cargo-deb knows its own additions (copyright) again by such a path only.
+            Kind::Deb => file.to.trim_start_matches('/'),
+            Kind::Rpm => &file.to,
+        };
+        one.insert("dest".to_owned(), to.into());
         let mode = match file.kind {
             Sort::Program => "755",
             Sort::Plain | Sort::Config | Sort::Doc => "644",
