@@ -15,6 +15,7 @@ mod page;
 mod qemu;
 mod site;
 mod smoke;
+mod start;
 mod update;
 mod user;
 mod wireguard;

@@ -266,7 +266,8 @@ fn leaves_no_core(site: &mut Site) -> Result<()> {
 fn bring_the_xtask(site: &mut Site) -> Result<()> {
     let small = site.lab.path("xtask");
     let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&small).arg("/proc/self/exe");
+    let own = format!("/proc/{}/exe", std::process::id());
+    strip.arg("-o").arg(&small).arg(own);
     shell::succeed(strip, None, SOON)?;
     let bytes = std::fs::read(&small).context("cannot read the program")?;
     site.vm.put("/usr/local/bin/xtask", &bytes)?;
