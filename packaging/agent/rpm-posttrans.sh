@@ -1,9 +1,12 @@
 # RPM: after everything, also after the files of an older package are gone: one that had programs in
-# /usr/bin would take our links there with it.
-# RPM writes a pre-release with "~".
-version=$(rpm -q --queryformat '%{VERSION}' vpn-node-agent | sed 's/~/-/')
-/opt/vpn-node/system/libexec/links install "$version" || exit 1
+# /usr/bin would take our links there with it. $1 is 1 at first installation, 2 at an upgrade (older
+# RPMs do not say).
+/opt/vpn-node/system/libexec/links install || exit 1
 if [ -d /run/systemd/system ]; then
-    ! systemctl is-enabled --quiet vpn-node-updater.path || systemctl start vpn-node-updater.path || :
+    systemctl daemon-reload || :
+    # No boot comes between: what waits for the agent's requests is started here.
+    ! systemctl is-enabled --quiet vpn-node-updater.path 2>/dev/null || systemctl start vpn-node-updater.path || :
+    # Only if it runs. What is on trial goes on, and so does the gate: its restart would stop the
+    # services that are bound to it.
     systemctl try-restart vpn-node-agent.service || :
 fi

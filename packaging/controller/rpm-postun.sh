@@ -3,3 +3,8 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
     [ "$1" -eq 0 ] || systemctl try-restart vpn-node-controller.service || :
 fi
+if [ "$1" -eq 0 ]; then
+    # The files' own directories, which no package of RPM's has unless it names them.
+    rmdir --ignore-fail-on-non-empty /usr/share/doc/vpn-node-controller/examples \
+        /usr/share/doc/vpn-node-controller 2>/dev/null || :
+fi

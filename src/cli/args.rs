@@ -221,8 +221,10 @@ pub(super) enum UpdateCommand {
 pub(super) enum ConfigCommand {
     /// Check the configuration with the agent's own code
     #[command(after_long_help = "\
+The running agent takes a change over with 'systemctl reload vpn-node-agent'.
+
 Examples:
-  vpn-node config check
+  vpn-node config check && systemctl reload vpn-node-agent
   vpn-node --config ./agent.toml config check")]
     Check,
     /// Print the effective settings as TOML, each with the place that set it

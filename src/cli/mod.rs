@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Arguments, Command};
 use console::Console;
@@ -34,6 +34,12 @@ pub use enroll::{EnrollRequest, Enrolled};
 pub use exit::Exit;
 
 use crate::host::secrecy;
+
+/// The command line's definition, for man pages and completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
+}
 
 /// Runs the command with this process's standard streams.
 ///

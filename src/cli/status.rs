@@ -7,7 +7,8 @@ use super::console::{Console, bold, green, red, yellow};
 use super::text::{bytes, columns, count, instant};
 use super::{Exit, reach};
 use crate::core::report::{
-    BackendState, BackendStatus, IdentityStatus, PublicSummary, StatusReport, VerificationState,
+    BackendState, BackendStatus, ConfigurationStatus, IdentityStatus, PublicSummary, StatusReport,
+    VerificationState,
 };
 use crate::core::{shown, shown_seconds};
 use crate::host::clock;
@@ -283,6 +284,25 @@ pub(super) fn backend_row(backend: &BackendStatus) -> Vec<String> {
     ]
 }
 
+/// What of the configuration is not in force, each with what to do.
+fn configuration(status: &ConfigurationStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(error) = &status.error {
+        lines.push(format!(
+            "The changed configuration is not in force: {error}. Mend it and run `systemctl \
+             reload vpn-node-agent`."
+        ));
+    }
+    if !status.needs_restart.is_empty() {
+        lines.push(format!(
+            "Changed, and read at the next start only: {}. Run `systemctl restart \
+             vpn-node-agent`.",
+            status.needs_restart.join(", ")
+        ));
+    }
+    lines
+}
+
 /// What is wrong or will be, each with what to do.
 fn warnings(report: &StatusReport) -> String {
     let mut lines = report.health().reasons;
@@ -294,6 +314,7 @@ fn warnings(report: &StatusReport) -> String {
         );
     }
     lines.extend(report.verification.warnings.iter().cloned());
+    lines.extend(configuration(&report.configuration));
     if report.backends.is_empty() {
         lines.push(
             "No VPN backend is found, so no connection is recorded. Start the VPN, or check \

@@ -46,6 +46,7 @@ fn healthy() -> StatusReport {
         valid_for_s: Some(1788),
         hardware_status: Some("verified".into()),
         warnings: Vec::new(),
+        stopped: None,
     };
     report.last_heartbeat = LastHeartbeat {
         at_ms: Some(NOW_MS - 12_000),

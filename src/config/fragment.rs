@@ -43,6 +43,7 @@ pub(super) struct WireguardFragment {
     pub(super) enabled: Option<Spanned<bool>>,
     pub(super) socket_dir: Option<Spanned<String>>,
     pub(super) kernel: Option<Spanned<bool>>,
+    pub(super) reader: Option<Spanned<String>>,
     pub(super) poll_s: Option<Spanned<i64>>,
 }
 

@@ -91,6 +91,14 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         section: "wireguard",
+        name: "reader",
+        allowed: "an absolute path, or \"\"",
+        default: "\"/run/vpn-node-wireguard/reader.sock\"",
+        meaning: "The socket of `vpn-node-wireguard`, which asks the kernel for the agent. \"\", or while \
+                  there is no such file: the agent asks the kernel itself, which needs CAP_NET_ADMIN.",
+    },
+    Key {
+        section: "wireguard",
         name: "poll_s",
         allowed: "a whole number of seconds from 1 to 60",
         default: "5",
@@ -203,7 +211,17 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
+/// Keys that are read when the agent starts and never again: they say where its open files are. All
+/// others may change while it runs (SIGHUP).
+const READ_AT_START: [&str; 2] = ["state_dir", "runtime_dir"];
+
 impl Key {
+    /// Whether a changed value needs a restart of the agent.
+    #[must_use]
+    pub fn needs_restart(&self) -> bool {
+        self.section.is_empty() && READ_AT_START.contains(&self.name)
+    }
+
     /// `[section] name`, or the bare name at the top level.
     #[must_use]
     pub fn title(&self) -> String {

@@ -41,6 +41,7 @@ pub(super) struct Merged {
     pub(super) wireguard_enabled: Slot<bool>,
     pub(super) wireguard_socket_dir: Slot<String>,
     pub(super) wireguard_kernel: Slot<bool>,
+    pub(super) wireguard_reader: Slot<String>,
     pub(super) wireguard_poll_s: Slot<i64>,
     pub(super) openvpn_enabled: Slot<bool>,
     pub(super) openvpn_management: Slot<Vec<String>>,
@@ -87,6 +88,7 @@ impl Merged {
         source.lay(&mut self.wireguard_enabled, wireguard.enabled);
         source.lay(&mut self.wireguard_socket_dir, wireguard.socket_dir);
         source.lay(&mut self.wireguard_kernel, wireguard.kernel);
+        source.lay(&mut self.wireguard_reader, wireguard.reader);
         source.lay(&mut self.wireguard_poll_s, wireguard.poll_s);
         source.lay(&mut self.openvpn_enabled, openvpn.enabled);
         source.lay(&mut self.openvpn_management, openvpn.management);

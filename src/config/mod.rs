@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use error::ConfigError;
 pub use keys::{KEYS, Key};
 pub use merged::Origin;
+pub use show::changed;
 
 /// Where the configuration is looked for when no `--config` is given.
 pub const DEFAULT_FILE: &str = "/etc/vpn-node/agent.toml";
@@ -76,6 +77,8 @@ pub struct WireguardSettings {
     pub socket_dir: PathBuf,
     /// Ask the kernel too.
     pub kernel: bool,
+    /// The socket of the process that asks it; `None`: the agent asks by itself.
+    pub reader: Option<PathBuf>,
     /// Time between two polls.
     pub poll: Duration,
 }
@@ -268,6 +271,7 @@ impl Default for Settings {
                 enabled: true,
                 socket_dir: PathBuf::from("/var/run/wireguard"),
                 kernel: true,
+                reader: Some(PathBuf::from("/run/vpn-node-wireguard/reader.sock")),
                 poll: Duration::from_secs(5),
             },
             openvpn: OpenvpnSettings {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Value;
 
-use super::{Effective, KEYS, Settings};
+use super::{Effective, KEYS, Key, Settings};
 use crate::core::shown_path;
 
 impl Effective {
@@ -45,6 +45,20 @@ impl Effective {
     }
 }
 
+/// The keys whose values differ.
+#[must_use]
+pub fn changed(before: &Settings, after: &Settings) -> Vec<&'static Key> {
+    let differs = |key: &&Key| {
+        let of = |settings| value(settings, key.section, key.name);
+        match (key.section, key.name) {
+            // Shown without its password.
+            ("controller", "proxy") => before.controller.proxy != after.controller.proxy,
+            _ => of(before) != of(after),
+        }
+    };
+    KEYS.iter().filter(differs).collect()
+}
+
 /// The value of one key; none if it is not set (or unknown: the tests hold `KEYS` complete).
 fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
     let Settings {
@@ -80,6 +94,7 @@ fn value(settings: &Settings, section: &str, name: &str) -> Option<Value> {
         ("wireguard", "enabled") => Some(Value::Boolean(wireguard.enabled)),
         ("wireguard", "socket_dir") => Some(path(&wireguard.socket_dir)),
         ("wireguard", "kernel") => Some(Value::Boolean(wireguard.kernel)),
+        ("wireguard", "reader") => Some(wireguard.reader.as_deref().map_or(text(""), path)),
         ("wireguard", "poll_s") => number(wireguard.poll.as_secs()),
         ("openvpn", "enabled") => Some(Value::Boolean(openvpn.enabled)),
         ("openvpn", "management") => {

@@ -405,3 +405,41 @@ proptest! {
         prop_assert_eq!(taken, (1..=60).contains(&seconds));
     }
 }
+
+#[test]
+fn changed_keys_are_named_and_few_of_them_need_a_restart() {
+    let before = good("");
+    assert_eq!(changed(&before, &before).len(), 0);
+    let after = good(
+        "state_dir = \"/a\"\nlocation = \"rack 7\"\n[controller]\nproxy = \"http://u:one@p:1\"\n[wireguard]\npoll_s = 7\n",
+    );
+    let titles = |keys: &[&Key]| keys.iter().map(|key| key.title()).collect::<Vec<_>>();
+    let keys = changed(&before, &after);
+    assert_eq!(
+        titles(&keys),
+        [
+            "state_dir",
+            "location",
+            "[controller] proxy",
+            "[wireguard] poll_s"
+        ]
+    );
+    let restart: Vec<&Key> = keys.into_iter().filter(|key| key.needs_restart()).collect();
+    assert_eq!(titles(&restart), ["state_dir"]);
+    // A password that is shown nowhere counts, too.
+    let other = good(
+        "state_dir = \"/a\"\nlocation = \"rack 7\"\n[controller]\nproxy = \"http://u:two@p:1\"\n[wireguard]\npoll_s = 7\n",
+    );
+    assert_eq!(titles(&changed(&after, &other)), ["[controller] proxy"]);
+    // The page says which.
+    let page = include_str!("../../docs/config.md");
+    let (_, applying) = page.split_once("## Applying a change").unwrap();
+    let (applying, _) = applying.split_once("\n## ").unwrap();
+    for key in KEYS.iter().filter(|key| key.needs_restart()) {
+        assert!(
+            applying.contains(&format!("`{}`", key.name)),
+            "{}",
+            key.name
+        );
+    }
+}

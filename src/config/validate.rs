@@ -89,6 +89,13 @@ pub(super) fn validate(merged: Merged) -> Result<(Settings, Origins), ConfigErro
         wireguard.kernel = v;
         Ok(())
     })?;
+    check.set("wireguard", "reader", merged.wireguard_reader, |v| {
+        wireguard.reader = match v.as_str() {
+            "" => None,
+            _ => Some(absolute(v)?),
+        };
+        Ok(())
+    })?;
     check.set("wireguard", "poll_s", merged.wireguard_poll_s, |v| {
         within(v, 1, MAX_POLL_S).map(|seconds| wireguard.poll = Duration::from_secs(seconds))
     })?;

@@ -23,7 +23,7 @@ pub struct Authorisation {
     /// It was verified in this run, or stopped, and is not any more: only `verified` ends that.
     lapsed: bool,
     /// The controller said stop: revoked or quarantined, with its sentence.
-    stopped: Option<String>,
+    stopped: Option<(&'static str, String)>,
     standing: Option<Standing>,
 }
 
@@ -63,16 +63,23 @@ impl Authorisation {
     }
 
     /// The controller refused this host altogether: no grace.
-    pub fn stop(&mut self, reason: String) {
+    /// `code` is the controller's word for it.
+    pub fn stop(&mut self, code: &'static str, reason: String) {
         self.verified = None;
         self.lapsed = true;
-        self.stopped = Some(reason);
+        self.stopped = Some((code, reason));
     }
 
     /// Why the controller stopped this host, if it did.
     #[must_use]
     pub fn stopped(&self) -> Option<&str> {
-        self.stopped.as_deref()
+        self.stopped.as_ref().map(|(_, reason)| reason.as_str())
+    }
+
+    /// The same as a stable word.
+    #[must_use]
+    pub fn stopped_code(&self) -> Option<&'static str> {
+        self.stopped.as_ref().map(|(code, _)| *code)
     }
 
     /// What the controller said last.
@@ -166,7 +173,7 @@ mod tests {
     #[test]
     fn stopped_is_lapsed_at_once_until_the_controller_judges_again() {
         let mut authorisation = verified_at(Now::default());
-        authorisation.stop("quarantined".into());
+        authorisation.stop("quarantined", "two holders".into());
         assert_eq!(authorisation.state(Now::default(), SILENT), State::Lapsed);
         assert_eq!(authorisation.remaining(Now::default()), None);
         authorisation.judged(standing(Verdict::Verified, 1800), Now::default());

@@ -3,11 +3,12 @@
 //!
 //! Reading order: [`agent`] (the whole), [`lane`] (how it speaks), [`authorisation`] (whether
 //! this host may serve), [`trust`] (whom it believes), [`schedule`] (when), [`sessions`] (who is
-//! connected), [`update`] (which release it fetches), [`report`] (what it says of itself), [`gate`] (what another process may do about it).
+//! connected), [`update`] (which release it fetches), [`report`] (what it says of itself), [`journal`] (the ids of what it logs), [`gate`] (what another process may do about it).
 
 pub mod agent;
 pub mod authorisation;
 pub mod gate;
+pub mod journal;
 pub mod lane;
 pub mod report;
 pub mod schedule;

@@ -6,6 +6,7 @@
 
 mod authorised;
 mod health;
+mod life;
 mod update;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::Now;
 pub use authorised::AuthorisationAnswer;
 pub use health::Health;
+pub use life::{Life, Lives};
 pub use update::{DownloadStatus, UpdateStatus};
 
 /// Version of the JSON shape. It changes only when a field changes its meaning or goes away.
@@ -88,6 +90,9 @@ pub struct StatusReport {
     /// How its software is kept current; none before enrolment.
     #[serde(default)]
     pub update: Option<UpdateStatus>,
+    /// How the latest change of the configuration went.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
     /// The newest errors, oldest first, at most [`MAX_LAST_ERRORS`].
     pub last_errors: Vec<ErrorNote>,
 }
@@ -107,6 +112,9 @@ pub struct Verification {
     pub hardware_status: Option<String>,
     /// What the controller warned of, one sentence each.
     pub warnings: Vec<String>,
+    /// Why the controller stopped this host, as a stable word; only for the log, so it is not sent.
+    #[serde(skip)]
+    pub stopped: Option<&'static str>,
 }
 
 /// The four states of the authorisation.
@@ -269,6 +277,15 @@ pub struct IdentityStatus {
     pub rotating: bool,
 }
 
+/// How the latest change of the configuration went (`systemctl reload`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// Why it was refused; none if it is in force. The one before it holds until that is mended.
+    pub error: Option<String>,
+    /// Keys that were changed, and that only a restart will read.
+    pub needs_restart: Vec<String>,
+}
+
 /// One error, for the list of the newest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorNote {
@@ -317,6 +334,7 @@ impl StatusReport {
                 valid_for_s: None,
                 hardware_status: None,
                 warnings: Vec::new(),
+                stopped: None,
             },
             authorised_until: None,
             last_heartbeat: LastHeartbeat::default(),
@@ -333,6 +351,7 @@ impl StatusReport {
             ledger: LedgerStatus::default(),
             identity: None,
             update: None,
+            configuration: ConfigurationStatus::default(),
             last_errors: Vec::new(),
         }
     }

@@ -7,6 +7,7 @@
 //! once; neither can be missing.
 
 mod load;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,21 +22,27 @@ use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::keys::PublicKey;
 
 pub(super) use self::load::Load;
+use self::watched::Watched;
+use super::progress::{Part, Progress};
 use super::records::Records;
 use super::updates::UpdateFiles;
 use super::{DISK_COMMANDS_QUEUED, enrol};
 use crate::config::{self, Settings};
 use crate::core::agent::{Event, LedgerFacts, Recording};
+use crate::core::journal;
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
 use crate::core::update;
 use crate::host::hardware::SnapshotState;
 use crate::host::state::{Enrolment, KeptSessions, LaneFile, SessionsFile, StateDir};
-use crate::ledger::{Options, WhenFull};
+use crate::ledger::{HostDisk, Options, WhenFull};
 
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
 const MAX_WAITING: usize = 10_000;
+
+/// What the thread may have to say at once: see [`Disk::events`].
+const EVENTS_QUEUED: usize = 4;
 
 /// Something for the disk thread.
 pub(super) enum DiskCommand {
@@ -53,6 +60,8 @@ pub(super) enum DiskCommand {
     Record(Box<Recording>),
     /// The updater's status, and what is kept and cleaned of a release.
     Update(update::Command),
+    /// Other limits of the ledger.
+    LimitLedger(Options),
     /// Read the next batch.
     ReadBatch,
     /// Forget what the controller has.
@@ -71,7 +80,8 @@ pub(super) struct Disk {
     events: mpsc::Receiver<Event>,
     facts: watch::Receiver<LedgerFacts>,
     load: Arc<Load>,
-    thread: thread::JoinHandle<()>,
+    /// Ends when the thread does.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Disk {
@@ -81,7 +91,10 @@ impl Disk {
             self.load.add(recording);
         }
         if self.commands.send(command).await.is_err() {
-            tracing::error!("the disk thread has ended: nothing can be stored any more");
+            tracing::error!(
+                message_id = %journal::STATE_NOT_KEPT,
+                "the disk thread has ended: nothing can be stored any more"
+            );
         }
     }
 
@@ -112,8 +125,8 @@ impl Disk {
     /// Waits until everything told so far is done.
     pub(super) async fn finish(self) {
         drop(self.commands);
-        let thread = self.thread;
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        // Not a join in a thread of the runtime: the runtime would wait for that for ever.
+        let _ = self.ended.await;
     }
 }
 
@@ -121,7 +134,8 @@ impl Disk {
 pub(super) struct DiskThread {
     settings: Settings,
     state: StateDir,
-    records: Records,
+    records: Records<Watched<HostDisk>>,
+    progress: Progress,
     /// The key that is in its place; the lane says when another one is in force.
     identity_key: PublicKey,
     /// What the disk did not take yet.
@@ -143,23 +157,19 @@ impl DiskThread {
         state: &StateDir,
         enrolment: &Enrolment,
         kept: KeptSessions,
+        progress: Progress,
     ) -> Self {
         let unrecorded = kept.unrecorded.clone();
         Self {
             settings: settings.clone(),
             state: state.clone(),
-            records: Records::new(
+            records: Records::on(
+                Watched::new(HostDisk, progress.clone()),
                 &enrolment.server_id,
                 state.ledger(),
-                Options {
-                    max_bytes: settings.ledger.max_bytes,
-                    when_full: match settings.ledger.when_full {
-                        config::WhenFull::DropOldest => WhenFull::DropOldest,
-                        config::WhenFull::Refuse => WhenFull::Refuse,
-                    },
-                    ..Options::default()
-                },
+                ledger_options(settings),
             ),
+            progress,
             identity_key: enrolment.identity_key,
             waiting: Recording::default(),
             kept: state.sessions_file(kept),
@@ -182,20 +192,26 @@ impl DiskThread {
     /// Starts the thread.
     pub(super) fn spawn(mut self, mut lane_file: LaneFile) -> Disk {
         let (commands, receiver) = mpsc::channel(DISK_COMMANDS_QUEUED);
-        let (to_events, events) = mpsc::channel(4);
+        let (to_events, events) = mpsc::channel(EVENTS_QUEUED);
         let (to_facts, facts) = watch::channel(self.facts());
         let load = Arc::new(Load::default());
         let taken = load.clone();
-        let thread = thread::Builder::new()
+        let (ends, ended) = oneshot::channel::<()>();
+        thread::Builder::new()
             .name("disk".into())
-            .spawn(move || self.work(&mut lane_file, (receiver, &taken), &to_events, &to_facts))
+            .spawn(move || {
+                self.work(&mut lane_file, (receiver, &taken), &to_events, &to_facts);
+                // The files are closed before anybody hears of the end.
+                drop((self, lane_file));
+                drop(ends);
+            })
             .expect("a thread can be started when the daemon starts");
         Disk {
             commands,
             events,
             facts,
             load,
-            thread,
+            ended,
         }
     }
 
@@ -208,6 +224,7 @@ impl DiskThread {
     ) {
         let mut next = commands.blocking_recv();
         while let Some(command) = next.take() {
+            let work = self.progress.begin(Part::Disk);
             let tries_anyway = matches!(command, DiskCommand::Record(_));
             match command {
                 DiskCommand::Record(mut recording) => {
@@ -241,12 +258,18 @@ impl DiskThread {
                 }
                 DiskCommand::DropNextKey => {
                     if let Err(error) = self.state.drop_next_key(&mut UnwrapErr(SysRng)) {
-                        tracing::warn!(%error, "an unused identity key cannot be removed");
+                        tracing::warn!(
+                            message_id = %journal::IDENTITY_KEY_LEFT,
+                            %error, "an unused identity key cannot be removed"
+                        );
                     }
                 }
                 DiskCommand::StoreCertificate(certificate) => {
                     if let Err(error) = self.state.store_certificate(*certificate) {
-                        tracing::error!(%error, "the controller's new certificate cannot be stored");
+                        tracing::error!(
+                            message_id = %journal::STATE_NOT_KEPT,
+                            %error, "the controller's new certificate cannot be stored"
+                        );
                     }
                 }
                 DiskCommand::ProbeHardware => {
@@ -257,6 +280,7 @@ impl DiskThread {
                         let _ = events.blocking_send(Event::Update(event));
                     }
                 }
+                DiskCommand::LimitLedger(options) => self.records.set_limits(options),
                 DiskCommand::ReadBatch => {
                     let _ = events.blocking_send(Event::Batch(self.records.read_batch()));
                 }
@@ -273,10 +297,12 @@ impl DiskThread {
                 *known = now;
                 changed
             });
+            drop(work);
             if next.is_none() {
                 next = commands.blocking_recv();
             }
         }
+        let _work = self.progress.begin(Part::Disk);
         self.give_up_waiting();
     }
 
@@ -288,11 +314,17 @@ impl DiskThread {
         };
         match self.state.finish_change(&mut UnwrapErr(SysRng)) {
             Ok(()) => {
-                tracing::info!(epoch = lane.epoch, key = %key.id(), "the identity key was rotated");
+                tracing::info!(
+                    message_id = %journal::IDENTITY_ROTATED,
+                    epoch = lane.epoch, key = %key.id(), "the identity key was rotated"
+                );
                 self.identity_key = key;
             }
             Err(error) => {
-                tracing::error!(%error, "the new identity key is in force, and cannot be put in its place yet");
+                tracing::error!(
+                    message_id = %journal::STATE_NOT_KEPT,
+                    %error, "the new identity key is in force, and cannot be put in its place yet"
+                );
             }
         }
     }
@@ -350,6 +382,7 @@ impl DiskThread {
         let left = std::mem::take(&mut self.waiting).records.len() as u64;
         if left > 0 {
             tracing::error!(
+                message_id = %journal::RECORDS_LOST,
                 records = left,
                 "the agent ends before the disk took its last connection records; they are reported as lost"
             );
@@ -361,7 +394,10 @@ impl DiskThread {
         match self.kept.keep(sessions, &self.unrecorded, whole) {
             Ok(()) => self.error = None,
             Err(error) => {
-                tracing::error!(%error, "the live sessions cannot be kept for the next start");
+                tracing::error!(
+                    message_id = %journal::STATE_NOT_KEPT,
+                    %error, "the live sessions cannot be kept for the next start"
+                );
                 self.error = Some(error.to_string());
             }
         }
@@ -377,11 +413,24 @@ impl DiskThread {
             // The first note says why.
             let why = probe.notes.first().map_or("", String::as_str);
             tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
                 why,
                 "the hardware is looked at without what only root can read"
             );
         }
         Event::Hardware(Box::new(probe.components))
+    }
+}
+
+/// What the configuration says of the ledger.
+pub(super) fn ledger_options(settings: &Settings) -> Options {
+    Options {
+        max_bytes: settings.ledger.max_bytes,
+        when_full: match settings.ledger.when_full {
+            config::WhenFull::DropOldest => WhenFull::DropOldest,
+            config::WhenFull::Refuse => WhenFull::Refuse,
+        },
+        ..Options::default()
     }
 }
 
@@ -412,3 +461,5 @@ fn give_up_beyond(recording: &mut Recording, most: usize) -> u64 {
 mod bench;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::stuck as stuck_for_tests;

@@ -7,10 +7,12 @@ use std::path::Path;
 
 use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
+use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::limits::{MAX_TEXT_BYTES, is_short_text};
 use vpn_node_protocol::token::{Token, TokenError};
 
 use crate::config::Settings;
+use crate::core::journal;
 use crate::core::{schedule, shown};
 use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
@@ -102,7 +104,7 @@ pub enum CommandError {
 }
 
 /// How the configuration says the controller is reached.
-pub(super) fn options(settings: &Settings) -> Options {
+fn options(settings: &Settings) -> Options {
     Options {
         urls: settings.controller.urls.clone().unwrap_or_default(),
         server_pin: None,
@@ -115,32 +117,55 @@ pub(super) fn options(settings: &Settings) -> Options {
     }
 }
 
+/// How the enrolment says that the controller is reached, where the configuration does not.
+pub(super) struct Reach {
+    pub(super) urls: Vec<String>,
+    pub(super) server_pin: Option<Digest>,
+}
+
+/// The two together.
+pub(super) fn options_of(settings: &Settings, reach: &Reach) -> Options {
+    let mut options = options(settings);
+    if options.urls.is_empty() {
+        options.urls.clone_from(&reach.urls);
+    }
+    options.server_pin = reach.server_pin;
+    options
+}
+
 /// Looks at the hardware. Root first writes the part that only root can read, so that the answer
 /// is the same as in the unprivileged daemon, whose unit has root write it at each start.
 pub(super) fn probe(settings: &Settings) -> hardware::Probe {
     let roots = Roots::host(&settings.runtime_dir);
     if nix::unistd::geteuid().is_root() {
         // The unit makes it at its first start, which comes after the enrolment.
-        if let Err(error) = make_runtime_dir(settings) {
-            tracing::warn!(%error, "the runtime directory cannot be made");
+        if let Some(dir) = roots.snapshot.parent()
+            && let Err(error) = make_snapshot_dir(dir, settings)
+        {
+            tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
+                %error, "the directory of the hardware snapshot cannot be made"
+            );
         }
         if let Err(error) = snapshot::write(&roots) {
-            tracing::warn!(%error, "the hardware snapshot cannot be written");
+            tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
+                %error, "the hardware snapshot cannot be written"
+            );
         }
     }
     hardware::probe(&roots)
 }
 
-/// For the user who owns the state, as the unit would.
-fn make_runtime_dir(settings: &Settings) -> io::Result<()> {
-    let path = &settings.runtime_dir;
-    match DirBuilder::new().mode(0o755).create(path) {
+/// Root's, and the group may read who owns the state: as the unit would.
+fn make_snapshot_dir(path: &Path, settings: &Settings) -> io::Result<()> {
+    match DirBuilder::new().mode(0o750).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => return Err(error),
     }
     match std::fs::metadata(&settings.state_dir) {
-        Ok(owner) => chown(path, Some(owner.uid()), Some(owner.gid())),
+        Ok(owner) => chown(path, None, Some(owner.gid())),
         Err(_) => Ok(()),
     }
 }

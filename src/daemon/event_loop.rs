@@ -1,5 +1,7 @@
 //! The loop: wait for an event, a deadline or a signal; ask the core; do what it says.
 
+mod reload;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,32 +9,41 @@ use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
 use tokio::sync::{mpsc, watch};
 
-use super::controller;
+use super::controller::Controller;
 use super::disk::{Disk, DiskCommand};
-use super::host_signals::{Stop, notify};
+use super::host_signals::{Ask, Signals, notify};
+use super::life;
+use super::progress::{Part, Progress, Work};
 use super::updates::Downloads;
 use super::watch::Readers;
+use super::watchdog::Watchdog;
 use crate::core::agent::{Agent, Command, Event};
-use crate::core::report::StatusReport;
+use crate::core::journal;
+use crate::core::report::{Lives, StatusReport};
 use crate::host::metrics::Sampler;
 use crate::host::{clock, systemd};
-use crate::remote::Client;
 use crate::status::Wish;
 use crate::vpn::{Order, Report, Word};
 
-/// Answers of the controller that can be under way at once: a chained request, a directive
-/// request, a certificate, an introduction and a witness.
-const ANSWERS_QUEUED: usize = 5;
 /// The report is rebuilt this often at most: with many connections it is not free.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// And this often at least: a gate believes no report that is three times as old
 /// (`core::gate::MAX_REPORT_AGE`). Also the longest sleep, for a clock that a suspend stopped.
 const REPORT_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 
+pub(super) use self::reload::{Configuration, before_enrolment, disks};
+
+/// How long the last words to the controller may take: a request takes milliseconds, and one that
+/// got no answer is sent again by the next start.
+const LAST_WORD_TAKES: Duration = Duration::from_secs(5);
+/// How long a stop may take in all, on a disk that is slow: then what it did not take is given up,
+/// as in a crash.
+const STOP_TAKES_AT_MOST: Duration = Duration::from_secs(60);
+
 /// Everyone who does what the core says.
 pub(super) struct Workers {
     /// To the controller.
-    pub(super) client: Arc<Client>,
+    pub(super) controller: Controller,
     /// From and to the VPN daemons.
     pub(super) readers: Readers,
     /// State and ledger.
@@ -48,52 +59,62 @@ pub(super) struct Workers {
 /// The loop and what it holds.
 pub(super) struct EventLoop {
     agent: Agent,
+    configuration: Configuration,
     workers: Workers,
     reports: watch::Sender<Arc<StatusReport>>,
-    answers: mpsc::Receiver<Event>,
-    to_answers: mpsc::Sender<Event>,
+    progress: Progress,
+    /// The turn under way: ends while it waits for room in the disk's queue, which is the disk's to
+    /// answer for.
+    turn: Option<Work>,
     rng: UnwrapErr<SysRng>,
     /// When the next report may be made; none while nothing has changed.
     report_at: Option<Duration>,
     reported_at: Duration,
     status_line: String,
+    lives: Lives,
 }
 
 impl EventLoop {
     pub(super) fn new(
         agent: Agent,
+        configuration: Configuration,
         workers: Workers,
         reports: watch::Sender<Arc<StatusReport>>,
+        progress: Progress,
     ) -> Self {
-        let (to_answers, answers) = mpsc::channel(ANSWERS_QUEUED);
         Self {
             agent,
+            configuration,
             workers,
             reports,
-            answers,
-            to_answers,
+            progress,
+            turn: None,
             rng: UnwrapErr(SysRng),
             report_at: Some(Duration::ZERO),
             reported_at: Duration::ZERO,
             status_line: String::new(),
+            lives: Lives::default(),
         }
     }
 
-    /// Runs until told to stop; then everything seen is on disk.
-    pub(super) async fn run(mut self, stop: &mut Stop) {
-        let watchdog = systemd::watchdog_interval().unwrap_or(REPORT_AT_LEAST_EVERY);
+    /// Runs until told to stop; then everything seen is on disk, unless it was told twice or that
+    /// takes too long.
+    pub(super) async fn run(mut self, signals: &mut Signals, watchdog: &Watchdog) {
         self.agent.handle_timeout(clock::now(), &mut self.rng);
         loop {
+            self.turn = Some(self.progress.begin(Part::Loop));
             self.obey().await;
             self.report_if_due();
-            notify(systemd::notify_watchdog);
-            let sleep = self.sleep().min(watchdog);
+            let sleep = self.sleep();
             let load = self.workers.disk.load();
             let has_room = load.has_room();
             tokio::select! {
-                () = stop.wait() => break,
-                Some(event) = self.answers.recv() => self.handle(event),
-                Some(word) = self.workers.readers.word(), if has_room => self.told(word),
+                ask = signals.next() => match ask {
+                    Ask::Stop => break,
+                    Ask::Reload => self.reload().await,
+                },
+                event = self.workers.controller.answer() => self.handle(event),
+                word = self.workers.readers.word(), if has_room => self.told(word),
                 () = load.changed(), if !has_room => {}
                 Some(wish) = self.workers.wishes.recv() => self.grant(wish),
                 event = self.workers.disk.event() => self.handle(event),
@@ -103,9 +124,58 @@ impl EventLoop {
                 }
             }
         }
+        tracing::info!(
+            message_id = %journal::STOPPING,
+            "stopping"
+        );
+        notify(systemd::notify_stopping);
+        watchdog.stopping(STOP_TAKES_AT_MOST);
+        tokio::select! {
+            () = self.finish() => {}
+            () = signals.stop() => {
+                tracing::warn!(
+                    message_id = %journal::STOP_CUT_SHORT,
+                    "told to stop a second time: what is not on disk yet is given up"
+                );
+            }
+            () = tokio::time::sleep(STOP_TAKES_AT_MOST) => {
+                tracing::error!(
+                    message_id = %journal::STOP_CUT_SHORT,
+                    "the disk takes too long: what is not on disk yet is given up"
+                );
+            }
+        }
+    }
+
+    /// What is known of connections goes to disk, the controller hears how this host was last, and
+    /// everything that the disk was told is done.
+    async fn finish(mut self) {
         self.agent.finish(clock::now());
         self.obey().await;
+        // A controller that does not answer now hears it from the next start: the request is on disk.
+        let _ = tokio::time::timeout(LAST_WORD_TAKES, self.say_last_word()).await;
+        self.turn = None;
         self.workers.disk.finish().await;
+    }
+
+    /// Waits for the chained request under way, and sends one last heartbeat.
+    async fn say_last_word(&mut self) {
+        self.agent.last_word(clock::now(), &mut self.rng);
+        loop {
+            self.turn = Some(self.progress.begin(Part::Loop));
+            self.obey().await;
+            if !self.agent.is_speaking(clock::now()) {
+                return;
+            }
+            let sleep = self.sleep();
+            tokio::select! {
+                event = self.workers.controller.answer() => self.handle(event),
+                event = self.workers.disk.event() => self.handle(event),
+                () = tokio::time::sleep(sleep) => {
+                    self.agent.handle_timeout(clock::now(), &mut self.rng);
+                }
+            }
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -158,42 +228,23 @@ impl EventLoop {
     /// Does what the core wants, in its order, until it wants nothing more.
     async fn obey(&mut self) {
         while let Some(command) = self.agent.next_command() {
+            let controller = &self.workers.controller;
             match command {
                 Command::Send { state, body } => {
+                    self.turn = None;
                     let written = self.workers.disk.store_lane(state).await;
-                    controller::send(&self.workers.client, written, body, &self.to_answers);
+                    self.turn = Some(self.progress.begin(Part::Loop));
+                    self.workers.controller.send(written, body);
                 }
-                Command::Poll { body, wait } => {
-                    controller::poll(&self.workers.client, body, wait, &self.to_answers);
-                }
-                Command::Introduce { body } => {
-                    controller::introduce(&self.workers.client, body, &self.to_answers);
-                }
-                Command::Witness { body } => {
-                    controller::witness(&self.workers.client, body, &self.to_answers);
-                }
-                Command::StoreNextKey(key) => {
-                    self.workers.disk.tell(DiskCommand::StoreNextKey(key)).await;
-                }
-                Command::DropNextKey => self.workers.disk.tell(DiskCommand::DropNextKey).await,
-                Command::FetchCertificate => {
-                    controller::fetch_certificate(&self.workers.client, &self.to_answers);
-                }
+                Command::Poll { body, wait } => controller.poll(body, wait),
+                Command::Introduce { body } => controller.introduce(body),
+                Command::Witness { body } => controller.witness(body),
+                Command::FetchCertificate => controller.fetch_certificate(),
                 Command::Sample => {
                     let now = clock::now();
                     let metrics = self.workers.sampler.sample(now);
                     self.agent
                         .handle(Event::Sampled(metrics), now, &mut self.rng);
-                }
-                Command::StoreCertificate(envelope) => {
-                    self.workers
-                        .disk
-                        .tell(DiskCommand::StoreCertificate(envelope))
-                        .await;
-                }
-                Command::ProbeHardware => self.workers.disk.tell(DiskCommand::ProbeHardware).await,
-                Command::Record(recording) => {
-                    self.workers.disk.tell(DiskCommand::Record(recording)).await;
                 }
                 Command::Disconnect {
                     order,
@@ -204,20 +255,37 @@ impl EventLoop {
                     backend,
                     key,
                 }),
+                Command::Settled {
+                    directive,
+                    outcome,
+                    detail,
+                } => life::directive(directive, outcome, detail.as_deref()),
                 Command::Update(command) => {
                     if let Some(command) = self.workers.downloads.obey(command) {
-                        self.workers.disk.tell(DiskCommand::Update(command)).await;
+                        self.tell_disk(DiskCommand::Update(command)).await;
                     }
                 }
-                Command::ReadBatch => self.workers.disk.tell(DiskCommand::ReadBatch).await,
-                Command::Acked { through, proof } => {
-                    self.workers
-                        .disk
-                        .tell(DiskCommand::Acked { through, proof })
+                Command::StoreNextKey(key) => self.tell_disk(DiskCommand::StoreNextKey(key)).await,
+                Command::DropNextKey => self.tell_disk(DiskCommand::DropNextKey).await,
+                Command::StoreCertificate(envelope) => {
+                    self.tell_disk(DiskCommand::StoreCertificate(envelope))
                         .await;
+                }
+                Command::ProbeHardware => self.tell_disk(DiskCommand::ProbeHardware).await,
+                Command::Record(recording) => self.tell_disk(DiskCommand::Record(recording)).await,
+                Command::ReadBatch => self.tell_disk(DiskCommand::ReadBatch).await,
+                Command::Acked { through, proof } => {
+                    self.tell_disk(DiskCommand::Acked { through, proof }).await;
                 }
             }
         }
+    }
+
+    /// Tells the disk thread, and waits for room in its queue if need be.
+    async fn tell_disk(&mut self, command: DiskCommand) {
+        self.turn = None;
+        self.workers.disk.tell(command).await;
+        self.turn = Some(self.progress.begin(Part::Loop));
     }
 
     fn report_soon(&mut self) {
@@ -234,8 +302,9 @@ impl EventLoop {
         self.report_at = None;
         self.reported_at = now.boot;
         let report = self.agent.report(now);
+        self.lives.news(&report, now).iter().for_each(life::tell);
         let line = status_line(&report);
-        if line != self.status_line {
+        if line != self.status_line || self.progress.is_status_line_lost() {
             notify(|| systemd::notify_status(&line));
             self.status_line = line;
         }

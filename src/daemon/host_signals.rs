@@ -11,13 +11,23 @@ pub(super) fn notify(tell: impl FnOnce() -> std::io::Result<()>) {
     }
 }
 
-/// SIGTERM and SIGINT.
-pub(super) struct Stop {
-    term: Signal,
-    int: Signal,
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// SIGTERM, SIGINT.
+    Stop,
+    /// SIGHUP.
+    Reload,
 }
 
-impl Stop {
+/// The signals that the daemon listens to.
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
     pub(super) fn new() -> Result<Self, Error> {
         let on = |kind| {
             signal(kind).map_err(|source| Error::System {
@@ -28,14 +38,21 @@ impl Stop {
         Ok(Self {
             term: on(SignalKind::terminate())?,
             int: on(SignalKind::interrupt())?,
+            hup: on(SignalKind::hangup())?,
         })
     }
 
-    /// Returns when the daemon is told to stop.
-    pub(super) async fn wait(&mut self) {
+    /// What the daemon is asked for next.
+    pub(super) async fn next(&mut self) -> Ask {
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+            _ = self.term.recv() => Ask::Stop,
+            _ = self.int.recv() => Ask::Stop,
+            _ = self.hup.recv() => Ask::Reload,
         }
+    }
+
+    /// Returns when the daemon is told to stop; it does not reload meanwhile.
+    pub(super) async fn stop(&mut self) {
+        while self.next().await != Ask::Stop {}
     }
 }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
-use crate::config::{self, Settings};
+use super::source::Source;
+use crate::config::Settings;
+use crate::core::journal;
 use crate::host::hardware::{Roots, snapshot};
 use crate::host::state::{StateDir, StateError};
 use crate::host::{installation, logging, sealing, secrecy};
@@ -39,6 +41,12 @@ struct Arguments {
     unseal_identity: bool,
 }
 
+/// The command line's definition, for man pages and completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
+}
+
 /// Parses the arguments and runs the daemon until it is told to stop.
 /// Exit codes: 0 stopped in order, 1 could not start or had to stop, 2 usage, 78 the state was
 /// written by a newer version.
@@ -53,12 +61,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match prepare(&arguments).and_then(|settings| settings.map_or(Ok(()), serve)) {
+    match prepare(&arguments).and_then(|ready| ready.map_or(Ok(()), serve)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = sentence(&error);
             if tracing::dispatcher::has_been_set() {
-                tracing::error!("{text}");
+                tracing::error!(
+                    message_id = %journal::START_FAILED,
+                    "{text}"
+                );
             } else {
                 anstream::eprintln!("vpn-node-agent: {text}");
             }
@@ -82,9 +93,10 @@ fn sentence(error: &anyhow::Error) -> String {
 }
 
 /// Settings and logging for the daemon; none when everything asked for is done already.
-fn prepare(arguments: &Arguments) -> anyhow::Result<Option<Settings>> {
+fn prepare(arguments: &Arguments) -> anyhow::Result<Option<(Settings, Source)>> {
     let undumped = secrecy::forbid_dumps();
-    let settings = settings(arguments)?;
+    let source = source(arguments)?;
+    let settings = source.load()?;
     if arguments.probe_hardware {
         snapshot::write(&Roots::host(&settings.runtime_dir))?;
         return Ok(None);
@@ -97,27 +109,30 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Option<Settings>> {
     }
     logging::init("vpn-node-agent", settings.log_level.as_str())?;
     if let Err(error) = undumped {
-        tracing::warn!(%error, "core dumps of this process cannot be forbidden: they would hold its keys");
+        tracing::warn!(
+            message_id = %journal::HOST_UNUSUAL,
+            %error, "core dumps of this process cannot be forbidden: they would hold its keys"
+        );
     }
-    Ok(Some(settings))
+    Ok(Some((settings, source)))
 }
 
-fn serve(settings: Settings) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
+fn serve((settings, source): (Settings, Source)) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start the event loop")?
-        .block_on(super::run(settings))?;
-    Ok(())
+        .context("cannot start the event loop")?;
+    let result = runtime.block_on(super::run::run(settings, source));
+    // Not waiting for the look-up of a name that nobody answers: it is the only thing left.
+    runtime.shutdown_background();
+    Ok(result?)
 }
 
-fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
-    let mut settings = config::load(arguments.config.as_deref())?.settings;
-    if let Some(dir) = &arguments.state_dir {
-        settings.state_dir = std::path::absolute(dir)?;
-    }
-    if let Some(dir) = &arguments.runtime_dir {
-        settings.runtime_dir = std::path::absolute(dir)?;
-    }
-    Ok(settings)
+fn source(arguments: &Arguments) -> std::io::Result<Source> {
+    let absolute = |dir: &Option<PathBuf>| dir.as_deref().map(std::path::absolute).transpose();
+    Ok(Source {
+        config: arguments.config.clone(),
+        state_dir: absolute(&arguments.state_dir)?,
+        runtime_dir: absolute(&arguments.runtime_dir)?,
+    })
 }

@@ -1,9 +1,10 @@
 //! The wiring and the one event loop.
 //!
-//! Reading order: [`run`] (the life of the daemon as a story), `event_loop` (what it does all
+//! Reading order: `run` (the life of the daemon as a story), `event_loop` (what it does all
 //! day), `controller` (the exchanges with the controller), `disk` (the thread for everything that
-//! may wait for a disk), `watch` (the thread that reads the VPN daemons), `updates` (what it does
-//! about releases), [`enrol`].
+//! may wait for a disk), `watch` (the thread that reads the VPN daemons),
+//! `watchdog` and `progress` (whether all of these get on), `updates` (what it does
+//! about releases), [`enrol`]. [`wireguard_reader`] is the other process, which asks the kernel.
 
 mod controller;
 mod disk;
@@ -12,15 +13,19 @@ mod error;
 mod event_loop;
 mod gaps;
 mod host_signals;
+mod life;
 mod main;
+mod progress;
 mod records;
 mod run;
+mod source;
 mod updates;
 mod watch;
+mod watchdog;
+pub mod wireguard_reader;
 
 pub use error::Error;
-pub use main::main;
-pub use run::run;
+pub use main::{command_line, main};
 
 /// The name of the systemd credential with the token (systemd.exec(5), `LoadCredential=`).
 pub const TOKEN_CREDENTIAL: &str = "registration-token";

@@ -18,14 +18,15 @@ use zeroize::Zeroizing;
 
 use super::gaps::{limit_gaps, wire_gap};
 use crate::core::agent::{LedgerFacts, Recording};
-use crate::ledger::{Batch, Disk, Gap, HostDisk, Ledger, LedgerError, Options};
+use crate::core::journal;
+use crate::ledger::{Batch, Disk, Gap, Ledger, LedgerError, Options};
 
 /// Most records that share one sync. Sealing so many takes some milliseconds (group commit promises
 /// 50); and what a failed sync leaves open, so that it must be sealed again, is no more than this.
 const MAX_GROUP: usize = 128;
 
 /// See the module.
-pub(super) struct Records<D: Disk = HostDisk> {
+pub(super) struct Records<D: Disk> {
     server_id: String,
     disk: D,
     dir: PathBuf,
@@ -38,18 +39,13 @@ pub(super) struct Records<D: Disk = HostDisk> {
     lost: u64,
     /// What failed last, until something works again.
     error: Option<String>,
+    /// What the log says of it, until it works again: opening alone may not be enough.
+    told: Option<String>,
     rng: UnwrapErr<SysRng>,
 }
 
-impl Records {
-    /// Opens nothing yet.
-    pub(super) fn new(server_id: &str, dir: PathBuf, options: Options) -> Self {
-        Self::on(HostDisk, server_id, dir, options)
-    }
-}
-
 impl<D: Disk + Clone> Records<D> {
-    /// On another disk than the host's.
+    /// Opens nothing yet.
     pub(super) fn on(disk: D, server_id: &str, dir: PathBuf, options: Options) -> Self {
         Self {
             server_id: server_id.to_owned(),
@@ -61,6 +57,7 @@ impl<D: Disk + Clone> Records<D> {
             quarantined: 0,
             lost: 0,
             error: None,
+            told: None,
             rng: UnwrapErr(SysRng),
         }
     }
@@ -83,6 +80,14 @@ impl<D: Disk + Clone> Records<D> {
         }
     }
 
+    /// Changes how much the ledger may take and what gives way then.
+    pub(super) fn set_limits(&mut self, options: Options) {
+        self.options = options;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.set_limits(options.max_bytes, options.when_full);
+        }
+    }
+
     /// Opens the ledger if it is not open.
     pub(super) fn open_if_needed(&mut self) {
         if let Err(error) = self.opened() {
@@ -101,7 +106,10 @@ impl<D: Disk + Clone> Records<D> {
             appended = self.try_append(recording);
         }
         match appended {
-            Ok(()) => self.error = None,
+            Ok(()) => {
+                self.error = None;
+                self.recovered();
+            }
             Err(ref error) => self.failed("written", error),
         }
         appended.map_err(drop)
@@ -129,6 +137,7 @@ impl<D: Disk + Clone> Records<D> {
             });
         match read {
             Ok(batch) => {
+                self.recovered();
                 if let Some(last) = batch.records.last() {
                     let through = last.seq;
                     tracing::debug!(through, "connection records are read for the controller");
@@ -226,6 +235,7 @@ impl<D: Disk + Clone> Records<D> {
         // a trace. Their sequences must not be given to other records.
         let next = ledger.next_seq();
         tracing::error!(
+            message_id = %journal::RECORDS_LOST,
             through,
             next,
             "the disk lost the newest connection records; the controller has them"
@@ -252,12 +262,16 @@ impl<D: Disk + Clone> Records<D> {
         let (ledger, recovery) = Ledger::open_on(disk, &self.dir, self.options, epoch)?;
         if recovery.torn_bytes > 0 {
             tracing::warn!(
+                message_id = %journal::LEDGER_MENDED,
                 bytes = recovery.torn_bytes,
                 "the ledger ended in an unfinished write, which was cut off"
             );
         }
         for path in &recovery.quarantined {
-            tracing::error!(path = %path.display(), "a damaged part of the connection ledger was set aside; the loss is reported to the controller");
+            tracing::error!(
+                message_id = %journal::LEDGER_DAMAGED,
+                path = %path.display(), "a damaged part of the connection ledger was set aside; the loss is reported to the controller"
+            );
         }
         self.quarantined += recovery.quarantined.len() as u64;
         self.lost += recovery.new_gaps.iter().map(Gap::span).sum::<u64>();
@@ -265,15 +279,27 @@ impl<D: Disk + Clone> Records<D> {
         Ok(self.ledger.insert(ledger))
     }
 
+    /// It took records, or gave some: what the log said of it is over.
+    fn recovered(&mut self) {
+        if self.told.take().is_some() {
+            tracing::info!(
+                message_id = %journal::LEDGER_RECOVERED,
+                "the connection ledger can be used again"
+            );
+        }
+    }
+
     /// Remembers what failed, and logs it when it begins, not at every attempt.
     fn failed(&mut self, what: &str, error: &str) {
-        if self.error.as_deref() != Some(error) {
+        if self.told.as_deref() != Some(error) {
             tracing::error!(
+                message_id = %journal::LEDGER_FAILED,
                 error,
                 "the connection ledger cannot be {what}; it will be tried again"
             );
         }
         self.error = Some(error.to_owned());
+        self.told.clone_from(&self.error);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The life of the daemon: read what is on disk, enrol if told to, run the loop, stop in order.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +11,21 @@ use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::token::{Token, TokenError};
 use vpn_node_release::version::Platform;
 
+use super::controller::Controller;
 use super::disk::DiskThread;
+use super::enrol::Reach;
 use super::error::Error;
-use super::event_loop::{EventLoop, Workers};
-use super::host_signals::{Stop, notify};
+use super::event_loop::{self, Configuration, EventLoop, Workers};
+use super::host_signals::{Ask, Signals, notify};
+use super::progress::{Part, Progress};
+use super::source::Source;
 use super::updates::{Downloads, UpdateFiles};
 use super::watch::Readers;
+use super::watchdog::Watchdog;
 use super::{TOKEN_CREDENTIAL, enrol};
 use crate::config::Settings;
 use crate::core::agent::{Agent, Setup};
+use crate::core::journal;
 use crate::core::report::StatusReport;
 use crate::core::schedule;
 use crate::core::trust::Trust;
@@ -27,6 +33,7 @@ use crate::core::update;
 use crate::host::clock;
 use crate::host::ids;
 use crate::host::installation;
+use crate::host::logging;
 use crate::host::metrics::Sampler;
 use crate::host::sealing;
 use crate::host::state::{Enrolment, StateDir};
@@ -43,14 +50,19 @@ const LOOK_FOR_ENROLMENT: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// [`Error`]: what is on disk cannot be trusted, or the host refuses something basic.
-pub async fn run(settings: Settings) -> Result<(), Error> {
-    let mut stop = Stop::new()?;
+pub(super) async fn run(mut settings: Settings, source: Source) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
     let state = StateDir::new(&settings.state_dir);
     let _lock = state.lock()?;
     state.check_format()?;
     // Only now: a second agent must not take the first one's key away.
     let state = state.with_kek(sealing::take_kek(&settings.runtime_dir)?);
     state.finish_change(&mut UnwrapErr(SysRng))?;
+    let here = installation::here();
+    tracing::info!(
+        message_id = %journal::STARTED,
+        version = %here.version, running_from = here.running_from, "started"
+    );
     let (reports, reader) = watch::channel(Arc::new(first_report()));
     let (to_wishes, wishes) = mpsc::channel(WISHES_QUEUED);
     let socket = StatusSocket::bind(&settings.status_socket())?;
@@ -62,17 +74,41 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
         Limits::default(),
     ));
     notify(|| systemd::notify_ready("starting"));
+    let progress = Progress::default();
+    let watchdog = Watchdog::start(progress.clone()).map_err(|source| Error::System {
+        doing: "start the thread of the watchdog",
+        source,
+    })?;
 
-    let enrolment = match enrolment(&settings, &state, &mut stop).await? {
-        Some(enrolment) => enrolment,
-        None => return Ok(()),
+    let mut asked = Asked {
+        signals: &mut signals,
+        source: &source,
+        settings: &mut settings,
     };
-    tracing::info!(server_id = %enrolment.server_id, "this host is enrolled");
-    run_enrolled(&settings, state, enrolment, reports, wishes, &mut stop).await?;
-    notify(systemd::notify_stopping);
+    let Some(enrolment) = enrolment(&state, &progress, &mut asked).await? else {
+        return Ok(());
+    };
+    logging::set_node_id(&enrolment.server_id);
+    tracing::info!(
+        message_id = %journal::ENROLLED,
+        server_id = %enrolment.server_id, "this host is enrolled"
+    );
+    let workers = Supervision { progress, watchdog };
+    let from = (settings, source);
+    run_enrolled(
+        from,
+        (state, enrolment),
+        (reports, wishes),
+        workers,
+        &mut signals,
+    )
+    .await?;
     // The loop dropped the reports: the server ends and removes its socket.
     let _ = server.await;
-    tracing::info!("stopped");
+    tracing::info!(
+        message_id = %journal::STOPPED,
+        "stopped"
+    );
     Ok(())
 }
 
@@ -90,35 +126,51 @@ fn first_report() -> StatusReport {
     }
 }
 
+/// What the host asks of an agent that is not enrolled.
+struct Asked<'a> {
+    signals: &'a mut Signals,
+    source: &'a Source,
+    settings: &'a mut Settings,
+}
+
+impl Asked<'_> {
+    /// Returns when the daemon is told to stop; reloads meanwhile.
+    async fn stop(&mut self) {
+        while self.signals.next().await == Ask::Reload {
+            event_loop::before_enrolment(self.source, self.settings);
+        }
+    }
+}
+
 /// The enrolment on disk; else by the credential; else waits for `vpn-node enroll`.
 /// None when the daemon was told to stop.
 async fn enrolment(
-    settings: &Settings,
     state: &StateDir,
-    stop: &mut Stop,
+    progress: &Progress,
+    asked: &mut Asked<'_>,
 ) -> Result<Option<Enrolment>, Error> {
     if let Some(enrolment) = state.enrolment()? {
         return Ok(Some(enrolment));
     }
-    match systemd::credential(TOKEN_CREDENTIAL)? {
-        Some(text) => {
-            let text = std::str::from_utf8(&text).map_err(|_| TokenError::NotAToken)?;
-            let token = Token::parse(text)?;
-            enrol_by_credential(&token, settings, stop).await
+    if let Some(text) = systemd::credential(TOKEN_CREDENTIAL)? {
+        let text = std::str::from_utf8(&text).map_err(|_| TokenError::NotAToken)?;
+        let token = Token::parse(text)?;
+        return enrol_by_credential(&token, progress, asked).await;
+    }
+    tracing::warn!(
+        message_id = %journal::NOT_ENROLLED,
+        "this host is not enrolled: run 'vpn-node enroll' and paste a token"
+    );
+    notify(|| systemd::notify_status("not enrolled: run 'vpn-node enroll'"));
+    let mut beat = tokio::time::interval(LOOK_FOR_ENROLMENT);
+    loop {
+        let _turn = progress.begin(Part::Loop);
+        tokio::select! {
+            () = asked.stop() => return Ok(None),
+            _ = beat.tick() => {}
         }
-        None => {
-            tracing::warn!("this host is not enrolled: run 'vpn-node enroll' and paste a token");
-            notify(|| systemd::notify_status("not enrolled: run 'vpn-node enroll'"));
-            let mut beat = tokio::time::interval(LOOK_FOR_ENROLMENT);
-            loop {
-                tokio::select! {
-                    () = stop.wait() => return Ok(None),
-                    _ = beat.tick() => notify(systemd::notify_watchdog),
-                }
-                if let Some(enrolment) = state.enrolment()? {
-                    return Ok(Some(enrolment));
-                }
-            }
+        if let Some(enrolment) = state.enrolment()? {
+            return Ok(Some(enrolment));
         }
     }
 }
@@ -126,19 +178,25 @@ async fn enrolment(
 /// Retries what may heal by itself (network, overload), never what cannot (a spent token).
 async fn enrol_by_credential(
     token: &Token,
-    settings: &Settings,
-    stop: &mut Stop,
+    progress: &Progress,
+    asked: &mut Asked<'_>,
 ) -> Result<Option<Enrolment>, Error> {
     let mut failures = 0;
     loop {
+        let settings = asked.settings.clone();
+        let exchange = progress.begin(Part::Exchange);
         let attempt = tokio::select! {
-            () = stop.wait() => return Ok(None),
-            attempt = enrol::this_host(token, settings) => attempt,
+            () = asked.stop() => return Ok(None),
+            attempt = enrol::this_host(token, &settings) => attempt,
         };
+        drop(exchange);
         let error = match attempt {
             Ok(enrolled) => {
                 for warning in &enrolled.warnings {
-                    tracing::warn!(%warning, "the controller remarks");
+                    tracing::warn!(
+                        message_id = %journal::ENROLMENT_REMARK,
+                        %warning, "the controller remarks"
+                    );
                 }
                 return Ok(Some(enrolled.enrolment));
             }
@@ -148,32 +206,42 @@ async fn enrol_by_credential(
         let mut rng = UnwrapErr(SysRng);
         let wait = schedule::backoff(failures, None, &mut rng);
         failures += 1;
-        tracing::warn!(%error, retry_in_s = wait.as_secs(), "enrolment failed; it will be tried again");
+        tracing::warn!(
+            message_id = %journal::ENROLMENT_FAILED,
+            %error, retry_in_s = wait.as_secs(), "enrolment failed; it will be tried again"
+        );
         notify(|| systemd::notify_status(&format!("enrolling: {error}")));
         tokio::select! {
-            () = stop.wait() => return Ok(None),
-            () = tokio::time::sleep(wait) => notify(systemd::notify_watchdog),
+            () = asked.stop() => return Ok(None),
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
+/// What sees to it that the agent gets on.
+struct Supervision {
+    progress: Progress,
+    watchdog: Watchdog,
+}
+
 async fn run_enrolled(
-    settings: &Settings,
-    state: StateDir,
-    enrolment: Enrolment,
-    reports: watch::Sender<Arc<StatusReport>>,
-    wishes: mpsc::Receiver<Wish>,
-    stop: &mut Stop,
+    (settings, source): (Settings, Source),
+    (state, enrolment): (StateDir, Enrolment),
+    (reports, wishes): (watch::Sender<Arc<StatusReport>>, mpsc::Receiver<Wish>),
+    Supervision { progress, watchdog }: Supervision,
+    signals: &mut Signals,
 ) -> Result<(), Error> {
+    let settings = &settings;
+    let reading = progress.begin(Part::Disk);
     state.remove_leftovers()?;
     let identity = state.identity(&enrolment)?;
     let (lane, lane_file) = state.lane(&enrolment)?;
     let kept = state.sessions()?;
-    let mut options = enrol::options(settings);
-    if options.urls.is_empty() {
-        options.urls.clone_from(&enrolment.urls);
-    }
-    options.server_pin = enrolment.server_pin;
+    let reach = Reach {
+        urls: enrolment.urls.clone(),
+        server_pin: enrolment.server_pin,
+    };
+    let options = enrol::options_of(settings, &reach);
     let client = Client::new(&options)?;
     let downloads = Downloads::new(settings, &enrolment, options.urls.clone(), lane.floor_ms);
     let certificate = ControllerCertificate::open(&enrolment.certificate, &enrolment.root_pin, 0)?;
@@ -205,27 +273,29 @@ async fn run_enrolled(
         now,
     );
     let workers = Workers {
-        client: Arc::new(client),
+        controller: Controller::new(client, progress.clone()),
         readers: Readers::spawn(settings, &agent.expected_backends()).map_err(|source| {
             let doing = "start the threads that read the VPN daemons";
             Error::System { doing, source }
         })?,
-        disk: DiskThread::new(settings, &state, &enrolment, kept).spawn(lane_file),
+        disk: DiskThread::new(settings, &state, &enrolment, kept, progress.clone())
+            .spawn(lane_file),
         wishes,
         downloads,
         sampler: Sampler::open(
             Path::new("/proc"),
             Path::new("/sys"),
-            &disks(&settings.metrics.disks),
+            &event_loop::disks(settings),
         ),
     };
-    EventLoop::new(agent, workers, reports).run(stop).await;
+    drop(reading);
+    let configuration = Configuration {
+        source,
+        settings: settings.clone(),
+        reach,
+    };
+    EventLoop::new(agent, configuration, workers, reports, progress)
+        .run(signals, &watchdog)
+        .await;
     Ok(())
-}
-
-fn disks(paths: &[PathBuf]) -> Vec<String> {
-    paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect()
 }

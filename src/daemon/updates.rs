@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use vpn_node_release::handover::{MAX_FILE_BYTES, Status};
 
 use crate::config::Settings;
+use crate::core::journal;
 use crate::core::update::{Command, Event, Kept};
 use crate::host::atomic;
 use crate::host::state::Enrolment;
@@ -31,24 +32,35 @@ impl Downloads {
         past_ms: i64,
     ) -> Self {
         let (to_events, events) = mpsc::channel(EVENTS_QUEUED);
-        let settings = update::Settings {
+        let fixed = update::Settings {
             folders: Folders::new(&settings.state_dir),
             updater_root: settings.updater_dir().join("trust/root.json"),
-            repository: settings.update.repository.clone(),
-            controllers,
+            repository: None,
+            controllers: Vec::new(),
             server_pin: enrolment.server_pin,
-            ca_file: settings.controller.ca_file.clone(),
-            proxy: settings
-                .controller
-                .proxy
-                .as_ref()
-                .map(|proxy| proxy.expose().to_owned()),
+            ca_file: None,
+            proxy: None,
             min_rate: settings.update.min_rate,
             max_bytes: settings.update.max_bytes,
             past_ms,
         };
-        let worker = Worker::new(settings, to_events);
-        Self { worker, events }
+        let worker = Worker::new(fixed, to_events);
+        let mut downloads = Self { worker, events };
+        downloads.configure(settings, controllers);
+        downloads
+    }
+
+    /// Takes over what may change while the agent runs; a download under way goes on as it began.
+    pub(super) fn configure(&mut self, settings: &Settings, controllers: Vec<String>) {
+        let proxy = settings.controller.proxy.as_ref();
+        self.worker.configure(|worker| {
+            worker.repository.clone_from(&settings.update.repository);
+            worker.controllers = controllers;
+            worker.ca_file.clone_from(&settings.controller.ca_file);
+            worker.proxy = proxy.map(|proxy| proxy.expose().to_owned());
+            worker.min_rate = settings.update.min_rate;
+            worker.max_bytes = settings.update.max_bytes;
+        });
     }
 
     /// The next thing that the worker has to say.
@@ -104,14 +116,20 @@ impl UpdateFiles {
             Ok(bytes) => bytes,
             Err(error) if error.is_not_found() => return Kept::default(),
             Err(error) => {
-                tracing::warn!(%error, "the last deployment cannot be read; it begins anew");
+                tracing::warn!(
+                    message_id = %journal::UPDATE_REMARK,
+                    %error, "the last deployment cannot be read; it begins anew"
+                );
                 return Kept::default();
             }
         };
         match serde_json::from_slice::<Kept>(&bytes) {
             Ok(kept) if kept.format == 1 => kept,
             _ => {
-                tracing::warn!("the last deployment is not understood; it begins anew");
+                tracing::warn!(
+                    message_id = %journal::UPDATE_REMARK,
+                    "the last deployment is not understood; it begins anew"
+                );
                 Kept::default()
             }
         }
@@ -128,7 +146,10 @@ impl UpdateFiles {
                     .create()
                     .and_then(|()| atomic::write(&self.folders.kept(), &json, 0o600));
                 if let Err(error) = written {
-                    tracing::error!(%error, "the deployment cannot be kept: a restart forgets it");
+                    tracing::error!(
+                        message_id = %journal::STATE_NOT_KEPT,
+                        %error, "the deployment cannot be kept: a restart forgets it"
+                    );
                 }
             }
             // The worker's: they wait for no disk here.
@@ -154,7 +175,10 @@ impl UpdateFiles {
             }
             Err(problem) => {
                 if self.problem.as_ref() != Some(&problem) {
-                    tracing::warn!(path = %self.status.display(), %problem, "the updater's status cannot be read");
+                    tracing::warn!(
+                        message_id = %journal::UPDATE_REMARK,
+                        path = %self.status.display(), %problem, "the updater's status cannot be read"
+                    );
                     self.problem = Some(problem);
                 }
                 None

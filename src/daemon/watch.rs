@@ -17,8 +17,19 @@ use crate::vpn::{Address, Backend, Closed, Order, Orders, Word, line};
 
 /// All readers. They end when this is dropped.
 pub(super) struct Readers {
-    words: mpsc::Receiver<Word>,
-    orders: Vec<(BackendKind, Orders)>,
+    words: mpsc::Receiver<(u64, Word)>,
+    to_loop: mpsc::Sender<(u64, Word)>,
+    readers: Vec<Reader>,
+    /// Readers that were ever started: the number of the next one.
+    started: u64,
+}
+
+/// The loop's end of one reader.
+struct Reader {
+    kind: BackendKind,
+    /// Tells its words from those of one that it took the place of.
+    number: u64,
+    orders: Orders,
 }
 
 impl Readers {
@@ -35,71 +46,136 @@ impl Readers {
         let (to_loop, words) = mpsc::channel(OBSERVATIONS_QUEUED);
         let mut readers = Self {
             words,
-            orders: Vec::new(),
+            to_loop,
+            readers: Vec::new(),
+            started: 0,
         };
-        for (kind, backend) in backends(settings, expected) {
-            let to_loop = to_loop.clone();
-            let tell = move |word| to_loop.blocking_send(word).map_err(|_| Closed);
-            let (line, orders) = line(Box::new(tell))?;
-            thread::Builder::new()
-                .name(format!("vpn-{}", kind.as_str()))
-                .spawn(move || backend.run(line))?;
-            readers.orders.push((kind, orders));
+        for kind in KINDS {
+            readers.start(kind, settings, expected)?;
         }
         Ok(readers)
     }
 
-    /// What the readers tell next; `None` when there are none.
-    pub(super) async fn word(&mut self) -> Option<Word> {
-        self.words.recv().await
+    /// Starts the reader of one kind, in the place of the one that runs; none if the configuration
+    /// switches it off. What the former one still says is not heard.
+    ///
+    /// # Errors
+    /// As [`Readers::spawn`]; then the former one goes on.
+    pub(super) fn start(
+        &mut self,
+        kind: BackendKind,
+        settings: &Settings,
+        expected: &BTreeMap<BackendId, u64>,
+    ) -> io::Result<()> {
+        let mut reader = None;
+        if let Some(backend) = backend(kind, settings, expected) {
+            let number = self.started;
+            let to_loop = self.to_loop.clone();
+            let tell = move |word| to_loop.blocking_send((number, word)).map_err(|_| Closed);
+            let (line, orders) = line(Box::new(tell))?;
+            thread::Builder::new()
+                .name(format!("vpn-{}", kind.as_str()))
+                .spawn(move || backend.run(line))?;
+            self.started += 1;
+            reader = Some(Reader {
+                kind,
+                number,
+                orders,
+            });
+        }
+        self.readers.retain(|reader| reader.kind != kind);
+        self.readers.extend(reader);
+        Ok(())
+    }
+
+    /// What the readers tell next.
+    pub(super) async fn word(&mut self) -> Word {
+        loop {
+            let (number, word) = self.words.recv().await.expect("one of its senders is here");
+            if self.readers.iter().any(|reader| reader.number == number) {
+                return word;
+            }
+        }
     }
 
     /// Hands an order to the reader that it is for; false when that cannot take it.
     #[must_use]
     pub(super) fn order(&self, order: Order) -> bool {
         let kind = order.backend.kind;
-        let reader = self.orders.iter().find(|(of, _)| *of == kind);
-        reader.is_some_and(|(_, orders)| orders.give(order))
+        let reader = self.readers.iter().find(|reader| reader.kind == kind);
+        reader.is_some_and(|reader| reader.orders.give(order))
     }
 }
 
-/// One reader for each kind that the configuration does not switch off.
-fn backends(
+/// All kinds, in the order in which their readers start.
+const KINDS: [BackendKind; 4] = [
+    BackendKind::WireGuard,
+    BackendKind::OpenVpn,
+    BackendKind::StrongSwan,
+    BackendKind::Ocserv,
+];
+
+/// The kinds whose settings differ, and whether each is still read.
+pub(super) fn changed(before: &Settings, after: &Settings) -> Vec<(BackendKind, bool)> {
+    let differs = |kind: &BackendKind| match kind {
+        BackendKind::WireGuard => before.wireguard != after.wireguard,
+        BackendKind::OpenVpn => before.openvpn != after.openvpn,
+        BackendKind::StrongSwan => before.strongswan != after.strongswan,
+        BackendKind::Ocserv => before.ocserv != after.ocserv,
+    };
+    let changed = KINDS.into_iter().filter(differs);
+    changed
+        .map(|kind| (kind, is_enabled(kind, after)))
+        .collect()
+}
+
+fn is_enabled(kind: BackendKind, settings: &Settings) -> bool {
+    match kind {
+        BackendKind::WireGuard => settings.wireguard.enabled,
+        BackendKind::OpenVpn => settings.openvpn.enabled,
+        BackendKind::StrongSwan => settings.strongswan.enabled,
+        BackendKind::Ocserv => settings.ocserv.enabled,
+    }
+}
+
+/// The reader of one kind, unless the configuration switches it off.
+fn backend(
+    kind: BackendKind,
     settings: &Settings,
     expected: &BTreeMap<BackendId, u64>,
-) -> Vec<(BackendKind, Box<dyn Backend>)> {
-    let mut all: Vec<(BackendKind, Box<dyn Backend>)> = Vec::new();
-    if settings.wireguard.enabled {
-        let wireguard = wireguard::Settings {
-            socket_dir: settings.wireguard.socket_dir.clone(),
-            kernel: settings.wireguard.kernel,
-            poll: settings.wireguard.poll,
-        };
-        let reader = WireGuard::new(wireguard, expected.keys().cloned());
-        all.push((BackendKind::WireGuard, Box::new(reader)));
+) -> Option<Box<dyn Backend>> {
+    if !is_enabled(kind, settings) {
+        return None;
     }
-    if settings.openvpn.enabled {
-        let expected = expected.iter().map(|(id, epoch)| (id.clone(), *epoch));
-        let reader = OpenVpn::new(openvpn_settings(settings), expected);
-        all.push((BackendKind::OpenVpn, Box::new(reader)));
-    }
-    if settings.strongswan.enabled {
-        let strongswan = strongswan::Settings {
-            vici: settings.strongswan.vici.clone(),
-            expected: settings.strongswan.expected,
-        };
-        let reader = StrongSwan::new(strongswan, expected.keys().cloned());
-        all.push((BackendKind::StrongSwan, Box::new(reader)));
-    }
-    if settings.ocserv.enabled {
-        let ocserv = ocserv::Settings {
-            socket: settings.ocserv.socket.clone(),
-            expected: settings.ocserv.expected,
-        };
-        let reader = Ocserv::new(ocserv, expected.keys().cloned());
-        all.push((BackendKind::Ocserv, Box::new(reader)));
-    }
-    all
+    Some(match kind {
+        BackendKind::WireGuard => {
+            let wireguard = wireguard::Settings {
+                socket_dir: settings.wireguard.socket_dir.clone(),
+                kernel: settings.wireguard.kernel,
+                reader: settings.wireguard.reader.clone(),
+                poll: settings.wireguard.poll,
+            };
+            Box::new(WireGuard::new(wireguard, expected.keys().cloned()))
+        }
+        BackendKind::OpenVpn => {
+            let expected = expected.iter().map(|(id, epoch)| (id.clone(), *epoch));
+            Box::new(OpenVpn::new(openvpn_settings(settings), expected))
+        }
+        BackendKind::StrongSwan => {
+            let strongswan = strongswan::Settings {
+                vici: settings.strongswan.vici.clone(),
+                expected: settings.strongswan.expected,
+            };
+            Box::new(StrongSwan::new(strongswan, expected.keys().cloned()))
+        }
+        BackendKind::Ocserv => {
+            let ocserv = ocserv::Settings {
+                socket: settings.ocserv.socket.clone(),
+                expected: settings.ocserv.expected,
+            };
+            Box::new(Ocserv::new(ocserv, expected.keys().cloned()))
+        }
+    })
 }
 
 fn openvpn_settings(settings: &Settings) -> openvpn::Settings {

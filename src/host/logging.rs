@@ -4,22 +4,39 @@
 //! In the journal each value is a field of its own (`journalctl SERVER_ID=…`) without a prefix, so
 //! no value may be named like a field of systemd.journal-fields(7) (`priority`, `unit`, …). The
 //! configured level holds for our own crates; libraries never say more than warnings, since what
-//! they print below that includes addresses.
+//! they print below that includes addresses. Level and node id may change while the process runs.
+
+mod text;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use nix::sys::stat::fstat;
 use tracing::Subscriber;
+use tracing_journald::Layer as Journal;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::core::journal;
 
 /// All targets of this repository start so: `vpn_node::…`, `vpn_node_agent`, `vpn_node_protocol`.
 const OWN_TARGETS: &str = "vpn_node";
+
+/// What may change in this process.
+static CHANGEABLE: OnceLock<Changeable> = OnceLock::new();
+
+struct Changeable {
+    identifier: String,
+    level: Handle<Targets, Registry>,
+    /// None where the log is no journal.
+    journal: Option<Handle<Journal, Registry>>,
+}
 
 /// Why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -38,29 +55,72 @@ pub enum LoggingError {
 /// # Errors
 /// [`LoggingError`] if `level` is none, or if it was called before.
 pub fn init(identifier: &str, level: &str) -> Result<(), LoggingError> {
-    let filter = filter(parse_level(level)?);
+    let (filter, level) = reload::Layer::new(filter(parse_level(level)?));
+    let changeable = |journal| Changeable {
+        identifier: identifier.to_owned(),
+        level,
+        journal,
+    };
     let mut unreachable = None;
     if is_journal(
         std::env::var_os("JOURNAL_STREAM").as_deref(),
         stderr_device(),
     ) {
-        match tracing_journald::layer() {
+        match journal(identifier, None) {
             Ok(journal) => {
-                let journal = journal
-                    .with_field_prefix(None)
-                    .with_syslog_identifier(identifier.to_owned())
-                    .with_priority_mappings(priorities());
-                return install(journal.with_filter(filter));
+                let (journal, handle) = reload::Layer::new(journal);
+                return install(journal.with_filter(filter), changeable(Some(handle)));
             }
             Err(error) => unreachable = Some(error),
         }
     }
     let ansi = wants_ansi(io::stderr().is_terminal(), std::env::var_os("NO_COLOR"));
-    install(text_layer(io::stderr, ansi).with_filter(filter))?;
+    let text = text_layer(io::stderr, ansi).with_filter(filter);
+    install(text, changeable(None))?;
     if let Some(error) = unreachable {
-        tracing::warn!(%error, "cannot reach the journal; logging to standard error instead");
+        tracing::warn!(
+            message_id = %journal::HOST_UNUSUAL,
+            %error, "cannot reach the journal; logging to standard error instead"
+        );
     }
     Ok(())
+}
+
+/// Logs at `level` from now on.
+///
+/// # Errors
+/// [`LoggingError::Level`] if it is none.
+pub fn set_level(level: &str) -> Result<(), LoggingError> {
+    let filter = filter(parse_level(level)?);
+    if let Some(changeable) = CHANGEABLE.get() {
+        // It fails only when the subscriber is gone, and with it the log.
+        let _ = changeable.level.reload(filter);
+        tracing::callsite::rebuild_interest_cache();
+    }
+    Ok(())
+}
+
+/// Every further entry of the journal carries `NODE_ID=`: the server id that the controller gave.
+pub fn set_node_id(id: &str) {
+    let Some(changeable) = CHANGEABLE.get() else {
+        return;
+    };
+    if let Some(handle) = &changeable.journal
+        && let Ok(journal) = journal(&changeable.identifier, Some(id))
+    {
+        let _ = handle.reload(journal);
+    }
+}
+
+fn journal(identifier: &str, node_id: Option<&str>) -> io::Result<Journal> {
+    let journal = tracing_journald::layer()?
+        .with_field_prefix(None)
+        .with_syslog_identifier(identifier.to_owned())
+        .with_priority_mappings(priorities());
+    Ok(match node_id {
+        Some(id) => journal.with_custom_fields([("NODE_ID", id)]),
+        None => journal,
+    })
 }
 
 /// The level of a configuration file.
@@ -82,14 +142,17 @@ pub fn parse_level(level: &str) -> Result<LevelFilter, LoggingError> {
     })
 }
 
-fn install<L>(layer: L) -> Result<(), LoggingError>
+fn install<L>(layer: L, changeable: Changeable) -> Result<(), LoggingError>
 where
-    L: Layer<tracing_subscriber::Registry> + Send + Sync,
+    L: Layer<Registry> + Send + Sync,
 {
     tracing_subscriber::registry()
         .with(layer)
         .try_init()
-        .map_err(|_| LoggingError::AlreadySetUp)
+        .map_err(|_| LoggingError::AlreadySetUp)?;
+    // Set up once, as the line before has proved.
+    let _ = CHANGEABLE.set(changeable);
+    Ok(())
 }
 
 fn filter(level: LevelFilter) -> Targets {
@@ -113,6 +176,7 @@ where
     W: for<'a> MakeWriter<'a> + 'static,
 {
     tracing_subscriber::fmt::layer()
+        .fmt_fields(text::Fields)
         .compact()
         .with_writer(writer)
         .with_ansi(ansi)
@@ -212,6 +276,21 @@ mod tests {
             "{text:?}"
         );
         assert!(logged("info", true, log).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_is_for_the_journal_alone_is_not_shown_to_people() {
+        let text = logged("info", false, || {
+            tracing::info!(
+                target: "vpn_node",
+                message_id = %journal::VERIFIED, error_code = "some_code", "seen {}", 7
+            );
+        });
+        assert!(
+            text.trim_end().ends_with("seen 7 error_code=\"some_code\""),
+            "{text}"
+        );
+        assert!(!text.contains(&journal::VERIFIED.to_string()), "{text}");
     }
 
     #[test]

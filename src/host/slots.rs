@@ -16,6 +16,7 @@ use nix::fcntl::posix_fallocate;
 use zeroize::Zeroizing;
 
 use super::atomic::{self, AtomicError};
+use crate::core::journal;
 
 /// Bytes of one slot. The largest value (a lane with a full request and a full reply) is below.
 const SLOT_BYTES: usize = 1024 * 1024;
@@ -77,7 +78,10 @@ impl Slots {
         // Space that a copied or restored file may lack; without it the disk may be full one day.
         let whole = i64::try_from(2 * SLOT_BYTES).expect("two megabytes");
         if let Err(error) = posix_fallocate(&file, 0, whole) {
-            tracing::warn!(path = %path.display(), %error, "no space can be set aside");
+            tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
+                path = %path.display(), %error, "no space can be set aside"
+            );
         }
         let path = path.to_owned();
         Ok((

@@ -29,7 +29,7 @@ const MAX_STATUS: usize = 256;
 /// The longest credential the agent has a use for: a wrapped key or a token, a few hundred bytes.
 pub const MAX_CREDENTIAL: usize = 64 * 1024;
 
-/// `READY=1` (sd_notify(3)): the agent is up. Call it once.
+/// `READY=1` (sd_notify(3)): the agent is up, or done with reloading.
 ///
 /// # Errors
 /// If `$NOTIFY_SOCKET` is set and cannot be written to.
@@ -46,7 +46,7 @@ pub fn notify_status(status: &str) -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Status(&one_line(status))])
 }
 
-/// `WATCHDOG=1`: the event loop is alive.
+/// `WATCHDOG=1`: the agent makes progress.
 ///
 /// # Errors
 /// As [`notify_ready`].
@@ -60,6 +60,26 @@ pub fn notify_watchdog() -> io::Result<()> {
 /// As [`notify_ready`].
 pub fn notify_stopping() -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Stopping])
+}
+
+/// `EXTEND_TIMEOUT_USEC=`: what the unit allows for a stop is not enough, and the next such word
+/// comes within `by`.
+///
+/// # Errors
+/// As [`notify_ready`].
+pub fn notify_extend_timeout(by: Duration) -> io::Result<()> {
+    let usec = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
+    sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(usec)])
+}
+
+/// `RELOADING=1` with the instant (`CLOCK_MONOTONIC`) at which the reload began, which systemd ≥ 253
+/// wants of units with `Type=notify-reload`. `READY=1` ends it.
+///
+/// # Errors
+/// As [`notify_ready`].
+pub fn notify_reloading(began: Duration) -> io::Result<()> {
+    let usec = i128::try_from(began.as_micros()).unwrap_or(i128::MAX);
+    sd_notify::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)])
 }
 
 /// How often to call [`notify_watchdog`]: half of what the unit allows (`WatchdogSec=`), as
@@ -191,7 +211,9 @@ mod tests {
                 "READY=1\nSTATUS=verified\n",
                 "STATUS=one MAINPID=1\n",
                 "WATCHDOG=1\n",
+                "RELOADING=1\nMONOTONIC_USEC=1500000\n",
                 "STOPPING=1\n",
+                "EXTEND_TIMEOUT_USEC=15000000\n",
             ]
         );
     }
@@ -200,7 +222,9 @@ mod tests {
         notify_ready("verified").unwrap();
         notify_status("one\nMAINPID=1").unwrap();
         notify_watchdog().unwrap();
+        notify_reloading(Duration::from_millis(1500)).unwrap();
         notify_stopping().unwrap();
+        notify_extend_timeout(Duration::from_secs(15)).unwrap();
         assert_eq!(watchdog_interval(), Some(Duration::from_secs(10)));
         assert_eq!(credential("token").unwrap().unwrap().as_slice(), b"vnr1.x");
     }

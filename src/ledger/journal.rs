@@ -9,6 +9,7 @@ use super::disk::Disk;
 use super::gaps::{Gap, GapReason, GapSet};
 use super::record::{self, Epoch, FILE_HEADER, Header, JOURNAL_MAGIC};
 use super::{scan, segment};
+use crate::core::journal;
 
 /// Most bytes of the proof of an acknowledgement: a signed envelope of a few hundred bytes.
 pub const MAX_PROOF: usize = 4096;
@@ -196,7 +197,10 @@ impl<F> Journal<F> {
             capacity: found.image.len() as u64,
         };
         if damaged {
-            tracing::warn!(path = ?journal.path, "the ledger's journal was damaged; it is written anew");
+            tracing::warn!(
+                message_id = %journal::LEDGER_MENDED,
+                path = ?journal.path, "the ledger's journal was damaged; it is written anew"
+            );
             match journal.rewrite(disk, dir) {
                 // It can be used as it is: the scan finds its good entries each time.
                 Err(full) if full.is_full() => {}

@@ -111,6 +111,12 @@ impl<D: Disk> Ledger<D> {
         open::open(disk, dir, options, new_epoch)
     }
 
+    /// Changes how much it may take and what gives way then; the next segment obeys that.
+    pub fn set_limits(&mut self, max_bytes: u64, when_full: WhenFull) {
+        self.options.max_bytes = max_bytes;
+        self.options.when_full = when_full;
+    }
+
     /// Which ledger this is: part of every event's id.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

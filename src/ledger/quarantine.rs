@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
 use super::{LedgerError, segment};
+use crate::core::journal;
 
 /// Most damaged segments that are kept; later damage is only reported.
 const MAX_QUARANTINED: usize = 8;
@@ -38,7 +39,10 @@ pub(super) fn keep_copy<D: Disk>(
     image: &[u8],
 ) -> Option<PathBuf> {
     try_keep_copy(disk, dir, first, image).unwrap_or_else(|error| {
-        tracing::warn!(%error, "a damaged segment could not be copied to the quarantine");
+        tracing::warn!(
+            message_id = %journal::LEDGER_MENDED,
+            %error, "a damaged segment could not be copied to the quarantine"
+        );
         None
     })
 }

@@ -8,6 +8,7 @@ use super::options::WhenFull;
 use super::record::{self, Header, RECORD_HEADER, SEGMENT_MAGIC};
 use super::segment::{self, Segment};
 use super::{Ledger, LedgerError};
+use crate::core::journal;
 
 /// Unfinished new segment.
 const FRESH: &str = "fresh";
@@ -57,7 +58,10 @@ impl<D: Disk> Ledger<D> {
         {
             let path = oldest.path(&self.dir);
             if let Err(error) = self.disk.unlink(&path) {
-                tracing::warn!(?path, %error, "an acknowledged segment could not be deleted");
+                tracing::warn!(
+                    message_id = %journal::LEDGER_MENDED,
+                    ?path, %error, "an acknowledged segment could not be deleted"
+                );
                 break;
             }
             self.segments.pop_front();
@@ -65,7 +69,10 @@ impl<D: Disk> Ledger<D> {
         }
         if deleted && let Err(error) = self.disk.sync_dir(&self.dir) {
             // The file may come back after a power cut; opening deletes it again.
-            tracing::warn!(dir = ?self.dir, %error, "the ledger's directory could not be synced");
+            tracing::warn!(
+                message_id = %journal::LEDGER_MENDED,
+                dir = ?self.dir, %error, "the ledger's directory could not be synced"
+            );
         }
     }
 
@@ -142,6 +149,7 @@ impl<D: Disk> Ledger<D> {
         let path = oldest.path(&self.dir);
         if gap.first <= gap.last {
             tracing::error!(
+                message_id = %journal::LEDGER_FULL,
                 first = gap.first,
                 last = gap.last,
                 "the connection ledger is full: its oldest records are given up and reported as lost"

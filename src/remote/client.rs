@@ -15,7 +15,7 @@ use crate::core::shown;
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer may take, over what the request itself asks for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle connection is kept over two heartbeats, and given up before the controller closes it
 /// (75 s), so that no request meets a closing connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);

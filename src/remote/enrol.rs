@@ -22,6 +22,7 @@ use vpn_node_protocol::sealing::{Context, SealError, Sealed};
 use vpn_node_protocol::token::Token;
 
 use super::client::{Client, ClientError, Options, Path};
+use crate::core::journal;
 use crate::core::lane::LaneState;
 use crate::host::clock;
 use crate::host::state::{Enrolment, PendingEnrolment, StateDir, StateError};
@@ -252,7 +253,10 @@ pub async fn enrol(
 fn finish_change(state: &StateDir, rng: &mut impl CryptoRng) -> Result<(), StateError> {
     match state.finish_change(rng) {
         Err(error) if error.is_about_content() => {
-            tracing::warn!(%error, "the identity in force is lost, and is replaced");
+            tracing::warn!(
+                message_id = %journal::ENROLMENT_REMARK,
+                %error, "the identity in force is lost, and is replaced"
+            );
             Ok(())
         }
         done => done,

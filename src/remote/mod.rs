@@ -9,4 +9,4 @@ pub mod enrol;
 mod tls;
 pub mod update;
 
-pub use client::{Answer, Client, ClientError, Options, Path};
+pub use client::{ANSWER_TIMEOUT, Answer, Client, ClientError, Options, Path};

@@ -11,6 +11,7 @@ mod model;
 mod releases_table;
 mod sealing;
 mod security_table;
+mod service;
 mod support;
 mod torture;
 mod verify;

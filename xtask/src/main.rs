@@ -52,7 +52,7 @@ enum Command {
     /// Show on a machine in namespaces what only a host with a running systemd can show
     Container {
         #[command(subcommand)]
-        what: container::What,
+        what: Option<container::What>,
     },
     /// Break what a promise must survive, again and again, until it is broken or proven
     Torture {
@@ -99,7 +99,7 @@ fn main() -> ExitCode {
             what: Bench::Update(options),
         } => bench::update::run(&options),
         Command::E2e { what } => e2e::run(&what),
-        Command::Container { what } => container::run(&what),
+        Command::Container { what } => container::run(what.as_ref()),
         Command::Torture { what } => torture::run(&what),
         Command::Vm(options) => vm::run(&options),
         Command::VmFrames(options) => vm::frames::run(&options),

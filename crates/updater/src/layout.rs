@@ -92,6 +92,12 @@ impl Layout {
         self.opt().join("previous")
     }
 
+    /// Left by the package's scripts when a deb or rpm came during a trial.
+    #[must_use]
+    pub fn package_waits(&self) -> PathBuf {
+        self.opt().join(".package-waits")
+    }
+
     // --- /var/lib/vpn-node: the agent's. Nothing in it is believed. ---
 
     /// The agent's state directory.

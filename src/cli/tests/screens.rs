@@ -140,3 +140,15 @@ fn hostile_names_cannot_draw_on_the_screen() {
     assert!(!screen.contains("\x1b[2J") && !screen.contains('\u{202e}'));
     assert!(!screen.contains("\nState"), "{screen}");
 }
+
+#[test]
+fn a_configuration_that_is_not_in_force_is_a_warning() {
+    let screen = screen_with(|report| {
+        report.configuration.error = Some("/etc/vpn-node/agent.toml:3: unknown key".into());
+        report.configuration.needs_restart = vec!["runtime_dir".into(), "state_dir\u{1b}".into()];
+    });
+    let screen = screen.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(screen.contains("not in force: /etc/vpn-node/agent.toml:3: unknown key. Mend it"));
+    assert!(screen.contains("the next start only: runtime_dir, state_dir"));
+    assert!(!screen.contains('\u{1b}'), "{screen:?}");
+}

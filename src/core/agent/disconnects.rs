@@ -277,6 +277,11 @@ impl Agent {
         detail: Option<String>,
     ) {
         self.remember_directive(id);
+        self.commands.push_back(Command::Settled {
+            directive: id,
+            outcome,
+            detail: detail.clone(),
+        });
         self.acks.push(DirectiveAck {
             id,
             outcome,

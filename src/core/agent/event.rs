@@ -8,7 +8,7 @@ use vpn_node_protocol::certificate::SealingKeyEntry;
 use vpn_node_protocol::connection::ConnectionRecord;
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::hardware::Components;
-use vpn_node_protocol::message::{BackendDetails, ConnectionBatch};
+use vpn_node_protocol::message::{BackendDetails, ConnectionBatch, DirectiveOutcome};
 use vpn_node_protocol::metrics::SystemMetrics;
 
 use crate::core::lane::LaneState;
@@ -177,6 +177,15 @@ pub enum Command {
     },
     /// Something about releases.
     Update(update::Command),
+    /// Say in the log what became of a directive.
+    Settled {
+        /// Which one.
+        directive: Uuid,
+        /// What.
+        outcome: DirectiveOutcome,
+        /// Why not; names no client.
+        detail: Option<String>,
+    },
     /// Read the next piece of the ledger.
     ReadBatch,
     /// The controller has stored everything up to `through`.

@@ -5,6 +5,7 @@
 //! are arguments, so that a test plays days of outage in milliseconds.
 
 mod backends;
+mod configuration;
 mod connections;
 mod directives;
 mod disconnects;
@@ -41,6 +42,7 @@ use super::trust::{self, Trust};
 use super::update::{self, Updates};
 use crate::core::Now;
 
+pub use configuration::Configured;
 pub use event::{Command, Event, LedgerFacts, Problem, Recording, SendFailure};
 pub use rotation::NoRotation;
 
@@ -294,6 +296,24 @@ impl Agent {
     pub fn next_command(&mut self) -> Option<Command> {
         let command = self.commands.pop_front()?;
         Some(self.with_sessions(command))
+    }
+
+    /// The agent is about to stop: a heartbeat is due, unless the controller is silent or wants to
+    /// hear nothing.
+    pub fn last_word(&mut self, now: Now, rng: &mut impl CryptoRng) {
+        if self.memory.is_heard() && self.authorisation.stopped().is_none() {
+            self.heartbeat_at = now.boot;
+            self.go_on(now, rng);
+        }
+    }
+
+    /// Whether a request of the chain is due or under way. One whose attempt failed is not: it waits.
+    #[must_use]
+    pub fn is_speaking(&self, now: Now) -> bool {
+        match self.lane.is_idle() {
+            true => self.sampling || self.heartbeat_due() <= now.boot,
+            false => self.lane.send_at().is_none_or(|at| at <= now.boot),
+        }
     }
 
     /// The lane's state: to be kept when the daemon stops.

@@ -9,8 +9,9 @@ use vpn_node_protocol::message::{Authorisation as State, Verdict};
 use super::{Agent, Problem};
 use crate::core::Now;
 use crate::core::report::{
-    Backlog, ConnectionRow, ErrorNote, Heartbeats, IdentityStatus, LastHeartbeat, LedgerStatus,
-    MAX_ERROR_TEXT, MAX_LAST_ERRORS, StatusReport, Verification, VerificationState,
+    Backlog, ConfigurationStatus, ConnectionRow, ErrorNote, Heartbeats, IdentityStatus,
+    LastHeartbeat, LedgerStatus, MAX_ERROR_TEXT, MAX_LAST_ERRORS, StatusReport, Verification,
+    VerificationState,
 };
 
 /// What the agent remembers only to report it.
@@ -23,6 +24,7 @@ pub(super) struct Memory {
     problem: Problem,
     errors: std::collections::VecDeque<ErrorNote>,
     state: Option<(State, Duration)>,
+    pub(super) configuration: ConfigurationStatus,
 }
 
 impl Memory {
@@ -55,6 +57,11 @@ impl Memory {
     /// A chained request goes out, maybe not for the first time.
     pub(super) fn attempted(&mut self) {
         self.heartbeats.attempted += 1;
+    }
+
+    /// Whether the controller took the latest request that it could take.
+    pub(super) fn is_heard(&self) -> bool {
+        self.last_accepted.is_some() && self.problem == Problem::None
     }
 
     /// An attempt failed so.
@@ -147,6 +154,7 @@ impl Agent {
                 // A controller that refuses the whole host takes no new key.
                 rotating: self.rotation.is_under_way() && self.authorisation.stopped().is_none(),
             }),
+            configuration: self.memory.configuration.clone(),
             last_errors: self.memory.errors.iter().cloned().collect(),
             ..StatusReport::starting(
                 &self.about.version,
@@ -170,6 +178,7 @@ impl Agent {
             detail: self.why(state),
             valid_for_s: self.authorisation.remaining(now).map(|left| left.as_secs()),
             hardware_status: standing.map(|s| s.hardware_status.as_str().to_owned()),
+            stopped: self.authorisation.stopped_code(),
             warnings: match state {
                 State::Verified | State::Grace => standing
                     .and_then(|s| s.reason.clone())

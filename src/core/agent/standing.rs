@@ -38,6 +38,18 @@ pub(super) struct Claims {
     witness: Option<(Digest, u32)>,
 }
 
+/// The stable word for a refusal, as in `docs/protocol.md`.
+const fn word(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::Ahead => "ahead",
+        RefusalCode::Quarantined => "quarantined",
+        RefusalCode::Behind => "behind",
+        RefusalCode::RetiredKey => "retired_key",
+        RefusalCode::Revoked => "revoked",
+        RefusalCode::BadRequest => "bad_request",
+    }
+}
+
 impl Agent {
     /// The controller says that it knows no server of our key: unsigned, so it may be anybody's
     /// word, and the request is tried again as after any failure. But a controller that was
@@ -185,7 +197,7 @@ impl Agent {
             RefusalCode::Revoked => format!("{}. {NEW_SERVER}", bounded(&refusal.message)),
             RefusalCode::Ahead | RefusalCode::BadRequest => bounded(&refusal.message),
         };
-        self.authorisation.stop(reason);
+        self.authorisation.stop(word(refusal.code), reason);
     }
 
     /// The signed refusal of what has this digest, if the bytes are one.

@@ -133,6 +133,11 @@ impl Updates {
         }
     }
 
+    /// `[update] enabled` was changed.
+    pub fn enable(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
     /// The next thing to do, in order.
     pub fn next_command(&mut self) -> Option<Command> {
         self.commands.pop_front()

@@ -11,7 +11,28 @@ pub(super) fn thread(dir: &std::path::Path) -> DiskThread {
         ..Settings::default()
     };
     let kept = KeptSessions::default();
-    DiskThread::new(&settings, &StateDir::new(dir), &enrolment(), kept)
+    let progress = Progress::default();
+    DiskThread::new(&settings, &StateDir::new(dir), &enrolment(), kept, progress)
+}
+
+/// A thread that hangs: it has more to say than anybody hears.
+pub(in crate::daemon) fn stuck(dir: &std::path::Path, progress: Progress) -> Disk {
+    let (state, enrolment) = (StateDir::new(dir), enrolment());
+    let key = enrolment.identity_key;
+    let zero = vpn_node_protocol::encoding::Hex([0; 32]);
+    let lane = LaneState::enrolled(&enrolment.server_id, 1, key, zero, 0);
+    state.create_lane(&lane).unwrap();
+    let (_, lane_file) = state.lane(&enrolment).unwrap();
+    let mut thread = thread(dir);
+    thread.progress = progress;
+    let disk = thread.spawn(lane_file);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(async {
+        for _ in 0..EVENTS_QUEUED + 1 {
+            disk.tell(DiskCommand::ReadBatch).await;
+        }
+    });
+    disk
 }
 
 pub(super) fn enrolment() -> Enrolment {
@@ -145,7 +166,8 @@ fn refusing(dir: &std::path::Path) -> DiskThread {
         segment_bytes: 4096,
         when_full: WhenFull::Refuse,
     };
-    thread.records = Records::new("server", StateDir::new(dir).ledger(), options);
+    let disk = Watched::new(HostDisk, Progress::default());
+    thread.records = Records::on(disk, "server", StateDir::new(dir).ledger(), options);
     thread
 }
 

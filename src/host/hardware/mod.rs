@@ -1,8 +1,8 @@
 //! Reads what this host is made of, for its fingerprint.
 //!
 //! The daemon has no privileges, yet serial numbers of the system board are readable by root only.
-//! So root writes those few into a [snapshot] under `/run` at every boot (`ExecStartPre=+` of the
-//! unit), and [`probe`] always takes them from there and everything else from `/proc` and `/sys`:
+//! So root writes those few into a [snapshot] under `/run` before each start
+//! (`vpn-node-hardware.service`), and [`probe`] always takes them from there and everything else from `/proc` and `/sys`:
 //! never from what the caller may happen to read. Enrolment by root and verification by the daemon
 //! therefore give the same components.
 
@@ -33,21 +33,24 @@ pub struct Roots {
     pub sys: PathBuf,
     /// `/etc`, for `machine-id`.
     pub etc: PathBuf,
-    /// The snapshot of root, [`snapshot::FILE_NAME`] in the runtime directory.
+    /// The snapshot of root, [`snapshot::FILE_NAME`] in a directory that is root's.
     pub snapshot: PathBuf,
     /// The only user whose snapshot is believed: root.
     pub snapshot_owner: u32,
 }
 
 impl Roots {
-    /// This machine, with the snapshot in `runtime_dir` (`/run/vpn-node`).
+    /// This machine, with the snapshot beside `runtime_dir`: `/run/vpn-node-hardware` for
+    /// `/run/vpn-node`, which is the daemon's own and so no place for what root says.
     #[must_use]
     pub fn host(runtime_dir: &Path) -> Self {
+        let mut beside = runtime_dir.file_name().unwrap_or_default().to_owned();
+        beside.push("-hardware");
         Self {
             proc: "/proc".into(),
             sys: "/sys".into(),
             etc: "/etc".into(),
-            snapshot: runtime_dir.join(snapshot::FILE_NAME),
+            snapshot: runtime_dir.with_file_name(beside).join(snapshot::FILE_NAME),
             snapshot_owner: 0,
         }
     }
@@ -70,7 +73,7 @@ pub struct Probe {
 pub enum SnapshotState {
     /// It was read.
     Read,
-    /// There is none: started by hand, or the unit's `ExecStartPre=` did not run.
+    /// There is none: started by hand, or `vpn-node-hardware.service` did not run.
     Absent,
     /// There is one that is not believed or not readable; the notes say why.
     Refused,

@@ -1,7 +1,7 @@
 //! The serial numbers that only root may read, handed to the unprivileged daemon.
 //!
-//! Root writes them at every boot into the runtime directory, a tmpfs: they never touch a disk. The
-//! daemon believes the file only if root owns it and nobody else could have written it.
+//! Root writes them before each start into a directory of its own under `/run`, a tmpfs: they never
+//! touch a disk. The daemon believes the file only if root owns it and nobody else could have written it.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -15,13 +15,13 @@ pub use super::smbios::Snapshot;
 use super::{Roots, smbios};
 use crate::host::bounded;
 
-/// Its name in the runtime directory.
+/// Its name in its directory.
 pub const FILE_NAME: &str = "hardware.json";
 /// Three components of 256 bytes and their names fit many times.
 const MAX_SNAPSHOT: usize = 16 * 1024;
 /// The version of the file's format.
 const FORMAT: u32 = 1;
-/// Readable by root and by the group of the runtime directory, that is the daemon.
+/// Readable by root and by the group of its directory, that is the daemon.
 const MODE: u32 = 0o640;
 
 #[derive(Serialize, Deserialize)]
@@ -37,12 +37,14 @@ struct OnDisk {
 pub enum SnapshotError {
     #[error(
         "no hardware snapshot at {}: serial numbers that only root may read are unavailable; start \
-         the agent with systemctl (its unit runs vpn-node-agent --probe-hardware as root)",
+         the agent with systemctl (vpn-node-hardware.service runs before it and writes the snapshot; \
+         its journal says why it could not)",
         path.display()
     )]
     Absent { path: PathBuf },
     #[error(
-        "hardware snapshot {} is not believed: {why}; remove it and restart vpn-node-agent.service",
+        "hardware snapshot {} is not believed: {why}; remove it and restart vpn-node-agent.service \
+         (vpn-node-hardware.service writes it anew)",
         path.display()
     )]
     Untrusted { path: PathBuf, why: String },
@@ -55,7 +57,7 @@ pub enum SnapshotError {
 /// Reads what only root may read and writes it to `roots.snapshot`. For root, at every boot.
 ///
 /// # Errors
-/// [`SnapshotError::Write`] if the runtime directory is missing or not writable.
+/// [`SnapshotError::Write`] if its directory is missing or not writable.
 pub fn write(roots: &Roots) -> Result<Snapshot, SnapshotError> {
     let snapshot = smbios::probe_secret(&roots.sys);
     let path = &roots.snapshot;
@@ -123,8 +125,8 @@ fn untrusted(path: &Path, why: &str) -> SnapshotError {
     }
 }
 
-/// New file beside the old one, then rename. The directory belongs to the daemon, so nothing in it
-/// is followed or reused (`create_new`), and the file is closed to it until it is complete. There
+/// New file beside the old one, then rename. Whoever owns the directory, nothing in it is followed
+/// or reused (`create_new`), and the file is closed to the daemon until it is complete. There
 /// is no fsync: the directory is a tmpfs, and the next boot writes anew.
 fn replace(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -142,7 +144,7 @@ fn replace(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         .custom_flags(O_NOFOLLOW)
         .open(&temporary)?;
     let written = fill(&mut file, snapshot)
-        .and_then(|()| fchown(&file, None, Some(fs::metadata(dir)?.gid())))
+        .and_then(|()| give_to(&file, fs::metadata(dir)?.gid()))
         .and_then(|()| file.set_permissions(Permissions::from_mode(MODE)))
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
@@ -150,6 +152,14 @@ fn replace(path: &Path, snapshot: &Snapshot) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// A process with that group as its own has made it so already, and needs no right to chown.
+fn give_to(file: &File, gid: u32) -> io::Result<()> {
+    if file.metadata()?.gid() == gid {
+        return Ok(());
+    }
+    fchown(file, None, Some(gid))
 }
 
 fn fill(file: &mut File, snapshot: &Snapshot) -> io::Result<()> {

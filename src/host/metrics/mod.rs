@@ -66,6 +66,11 @@ impl Sampler {
         }
     }
 
+    /// Reports these file systems from now on, as in [`Sampler::open`].
+    pub fn set_disks(&mut self, disks: &[String]) {
+        self.disks = disks.iter().take(MAX_DISKS).cloned().collect();
+    }
+
     /// Takes one sample. Rates are over the time since the sample before.
     ///
     /// Blocks only if a configured file system does (a dead network mount).

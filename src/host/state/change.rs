@@ -19,6 +19,7 @@ use super::{
     ENROLMENT, Enrolment, IDENTITY, IdentityStore, Kek, LANE, MAX_FILE_BYTES, NEXT_IDENTITY,
     PENDING, PendingEnrolment, PendingFile, SEALED, StateDir, StateError, parse,
 };
+use crate::core::journal;
 use crate::core::lane::LaneState;
 use crate::host::atomic::{self, AtomicError};
 use crate::host::slots::Slots;
@@ -72,7 +73,10 @@ impl StateDir {
         let next = match read {
             Ok(next) => next?.key,
             Err(error) => {
-                tracing::warn!(%error, "the key of a rotation that was begun cannot be read; the key in force stays");
+                tracing::warn!(
+                    message_id = %journal::IDENTITY_KEY_LEFT,
+                    %error, "the key of a rotation that was begun cannot be read; the key in force stays"
+                );
                 return None;
             }
         };
@@ -144,7 +148,10 @@ impl StateDir {
         match self.any_identity() {
             Ok(identity) => next.kept_session_key = Some(identity.session_key()),
             Err(error) => {
-                tracing::warn!(%error, "open connections will be recorded as new ones");
+                tracing::warn!(
+                    message_id = %journal::ENROLMENT_REMARK,
+                    %error, "open connections will be recorded as new ones"
+                );
             }
         }
         let mut id = [0; 16];
@@ -289,7 +296,10 @@ fn replace(from: &Path, to: &Path) -> Result<(), AtomicError> {
     })?;
     atomic::sync_dir(to.parent().unwrap_or(Path::new(".")))?;
     if let Some(error) = old.and_then(|old| wipe(old).err()) {
-        tracing::warn!(%error, "the old identity key was removed, and could not be overwritten first");
+        tracing::warn!(
+            message_id = %journal::IDENTITY_KEY_LEFT,
+            %error, "the old identity key was removed, and could not be overwritten first"
+        );
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{KeptSessions, MODE, StateDir, StateError};
+use crate::core::journal;
 use crate::core::sessions::KnownSession;
 use crate::host::atomic;
 
@@ -153,7 +154,10 @@ impl SessionsFile {
         }
         let written = log.add(&entry, must_last);
         if let Err(error) = &written {
-            tracing::warn!(%error, "the log of live sessions cannot be written; all are written anew");
+            tracing::warn!(
+                message_id = %journal::HOST_UNUSUAL,
+                %error, "the log of live sessions cannot be written; all are written anew"
+            );
             // What it has on disk is not known any more.
             self.log = None;
         }
@@ -197,7 +201,10 @@ impl SessionsFile {
         match opened {
             Ok(file) => Some(Log { file, end: 0 }),
             Err(error) => {
-                tracing::warn!(%error, "there is no log of live sessions: each change writes all of them");
+                tracing::warn!(
+                    message_id = %journal::HOST_UNUSUAL,
+                    %error, "there is no log of live sessions: each change writes all of them"
+                );
                 None
             }
         }

@@ -14,6 +14,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use crate::core::journal;
+
 /// Each step settles the dates of one certificate, and chains are shorter than this.
 const MAX_STEPS: usize = 8;
 
@@ -57,6 +59,7 @@ impl ServerCertVerifier for AnyDate {
         let verified = at_their_date(&fault, verify)?;
         if !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
+                message_id = %journal::CONTROLLER_DATES,
                 fault = %fault,
                 server = %server_name.to_str(),
                 "the dates of the controller's TLS certificate do not fit this host's clock, and are not believed: everything else about it is right. The agent goes on, because it trusts no word for having come over TLS: each is signed under the controller's root key. Check 'timedatectl' on this host; if its clock is right, renew the controller's certificate"

@@ -27,6 +27,7 @@ use self::rate::MinimumRate;
 use self::source::{Access, Source};
 use self::workflow::{Anchor, Files};
 use super::tls;
+use crate::core::journal;
 use crate::core::update::{Event, Failure, Known, Order};
 use crate::host::clock;
 
@@ -91,6 +92,11 @@ impl Worker {
         }
     }
 
+    /// Changes the settings, for the next run.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(Arc::make_mut(&mut self.settings));
+    }
+
     /// Fetches a release, verifies it, hands it to the updater.
     pub fn fetch(&mut self, run: u64, order: Order, request: String, known: Known, failures: u32) {
         let task = Task::Fetch {
@@ -125,12 +131,18 @@ impl Worker {
                 let _ = former.join();
             }
             if let Err(error) = folders.clean() {
-                tracing::warn!(%error, "a former download cannot be removed");
+                tracing::warn!(
+                    message_id = %journal::UPDATE_REMARK,
+                    %error, "a former download cannot be removed"
+                );
             }
         });
         match started {
             Ok(thread) => self.running = Some((stop, thread)),
-            Err(error) => tracing::warn!(%error, "no thread to remove a former download"),
+            Err(error) => tracing::warn!(
+                message_id = %journal::UPDATE_REMARK,
+                %error, "no thread to remove a former download"
+            ),
         }
     }
 

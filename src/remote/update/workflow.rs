@@ -22,6 +22,7 @@ use vpn_node_release::version::Version;
 use super::error::FetchFailure;
 use super::incoming::Folders;
 use super::source::Source;
+use crate::core::journal;
 use crate::core::update::{Known, Order};
 use crate::core::{Now, shown};
 use crate::host::atomic;
@@ -73,7 +74,10 @@ pub(super) fn refresh(anchor: &Anchor<'_>, files: &mut Files<'_>) -> Result<(), 
         });
     let summary = files.settle(refreshed)?;
     for warning in summary.warnings {
-        tracing::warn!(%warning, "release metadata");
+        tracing::warn!(
+            message_id = %journal::UPDATE_REMARK,
+            %warning, "release metadata"
+        );
     }
     Ok(())
 }

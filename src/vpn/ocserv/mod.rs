@@ -21,6 +21,7 @@ use self::occtl::{Events, Occtl};
 use super::health::Health;
 use super::{Address, Backend, BackendDetails, Backoff, Closed, Line, Order, Report, Stream};
 use crate::core::Now;
+use crate::core::journal;
 use crate::core::sessions::{BackendId, BackendKind, Obs, Session, SessionKey};
 use crate::host::clock;
 
@@ -148,7 +149,10 @@ impl Ocserv {
                 self.left = false;
                 self.backoff.worked();
                 if self.health.recovered() {
-                    tracing::info!("ocserv is read again");
+                    tracing::info!(
+                        message_id = %journal::BACKEND_UP,
+                        "ocserv is read again"
+                    );
                 }
             }
             Err(error) => self.failed(&error, now, &mut report.obs),
@@ -198,9 +202,15 @@ impl Ocserv {
         let failure = self.health.failed(error, now);
         if failure.is_news {
             if matches!(error, OcservError::Absent) {
-                tracing::info!(?socket, "ocserv is not running");
+                tracing::info!(
+                    message_id = %journal::BACKEND_GONE,
+                    ?socket, "ocserv is not running"
+                );
             } else {
-                tracing::error!(?socket, %error, "cannot read ocserv");
+                tracing::error!(
+                    message_id = %journal::BACKEND_UNREADABLE,
+                    ?socket, %error, "cannot read ocserv"
+                );
             }
         }
         obs.push(Obs::Unavailable {

@@ -18,6 +18,7 @@ use super::fault::Fault;
 use super::file::{Look, StatusFile};
 use super::server::{Answer, Outcome, Server};
 use crate::core::Now;
+use crate::core::journal;
 use crate::core::sessions::{Obs, SessionKey, Stamp};
 use crate::host::bounded;
 
@@ -345,11 +346,20 @@ fn failed(
         if !loud {
             tracing::debug!(instance, %fault, "no OpenVPN server here");
         } else if fault.is_absence() {
-            tracing::info!(instance, reason = %fault, "OpenVPN server is down");
+            tracing::info!(
+                message_id = %journal::BACKEND_GONE,
+                instance, reason = %fault, "OpenVPN server is down"
+            );
         } else if fault.is_mild() {
-            tracing::warn!(instance, reason = %fault, "OpenVPN is read from its status file");
+            tracing::warn!(
+                message_id = %journal::BACKEND_PARTIAL,
+                instance, reason = %fault, "OpenVPN is read from its status file"
+            );
         } else {
-            tracing::error!(instance, error = %fault, "cannot read OpenVPN");
+            tracing::error!(
+                message_id = %journal::BACKEND_UNREADABLE,
+                instance, error = %fault, "cannot read OpenVPN"
+            );
         }
     }
     failure.since
@@ -358,7 +368,10 @@ fn failed(
 /// Notes that it is read, and says so in the log if that is news.
 fn recovered(health: &mut Health<Fault>, instance: &str, from: &'static str) {
     if health.recovered() {
-        tracing::info!(instance, from, "OpenVPN is read again");
+        tracing::info!(
+            message_id = %journal::BACKEND_UP,
+            instance, from, "OpenVPN is read again"
+        );
     }
 }
 

@@ -31,6 +31,7 @@ use self::discover::discover;
 use self::instance::{Instance, Turn};
 use super::{Address, Backend, Closed, Line, Order, Report};
 use crate::core::Now;
+use crate::core::journal;
 use crate::core::sessions::{BackendId, BackendKind, Obs};
 use crate::host::clock;
 
@@ -177,6 +178,7 @@ impl OpenVpn {
             && self.unreadable.as_ref() != Some(path)
         {
             tracing::warn!(
+                message_id = %journal::BACKEND_PARTIAL,
                 ?path,
                 %error,
                 "cannot look for OpenVPN servers here; let the user vpn-node read it, or name \

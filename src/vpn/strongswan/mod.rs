@@ -35,6 +35,7 @@ use self::{
 use super::{
     Address, Backend, BackendDetails, Backoff, Line, Order, Report, Stream, epoch, health::Health,
 };
+use crate::core::journal;
 use crate::{
     core::{
         Now,
@@ -136,7 +137,10 @@ impl StrongSwan {
         } else if link.talk.has_listed() {
             self.backoff.worked();
             if self.health.recovered() {
-                tracing::info!("strongSwan is read again");
+                tracing::info!(
+                    message_id = %journal::BACKEND_UP,
+                    "strongSwan is read again"
+                );
             }
         }
     }
@@ -200,9 +204,15 @@ impl StrongSwan {
         let failure = self.health.failed(&error, now);
         if failure.is_news {
             if error.is_absence() {
-                tracing::info!(?socket, reason = %error, "strongSwan is not running");
+                tracing::info!(
+                    message_id = %journal::BACKEND_GONE,
+                    ?socket, reason = %error, "strongSwan is not running"
+                );
             } else {
-                tracing::error!(?socket, %error, "cannot read strongSwan");
+                tracing::error!(
+                    message_id = %journal::BACKEND_UNREADABLE,
+                    ?socket, %error, "cannot read strongSwan"
+                );
             }
         }
         obs.push(Obs::Unavailable {

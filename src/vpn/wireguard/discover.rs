@@ -4,16 +4,15 @@ use std::{
     fs,
     os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use super::{super::epoch, error::ReadError, nl_socket};
+use super::{super::epoch, error::ReadError, netlink::Link};
 
 /// Most interfaces read on one host; more would not fit into one poll.
 pub(super) const MAX_INTERFACES: usize = 64;
 
 /// Longest name of an interface (`IFNAMSIZ` with its terminating zero).
-const MAX_NAME: usize = 15;
+pub(super) const MAX_NAME: usize = 15;
 
 /// An interface that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,20 +32,32 @@ pub(super) enum Source {
     Socket { path: PathBuf },
 }
 
-/// The kernel's interfaces. The index serves as epoch: a new interface gets a new one.
-pub(super) fn kernel(limit: Duration, buffer: &mut [u8]) -> Result<Vec<Found>, ReadError> {
-    let links = nl_socket::wireguard_links(limit, buffer)?;
-    let found = links.into_iter().filter_map(|link| {
-        Some(Found {
-            name: interface_name(&link.name)?,
-            source: Source::Kernel {
-                ifindex: link.index,
-            },
-            epoch: u64::from(link.index),
-            up: link.up,
-        })
-    });
-    Ok(sorted(found.collect()))
+/// The kernel's interfaces among `links`. The index serves as epoch: a new interface gets a new
+/// one.
+pub(super) fn kernel(links: &[Link]) -> Vec<Found> {
+    let found = links
+        .iter()
+        .filter(|link| link.wireguard)
+        .filter_map(|link| {
+            Some(Found {
+                name: interface_name(&link.name)?,
+                source: Source::Kernel {
+                    ifindex: link.index,
+                },
+                epoch: u64::from(link.index),
+                up: link.up,
+            })
+        });
+    sorted(found.collect())
+}
+
+/// Marks the interfaces of userspace daemons that are set down. Of one in another network
+/// namespace nothing is known: its daemon decides.
+pub(super) fn mark_down(found: &mut [Found], links: &[Link]) {
+    for interface in found {
+        let same = |link: &&Link| link.name == interface.name.as_bytes() && !link.wireguard;
+        interface.up = links.iter().find(same).is_none_or(|link| link.up);
+    }
 }
 
 /// The version of the kernel's module, such as `1.0.0`, if it tells.
@@ -58,11 +69,7 @@ pub(super) fn kernel_version() -> Option<String> {
 }
 
 /// The interfaces whose daemons keep `NAME.sock` in `dir`; no such directory, no such daemons.
-pub(super) fn sockets(
-    dir: &Path,
-    limit: Duration,
-    buffer: &mut [u8],
-) -> Result<Vec<Found>, ReadError> {
+pub(super) fn sockets(dir: &Path) -> Result<Vec<Found>, ReadError> {
     let list_error = |source| ReadError::List {
         path: dir.to_owned(),
         source,
@@ -92,13 +99,7 @@ pub(super) fn sockets(
             });
         }
     }
-    let mut found = sorted(found);
-    for interface in &mut found {
-        // Of an interface in another network namespace nothing is known: its daemon decides.
-        let link = nl_socket::link(&interface.name, limit, buffer);
-        interface.up = !matches!(link, Ok(Some(link)) if !link.up && !link.wireguard);
-    }
-    Ok(found)
+    Ok(sorted(found))
 }
 
 fn sorted(mut found: Vec<Found>) -> Vec<Found> {
@@ -136,8 +137,7 @@ mod tests {
         ]
         .map(|name| UnixListener::bind(dir.path().join(name)).unwrap());
         fs::write(dir.path().join("wg3.sock"), "no socket").unwrap();
-        let limit = Duration::from_secs(2);
-        let found = sockets(dir.path(), limit, &mut [0; 4096]).unwrap();
+        let found = sockets(dir.path()).unwrap();
         let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
         assert_eq!(names, ["wg0", "wg1"]);
         assert!(found.iter().all(|found| found.epoch != 0));
@@ -146,9 +146,36 @@ mod tests {
 
     #[test]
     fn a_missing_directory_means_no_daemons() {
-        let limit = Duration::from_secs(2);
-        let found = sockets(Path::new("/nonexistent/wireguard"), limit, &mut [0; 4096]);
+        let found = sockets(Path::new("/nonexistent/wireguard"));
         assert_eq!(found.unwrap(), []);
+    }
+
+    fn link(name: &str, up: bool, wireguard: bool) -> Link {
+        Link {
+            index: 7,
+            name: name.into(),
+            up,
+            wireguard,
+        }
+    }
+
+    #[test]
+    fn a_daemons_interface_is_down_when_its_link_is_and_no_kernel_interface_of_that_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let _listeners = ["wg0", "wg1", "wg2", "wg3"]
+            .map(|name| UnixListener::bind(dir.path().join(format!("{name}.sock"))).unwrap());
+        let mut found = sockets(dir.path()).unwrap();
+        let links = [
+            link("wg0", true, false),
+            link("wg1", false, false),
+            link("wg2", false, true),
+        ];
+        mark_down(&mut found, &links);
+        let up: Vec<bool> = found.iter().map(|found| found.up).collect();
+        assert_eq!(up, [true, false, true, true]);
+        let kernel = kernel(&links);
+        assert_eq!(kernel.len(), 1);
+        assert_eq!((kernel[0].name.as_str(), kernel[0].up), ("wg2", false));
     }
 
     #[test]

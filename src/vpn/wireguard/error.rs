@@ -18,8 +18,8 @@ pub enum ReadError {
     Down,
     /// The agent may not ask.
     #[error(
-        "permission denied ({0}): kernel interfaces need CAP_NET_ADMIN, daemon sockets need write \
-         access to the socket; see the agent's unit file"
+        "permission denied ({0}): kernel interfaces need CAP_NET_ADMIN, which \
+         vpn-node-wireguard.service has; daemon sockets need write access to the socket"
     )]
     Denied(Errno),
     /// The daemon did not finish in time.
@@ -33,6 +33,18 @@ pub enum ReadError {
     /// The kernel's answer was refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The WireGuard reader does not answer: nothing is known of the kernel's interfaces.
+    #[error(
+        "the WireGuard reader at {path} does not answer ({why}); `systemctl status \
+         vpn-node-wireguard.socket vpn-node-wireguard.service` says more, and connections are kept \
+         until it is back"
+    )]
+    Reader {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A directory could not be listed.
     #[error("cannot list {path}: {source}; check that the agent may read it")]
     List {

@@ -8,15 +8,16 @@ use super::{
     ANSWER_LIMIT,
     discover::{self, Found, Source},
     error::ReadError,
-    nl_socket::{self, Dump},
+    kernel::Kernel,
     peers::{HandshakeClock, PeerTable},
-    reading::{DeviceReading, PeerReading},
+    reading::{DeviceReading, Dump, PeerReading},
     uapi_socket,
 };
+use crate::core::journal;
 use crate::{
     core::{
         Now,
-        sessions::{BackendId, BackendKind, Obs},
+        sessions::{BackendId, BackendKind, Obs, Stamp},
     },
     vpn::{BackendDetails, Report, health::Health},
 };
@@ -34,6 +35,7 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(1);
 /// See the module's page.
 pub(super) struct Interface {
     pub(super) table: PeerTable,
+    kernel: bool,
     epoch: Option<u64>,
     health: Health<ReadError>,
     retry_at: Duration,
@@ -51,6 +53,7 @@ impl Interface {
         };
         Self {
             table: PeerTable::new(clock),
+            kernel: matches!(source, Source::Kernel { .. }),
             epoch: None,
             health: Health::default(),
             retry_at: Duration::ZERO,
@@ -66,7 +69,13 @@ impl Interface {
     }
 
     /// Asks it once.
-    pub(super) fn poll(&mut self, found: &Found, now: Now, buffer: &mut [u8]) -> Report {
+    pub(super) fn poll(
+        &mut self,
+        found: &Found,
+        kernel: Kernel<'_>,
+        now: Now,
+        buffer: &mut [u8],
+    ) -> Report {
         let mut obs = Vec::new();
         if self.epoch != Some(found.epoch) {
             obs.extend(self.table.interface_down(now));
@@ -88,10 +97,10 @@ impl Interface {
             }
             // Retried once; a second interruption leaves a dump without removals.
             Source::Kernel { ifindex } => {
-                let first = nl_socket::read(*ifindex, ANSWER_LIMIT, buffer, &mut see);
+                let first = kernel.read(*ifindex, ANSWER_LIMIT, buffer, &mut see);
                 match first {
                     Ok((Dump::Interrupted, _)) => {
-                        nl_socket::read(*ifindex, ANSWER_LIMIT, buffer, &mut see)
+                        kernel.read(*ifindex, ANSWER_LIMIT, buffer, &mut see)
                     }
                     first => first,
                 }
@@ -114,15 +123,30 @@ impl Interface {
     /// Takes peers out of it. Only the next poll shows whether they are.
     pub(super) fn remove(
         found: &Found,
+        kernel: Kernel<'_>,
         public_keys: &[[u8; 32]],
         buffer: &mut [u8],
     ) -> Result<(), ReadError> {
         match &found.source {
             Source::Socket { path } => uapi_socket::remove(path, REMOVE_LIMIT, public_keys, buffer),
             Source::Kernel { ifindex } => {
-                nl_socket::remove(*ifindex, REMOVE_LIMIT, public_keys, buffer)
+                kernel.remove(*ifindex, REMOVE_LIMIT, public_keys, buffer)
             }
         }
+    }
+
+    /// Whether the kernel has it, so that the kernel's list would name it.
+    pub(super) fn is_kernels(&self) -> bool {
+        self.kernel
+    }
+
+    /// The kernel's list cannot be read, so this one was not asked: that says nothing about it.
+    pub(super) fn unlisted(&mut self, name: &str, why: &ReadError, now: Now) -> Report {
+        let round = self.table.begin(now);
+        let mut obs = round.finish(self.epoch.unwrap_or_default(), false);
+        let since = self.health.failed(why, now).since;
+        obs.push(unavailable(why, since));
+        report(name, obs)
     }
 
     /// Only what is gone or down ends sessions; any other failure says nothing about them.
@@ -139,23 +163,19 @@ impl Interface {
         if failure.is_news {
             log_failure(name, &error);
         }
-        obs.push(Obs::Unavailable {
-            error: error.to_string(),
-            since: failure.since,
-        });
+        obs.push(unavailable(&error, failure.since));
         obs
     }
 
     /// What it offers, if that is not what was told already.
     fn news(&mut self, found: &Found, told: DeviceReading, now: Now) -> Option<BackendDetails> {
         self.device.listen_port = told.listen_port;
-        let kernel = matches!(found.source, Source::Kernel { .. });
-        if kernel || now.boot >= self.derive_at {
+        if self.kernel || now.boot >= self.derive_at {
             self.device.public_key = told.public_key;
             self.derive_at = now.boot.saturating_add(DERIVE_EVERY);
         }
         let details = BackendDetails {
-            version: kernel.then(discover::kernel_version).flatten(),
+            version: self.kernel.then(discover::kernel_version).flatten(),
             interface: Some(found.name.clone()),
             port: self.device.listen_port,
             public_key: self.device.public_key.map(|key| STANDARD.encode(key)),
@@ -171,15 +191,31 @@ impl Interface {
 /// Says a failure in the log that is news.
 pub(super) fn log_failure(what: &str, error: &ReadError) {
     if error.ends_sessions() {
-        tracing::info!(interface = what, reason = %error, "WireGuard interface ended");
+        tracing::info!(
+            message_id = %journal::BACKEND_GONE,
+            interface = what, reason = %error, "WireGuard interface ended"
+        );
     } else {
-        tracing::error!(interface = what, %error, "cannot read WireGuard");
+        tracing::error!(
+            message_id = %journal::BACKEND_UNREADABLE,
+            interface = what, %error, "cannot read WireGuard"
+        );
     }
 }
 
 /// Says in the log that a failure is over.
 pub(super) fn log_recovery(what: &str) {
-    tracing::info!(interface = what, "WireGuard is read again");
+    tracing::info!(
+        message_id = %journal::BACKEND_UP,
+        interface = what, "WireGuard is read again"
+    );
+}
+
+pub(super) fn unavailable(error: &ReadError, since: Stamp) -> Obs {
+    Obs::Unavailable {
+        error: error.to_string(),
+        since,
+    }
 }
 
 pub(super) fn report(instance: &str, obs: Vec<Obs>) -> Report {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 
-use super::reading::{DeviceReading, MAX_PEERS, PeerReading};
+use super::reading::{DeviceReading, Dump, MAX_PEERS, PeerReading};
 use crate::core::sessions::{Endpoint, Net};
 
 /// `GENL_ID_CTRL`: the family that knows the others.
@@ -20,9 +20,10 @@ const NLM_F_ACK: u16 = 0x04;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_OVERRUN: u16 = 4;
+pub(super) const NLMSG_NOOP: u16 = 1;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
+pub(super) const NLMSG_OVERRUN: u16 = 4;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 
@@ -32,18 +33,20 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
 const WG_CMD_GET_DEVICE: u8 = 0;
 const WG_CMD_SET_DEVICE: u8 = 1;
-const WGDEVICE_A_IFINDEX: u16 = 1;
-const WGDEVICE_A_PUBLIC_KEY: u16 = 4;
-const WGDEVICE_A_LISTEN_PORT: u16 = 6;
-const WGDEVICE_A_PEERS: u16 = 8;
-const WGPEER_A_PUBLIC_KEY: u16 = 1;
-const WGPEER_A_FLAGS: u16 = 3;
+pub(super) const WGDEVICE_A_IFINDEX: u16 = 1;
+pub(super) const WGDEVICE_A_IFNAME: u16 = 2;
+pub(super) const WGDEVICE_A_PUBLIC_KEY: u16 = 4;
+pub(super) const WGDEVICE_A_FLAGS: u16 = 5;
+pub(super) const WGDEVICE_A_LISTEN_PORT: u16 = 6;
+pub(super) const WGDEVICE_A_PEERS: u16 = 8;
+pub(super) const WGPEER_A_PUBLIC_KEY: u16 = 1;
+pub(super) const WGPEER_A_FLAGS: u16 = 3;
 const WGPEER_F_REMOVE_ME: u32 = 1;
-const WGPEER_A_ENDPOINT: u16 = 4;
-const WGPEER_A_LAST_HANDSHAKE_TIME: u16 = 6;
-const WGPEER_A_RX_BYTES: u16 = 7;
-const WGPEER_A_TX_BYTES: u16 = 8;
-const WGPEER_A_ALLOWEDIPS: u16 = 9;
+pub(super) const WGPEER_A_ENDPOINT: u16 = 4;
+pub(super) const WGPEER_A_LAST_HANDSHAKE_TIME: u16 = 6;
+pub(super) const WGPEER_A_RX_BYTES: u16 = 7;
+pub(super) const WGPEER_A_TX_BYTES: u16 = 8;
+pub(super) const WGPEER_A_ALLOWEDIPS: u16 = 9;
 const WGALLOWEDIP_A_FAMILY: u16 = 1;
 const WGALLOWEDIP_A_IPADDR: u16 = 2;
 const WGALLOWEDIP_A_CIDR_MASK: u16 = 3;
@@ -54,7 +57,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFF_UP: u32 = 1;
 
 const NLA_F_NESTED: u16 = 0x8000;
-const NLA_TYPE_MASK: u16 = 0x3fff;
+pub(super) const NLA_TYPE_MASK: u16 = 0x3fff;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
@@ -199,8 +202,12 @@ impl DeviceParser {
     /// Whether peers came or went during the dump (`NLM_F_DUMP_INTR`), so that some of those
     /// which stayed may be missing.
     #[must_use]
-    pub fn interrupted(&self) -> bool {
-        self.interrupted
+    pub fn dump(&self) -> Dump {
+        if self.interrupted {
+            Dump::Interrupted
+        } else {
+            Dump::Clean
+        }
     }
 
     /// What was said about the interface itself: the first message of a dump has it.

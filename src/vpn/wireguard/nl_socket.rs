@@ -19,47 +19,49 @@ use nix::{
 use super::{
     error::ReadError,
     netlink::{self, DeviceParser, Link, MAX_REMOVED, NetlinkError},
-    reading::{DeviceReading, PeerReading, wipe},
+    reading::{DeviceReading, Dump, PeerReading, wipe},
 };
 use crate::host::clock;
 
 /// Most interfaces looked at in one list.
 const MAX_LINKS: usize = 4096;
 
-/// Whether a dump may be trusted to miss nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dump {
-    Clean,
-    /// Peers came or went while it was read.
-    Interrupted,
-}
-
-/// All interfaces of kind `wireguard` in the agent's network namespace.
-pub(super) fn wireguard_links(limit: Duration, buffer: &mut [u8]) -> Result<Vec<Link>, ReadError> {
+/// Interfaces of this process's network namespace: those of kind `wireguard` if `all`, and of
+/// other kinds those with these names.
+pub(super) fn links(
+    all: bool,
+    names: &[&str],
+    limit: Duration,
+    buffer: &mut [u8],
+) -> Result<Vec<Link>, ReadError> {
     let mut links = Vec::new();
-    let socket = Socket::open(SockProtocol::NetlinkRoute, limit)?;
-    let message = netlink::get_wireguard_links(SEQ);
-    socket.ask(&message, buffer, &mut |datagram| {
-        netlink::links(datagram, SEQ, &mut |link| {
-            if link.wireguard && links.len() < MAX_LINKS {
-                links.push(link);
-            }
-        })
-    })?;
+    if all {
+        let socket = Socket::open(SockProtocol::NetlinkRoute, limit)?;
+        let message = netlink::get_wireguard_links(SEQ);
+        socket.ask(&message, buffer, &mut |datagram| {
+            let over = netlink::links(datagram, SEQ, &mut |link| {
+                if link.wireguard && links.len() < MAX_LINKS {
+                    links.push(link);
+                }
+            });
+            over.map_err(ReadError::of_netlink)
+        })?;
+    }
+    for name in names {
+        let named = link(name, limit, buffer)?;
+        links.extend(named.filter(|link| !link.wireguard));
+    }
     Ok(links)
 }
 
-/// The interface called `name`; none if the agent's network namespace has no such one.
-pub(super) fn link(
-    name: &str,
-    limit: Duration,
-    buffer: &mut [u8],
-) -> Result<Option<Link>, ReadError> {
+/// The interface called `name`; none if the network namespace has no such one.
+fn link(name: &str, limit: Duration, buffer: &mut [u8]) -> Result<Option<Link>, ReadError> {
     let mut found = None;
     let socket = Socket::open(SockProtocol::NetlinkRoute, limit)?;
     let message = netlink::get_link(SEQ, name);
     let asked = socket.ask(&message, buffer, &mut |datagram| {
-        netlink::links(datagram, SEQ, &mut |link| found = Some(link))?;
+        netlink::links(datagram, SEQ, &mut |link| found = Some(link))
+            .map_err(ReadError::of_netlink)?;
         Ok(found.is_some())
     });
     match asked {
@@ -75,20 +77,34 @@ pub(super) fn read(
     buffer: &mut [u8],
     sink: &mut dyn FnMut(&PeerReading),
 ) -> Result<(Dump, DeviceReading), ReadError> {
+    let mut parser = None;
+    dump(ifindex, limit, buffer, &mut |family, seq, datagram| {
+        let parser = parser.get_or_insert_with(|| DeviceParser::new(family, seq));
+        parser.feed(datagram, sink).map_err(ReadError::of_netlink)
+    })?;
+    let parser = parser.ok_or(NetlinkError::Malformed("no answer"))?;
+    Ok((parser.dump(), parser.device()))
+}
+
+/// What [`dump`] gives the datagrams to, with the numbers of the family and of the question; it
+/// says when the dump is over.
+pub type Datagrams<'a> = &'a mut dyn FnMut(u16, u32, &mut [u8]) -> Result<bool, ReadError>;
+
+/// Asks for the kernel interface with this index. Each datagram, keys and all, is wiped after
+/// `each` had it.
+pub(super) fn dump(
+    ifindex: u32,
+    limit: Duration,
+    buffer: &mut [u8],
+    each: Datagrams<'_>,
+) -> Result<(), ReadError> {
     let socket = Socket::open(SockProtocol::NetlinkGeneric, limit)?;
     let family = socket.family("wireguard", buffer)?;
     let seq = SEQ + 1;
-    let mut parser = DeviceParser::new(family, seq);
     let message = netlink::get_device(seq, family, ifindex);
     socket.ask(&message, buffer, &mut |datagram| {
-        parser.feed(datagram, sink)
-    })?;
-    let dump = if parser.interrupted() {
-        Dump::Interrupted
-    } else {
-        Dump::Clean
-    };
-    Ok((dump, parser.device()))
+        each(family, seq, datagram)
+    })
 }
 
 /// Takes peers out of the kernel interface with this index. The kernel says when it is done; it
@@ -105,7 +121,7 @@ pub(super) fn remove(
     for some in public_keys.chunks(MAX_REMOVED) {
         let message = netlink::remove_peers(seq, family, ifindex, some);
         socket.ask(&message, buffer, &mut |datagram| {
-            netlink::acknowledged(datagram, seq)
+            netlink::acknowledged(datagram, seq).map_err(ReadError::of_netlink)
         })?;
     }
     Ok(())
@@ -140,7 +156,7 @@ impl Socket {
         let mut family = None;
         let message = netlink::get_family(SEQ, name);
         self.ask(&message, buffer, &mut |datagram| {
-            family = netlink::family_id(datagram, SEQ)?;
+            family = netlink::family_id(datagram, SEQ).map_err(ReadError::of_netlink)?;
             Ok(family.is_some())
         })?;
         Ok(family.ok_or(NetlinkError::Malformed("no family id"))?)
@@ -151,18 +167,18 @@ impl Socket {
         &self,
         message: &[u8],
         buffer: &mut [u8],
-        each: &mut dyn FnMut(&[u8]) -> Result<bool, NetlinkError>,
+        each: &mut dyn FnMut(&mut [u8]) -> Result<bool, ReadError>,
     ) -> Result<(), ReadError> {
         send(self.fd.as_raw_fd(), message, MsgFlags::empty())
             .map_err(|errno| ReadError::of("send", errno))?;
         loop {
             let len = self.receive(buffer)?;
             let datagram = buffer
-                .get(..len)
+                .get_mut(..len)
                 .ok_or(NetlinkError::Malformed("a datagram larger than 64 KiB"))?;
             let over = each(datagram);
             wipe(&mut buffer[..len]);
-            if over.map_err(ReadError::of_netlink)? {
+            if over? {
                 return Ok(());
             }
         }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{WireGuard, discover::Found, interface::Interface};
+use super::{WireGuard, discover::Found, interface::Interface, kernel::Kernel};
 use crate::{
     core::sessions::SessionKey,
     host::clock,
@@ -35,17 +35,20 @@ impl WireGuard {
             of_one.push(order);
         }
         let now = clock::now();
-        let (found, sure) = self.discover(now);
-        if sure {
-            line.tell(self.vanished(&found, now))?;
-        }
+        let (found, missing) = self.discover(now);
+        line.tell(missing)?;
+        let kernel = Kernel::by(self.settings.reader.as_deref());
         for (name, orders) in orders {
             let found = found.iter().find(|found| found.name == name);
             let mut reports = Vec::new();
             let outcomes = match (self.interfaces.get_mut(&name), found) {
-                (Some(interface), Some(found)) => {
-                    end(interface, found, &orders, &mut self.buffer, &mut reports)
-                }
+                (Some(interface), Some(found)) => end(
+                    interface,
+                    (found, kernel),
+                    &orders,
+                    &mut self.buffer,
+                    &mut reports,
+                ),
                 (Some(_), None) => all(&orders, &format!("{name} cannot be found at present")),
                 // It vanished, and all its sessions with it.
                 (None, _) => vec![Ok(()); orders.len()],
@@ -63,7 +66,7 @@ impl WireGuard {
 /// Looks (which also counts the last bytes), removes, and looks again.
 fn end(
     interface: &mut Interface,
-    found: &Found,
+    (found, kernel): (&Found, Kernel<'_>),
     orders: &[Order],
     buffer: &mut [u8],
     reports: &mut Vec<Report>,
@@ -74,7 +77,7 @@ fn end(
         let why = format!("the daemon of {name} hangs; it is asked again within 30 s");
         return all(orders, &why);
     }
-    reports.push(interface.poll(found, now, buffer));
+    reports.push(interface.poll(found, kernel, now, buffer));
     let keys: Vec<[u8; 32]> = orders
         .iter()
         .filter_map(|order| peer_of(interface, order))
@@ -87,11 +90,11 @@ fn end(
             format!("{name} cannot be read, so nothing was removed; the agent's log says why");
         return judge(interface, orders, &why);
     }
-    if let Err(error) = Interface::remove(found, &keys, buffer) {
+    if let Err(error) = Interface::remove(found, kernel, &keys, buffer) {
         let why = format!("cannot take the peer out of {name}: {error}");
         return judge(interface, orders, &why);
     }
-    reports.push(interface.poll(found, clock::now(), buffer));
+    reports.push(interface.poll(found, kernel, clock::now(), buffer));
     let why = if interface.table.is_complete() {
         format!(
             "{name} still has the peer after its removal; `wg set {name} peer … remove` may help"

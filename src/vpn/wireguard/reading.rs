@@ -11,6 +11,15 @@ pub const MAX_ALLOWED_IPS: usize = 32;
 /// 100,000 were measured. Beyond it the answer is refused rather than memory risked.
 pub const MAX_PEERS: usize = 131_072;
 
+/// Whether a dump may be trusted to miss nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dump {
+    /// It may.
+    Clean,
+    /// Peers came or went while it was read.
+    Interrupted,
+}
+
 /// When the last handshake was, in the daemon's own words: Unix time, or (boringtun) elapsed.
 /// Zero in both parts: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

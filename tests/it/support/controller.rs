@@ -149,6 +149,16 @@ impl Controller {
         (row.unwrap().unwrap(), took)
     }
 
+    /// The answer to the next request for this path does not reach the agent.
+    pub(crate) fn hold(&self, path: &'static str) {
+        self.proxy.hold(path);
+    }
+
+    /// Whether such an answer waits.
+    pub(crate) fn holds_an_answer(&self) -> bool {
+        self.proxy.holds_an_answer()
+    }
+
     /// Everything that passed the proxy so far, decrypted.
     pub(crate) fn seen_by_proxy(&self) -> Vec<u8> {
         self.proxy.seen()

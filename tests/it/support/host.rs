@@ -87,7 +87,7 @@ impl Host {
         self.dir.path()
     }
 
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join("agent.toml")
     }
 
@@ -176,6 +176,13 @@ impl Host {
     /// Ends the daemon by this signal, and tells how it ended.
     pub(crate) fn signal(&mut self, signal: Signal) -> ExitStatus {
         end_by(&mut self.agent.take().expect("the agent runs"), signal)
+    }
+
+    /// Sends this signal, once, waits for the daemon's end, and tells how it ended.
+    pub(crate) fn signal_once(&mut self, signal: Signal) -> ExitStatus {
+        let mut agent = self.agent.take().expect("the agent runs");
+        kill(Pid::from_raw(agent.id().cast_signed()), signal).unwrap();
+        wait_for("the agent's end", || agent.try_wait().unwrap())
     }
 
     /// `kill -9`.

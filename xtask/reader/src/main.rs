@@ -1,8 +1,11 @@
 //! What `cargo xtask bench peers` measures: the agent's own WireGuard backend, alone in a process,
 //! and beside it any other program that reads the same.
 //!
-//! `wireguard-reader poll DIR COUNT` polls the sockets in DIR; `wireguard-reader run COUNT PROGRAM
-//! ARGUMENTS…` runs a program. Both print one line of JSON. It is never shipped.
+//! `wireguard-reader poll DIR COUNT` polls the sockets in DIR; `wireguard-reader kernel PEERS COUNT`
+//! reads a prepared kernel, itself and through the reader process; `wireguard-reader run COUNT PROGRAM
+//! ARGUMENTS…` runs a program. Each prints one line of JSON. It is never shipped.
+
+mod relay;
 
 use std::{
     fs,
@@ -28,8 +31,11 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["poll", dir, count] => poll(dir, count.parse()?),
+        ["kernel", peers, count] => relay::run(peers.parse()?, count.parse()?),
         ["run", count, program, ref arguments @ ..] => run(count.parse()?, program, arguments),
-        _ => bail!("usage: wireguard-reader poll DIR COUNT | run COUNT PROGRAM ARGUMENTS…"),
+        _ => bail!(
+            "usage: wireguard-reader poll DIR COUNT | kernel PEERS COUNT | run COUNT PROGRAM ARGUMENTS…"
+        ),
     }
 }
 
@@ -38,6 +44,7 @@ fn poll(dir: &str, count: usize) -> Result<()> {
     let settings = Settings {
         socket_dir: PathBuf::from(dir),
         kernel: true,
+        reader: None,
         poll: Duration::ZERO,
     };
     let mut wireguard = WireGuard::new(settings, []);

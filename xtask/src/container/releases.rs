@@ -160,7 +160,7 @@ pub(super) fn install_system(disk: &Path, version: &Version) -> Result<()> {
     )
 }
 
-fn programs(version: &Version, does: Behaviour) -> [(&'static str, String); 3] {
+fn programs(version: &Version, does: Behaviour) -> [(&'static str, String); 4] {
     let word = does.word();
     [
         (
@@ -171,6 +171,10 @@ fn programs(version: &Version, does: Behaviour) -> [(&'static str, String); 3] {
         (
             "bin/vpn-node-updater",
             format!("#!/bin/sh\nexec {SHARED}/vpn-node-updater \"$@\"\n"),
+        ),
+        (
+            "bin/vpn-node-wireguard",
+            format!("#!/bin/sh\nexec {SHARED}/vpn-node-wireguard \"$@\"\n"),
         ),
     ]
 }

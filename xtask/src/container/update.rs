@@ -5,7 +5,7 @@
 //! fakes ([`super::agent`]).
 
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,12 @@ use vpn_node_release::version::Version;
 use super::agent::Behaviour;
 use super::machine::{self, Machine};
 use super::releases::{Publisher, SHARED, install_system};
+use super::rootfs;
+use super::units::{READER, STABLE, TRIAL, UPDATER, enable, ship};
 use crate::build;
 use crate::lab::story::Story;
 use crate::shell;
 
-const STABLE: &str = "vpn-node-agent.service";
-const TRIAL: &str = "vpn-node-agent-exp.service";
-const UPDATER: &str = "vpn-node-updater.service";
 const INCOMING: &str = "var/lib/vpn-node/updates/incoming";
 /// How long a trial lasts here (120 s in production).
 const PROBATION: &str = "20s";
@@ -32,9 +31,9 @@ const SENT_AWAY_WITHIN: Duration = Duration::from_secs(120);
 const DONE_WITHIN: Duration = Duration::from_secs(240);
 
 /// Arguments of `cargo xtask container update`.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Options {
-    /// Take vpn-node-updater from this folder instead of building it
+    /// Take vpn-node-updater and vpn-node-wireguard from this folder instead of building them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
 }
@@ -46,11 +45,22 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         anstream::println!("container update: skipped — {why}");
         return Ok(ExitCode::SUCCESS);
     }
-    let updater = match &options.programs {
-        Some(folder) => folder.join("vpn-node-updater"),
-        None => build::one("vpn-node-updater", "dev")?,
+    let lower = match rootfs::provide()? {
+        Ok(lower) => lower,
+        Err(why) => {
+            anstream::println!("container update: skipped — {why}");
+            return Ok(ExitCode::SUCCESS);
+        }
     };
-    let mut scene = Scene::set(&updater)?;
+    let programs = match &options.programs {
+        Some(folder) => folder.clone(),
+        None => {
+            build::one("vpn-node-updater", "dev")?;
+            let agent = build::one("vpn-node", "dev")?;
+            agent.parent().context("a program lies in a folder")?.into()
+        }
+    };
+    let mut scene = Scene::set(&lower, &programs)?;
     let figures = scene.play()?;
     anstream::println!(
         "container update: ok — {figures}; {} s",
@@ -67,17 +77,21 @@ struct Scene {
 
 impl Scene {
     /// A host as the package leaves it, booted, with 1.0.0 and a trusted root.
-    fn set(updater: &std::path::Path) -> Result<Self> {
+    fn set(lower: &Path, programs: &Path) -> Result<Self> {
         let story = Story::begin();
-        let mut machine = Machine::new()?;
+        let mut machine = Machine::new(lower)?;
         let disk = machine.disk();
         let shared = disk.join(SHARED.trim_start_matches('/'));
         std::fs::create_dir_all(&shared)?;
-        std::fs::copy(updater, shared.join("vpn-node-updater")).context("no vpn-node-updater")?;
+        for name in ["vpn-node-updater", "vpn-node-wireguard"] {
+            std::fs::copy(programs.join(name), shared.join(name))
+                .with_context(|| format!("no {name}"))?;
+        }
         std::fs::copy("/proc/self/exe", shared.join("xtask"))?;
         install_system(&disk, &Version::new(1, 0, 0))?;
         symlink("system", disk.join("opt/vpn-node/stable"))?;
-        ship_units(&machine)?;
+        ship(&machine)?;
+        enable(&machine)?;
         let toml = format!("probation = \"{PROBATION}\"\n");
         machine.write("etc/vpn-node/updater.toml", toml.as_bytes(), 0o644)?;
         // A local change of the agent's unit, which a version on trial must have too.
@@ -103,6 +117,7 @@ impl Scene {
     }
 
     fn play(&mut self) -> Result<String> {
+        self.reader_answers()?;
         let kept = self.stays("2.0.0")?;
         let mut away = Vec::new();
         for (version, does, code) in [
@@ -124,6 +139,62 @@ impl Scene {
             seconds(killed),
             seconds(cut)
         ))
+    }
+
+    /// The WireGuard reader, in its sandbox: it answers the agent's user and root, holds one
+    /// capability while the agent has none, and comes back after a kill.
+    fn reader_answers(&mut self) -> Result<()> {
+        let ask = "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); \
+                   s.settimeout(20); s.connect('/run/vpn-node-wireguard/reader.sock'); \
+                   s.send(bytes([1, 1, 0])); print(s.recv(65536).hex())";
+        let as_user = |user: &str| {
+            let user = format!("--reuid={user}");
+            self.machine.run(&[
+                "setpriv",
+                &user,
+                "--clear-groups",
+                "/usr/bin/python3",
+                "-c",
+                ask,
+            ])
+        };
+        let none = "01010000"; // the kernel has no WireGuard interface in there
+        for user in ["vpn-node", "root", "vpn-node"] {
+            let answer = as_user(user)?;
+            ensure!(
+                answer.stdout.trim() == none,
+                "{user}: {}{}",
+                answer.stdout,
+                answer.stderr
+            );
+            let pid = self.property(READER, "MainPID")?;
+            let status = self
+                .machine
+                .must(&["cat", &format!("/proc/{pid}/status")])?;
+            ensure!(
+                status.contains("CapEff:\t0000000000001000"),
+                "not CAP_NET_ADMIN alone:\n{status}"
+            );
+            self.machine.must(&["kill", "-9", &pid])?;
+        }
+        let stranger = as_user("nobody")?;
+        let refused = stranger.stderr.contains("PermissionError");
+        ensure!(
+            refused,
+            "a stranger: {}{}",
+            stranger.stdout,
+            stranger.stderr
+        );
+        let pid = self.property(STABLE, "MainPID")?;
+        let status = self
+            .machine
+            .must(&["cat", &format!("/proc/{pid}/status")])?;
+        ensure!(
+            status.contains("CapBnd:\t0000000000000000"),
+            "the agent has capabilities:\n{status}"
+        );
+        self.say("the WireGuard reader answers the agent's user, who has no capability itself");
+        Ok(())
     }
 
     fn stays(&mut self, version: &str) -> Result<Duration> {
@@ -308,45 +379,6 @@ impl Scene {
     fn say(&mut self, words: &str) {
         self.story.say(words);
     }
-}
-
-/// The unit files of this repository, enabled as the package does it.
-fn ship_units(machine: &Machine) -> Result<()> {
-    let from = shell::repository().join("systemd");
-    let mut all = Vec::new();
-    for folder in ["", "sysusers.d", "tmpfiles.d"] {
-        for entry in std::fs::read_dir(from.join(folder))? {
-            let path = entry?.path();
-            if path.is_file() {
-                all.push((folder, path));
-            }
-        }
-    }
-    for (folder, path) in all {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("a name")?;
-        let place = if folder.is_empty() {
-            "systemd/system"
-        } else {
-            folder
-        };
-        let bytes = std::fs::read(&path)?;
-        machine.write(&format!("usr/lib/{place}/{name}"), &bytes, 0o644)?;
-    }
-    let wants = machine
-        .disk()
-        .join("etc/systemd/system/multi-user.target.wants");
-    std::fs::create_dir_all(&wants)?;
-    for unit in [
-        STABLE,
-        "vpn-node-updater-recover.service",
-        "vpn-node-updater.path",
-    ] {
-        symlink(format!("/usr/lib/systemd/system/{unit}"), wants.join(unit))?;
-    }
-    Ok(())
 }
 
 fn seconds(duration: Duration) -> String {

@@ -60,8 +60,13 @@ impl Releases {
             ("vpn-node-agent", Content::Script(script)),
             none("vpn-node"),
             none("vpn-node-updater"),
+            none("vpn-node-wireguard"),
         ];
-        let smaller = [none("vpn-node"), none("vpn-node-updater")];
+        let smaller = [
+            none("vpn-node"),
+            none("vpn-node-updater"),
+            none("vpn-node-wireguard"),
+        ];
         let all: [(&str, &[_], &str); 3] = [
             (GOOD, &[], "Faster start"),
             (CHANGED, &smaller, "Smaller"),

@@ -34,7 +34,12 @@ impl Stock {
     /// Makes them in `folder`.
     pub(crate) fn of(programs: &Programs, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let all = [&programs.agent, &programs.cli, &programs.updater];
+        let all = [
+            &programs.agent,
+            &programs.cli,
+            &programs.updater,
+            &programs.wireguard,
+        ];
         for (program, name) in all.into_iter().zip(release::PROGRAMS) {
             let to = folder.join(name);
             let mut strip = Command::new("strip");

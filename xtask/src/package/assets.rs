@@ -8,23 +8,25 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use vpn_node_release::version::Version;
 
-use super::Package;
 use super::programs::Programs;
+use super::{Kind, Package};
 use crate::release::PROGRAMS;
 use crate::shell;
 
 /// One file of a package.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Asset {
     /// Where it lies here, absolute.
     pub(super) from: PathBuf,
     /// Where it is to lie, absolute, with its name.
     pub(super) to: String,
     pub(super) kind: Sort,
+    /// In packages of this kind alone; none: in both.
+    pub(super) only: Option<Kind>,
 }
 
 /// How a package manager treats it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sort {
     /// 0644
     Plain,
@@ -78,8 +80,13 @@ fn agent(programs: &Programs, folder: &Path, version: &Version) -> Result<Vec<As
         ),
         ours("README.md", format!("{doc}/README.md"), Sort::Doc),
         ours("docs/gate.md", format!("{doc}/gate.md"), Sort::Doc),
+        ours("docs/journal.md", format!("{doc}/journal.md"), Sort::Doc),
         ours("docs/updates.md", format!("{doc}/updates.md"), Sort::Doc),
-        ours("CHANGELOG.md", format!("{doc}/CHANGELOG.md"), Sort::Doc),
+        ours(
+            "docs/wireguard-reader.md",
+            format!("{doc}/wireguard-reader.md"),
+            Sort::Doc,
+        ),
     ]);
     Ok(all)
 }
@@ -98,7 +105,6 @@ fn controller(programs: &Programs) -> Vec<Asset> {
             Sort::Doc,
         ),
         ours("README.md", format!("{doc}/README.md"), Sort::Doc),
-        ours("CHANGELOG.md", format!("{doc}/CHANGELOG.md"), Sort::Doc),
     ]
 }
 
@@ -168,9 +174,14 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn asset(from: PathBuf, to: impl Into<String>, kind: Sort) -> Asset {
+pub(super) fn asset(from: PathBuf, to: impl Into<String>, kind: Sort) -> Asset {
     let to = to.into();
-    Asset { from, to, kind }
+    Asset {
+        from,
+        to,
+        kind,
+        only: None,
+    }
 }
 
 /// A file of the repository.

@@ -1,12 +1,18 @@
 //! `cargo xtask package`: the .deb and the .rpm of the agent and of the controller.
 //!
-//! The story: programs ([`programs`]), the files of each package ([`assets`]), and a crate without
-//! code whose Cargo.toml says all of it to cargo-deb and cargo-generate-rpm ([`recipe`]).
+//! The story: programs ([`programs`]), the files of each package ([`assets`], and those that are made,
+//! [`extras`]), and a crate without code whose Cargo.toml says all of it to cargo-deb and
+//! cargo-generate-rpm ([`recipe`]). Then lintian and rpmlint have their say ([`check`]).
 //! Other commands of the xtask take packages to try from [`build`].
 
 mod assets;
+mod check;
+mod dependencies;
+mod extras;
+mod paper;
 mod programs;
 mod recipe;
+mod sbom;
 mod tools;
 
 use std::fs;
@@ -40,6 +46,10 @@ pub(crate) enum Kind {
     Deb,
     /// Fedora's and its relatives'
     Rpm,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Deb, Self::Rpm];
 }
 
 /// Which programs are in it.
@@ -96,6 +106,14 @@ impl Package {
         }
     }
 
+    /// Cargo's packages whose programs are in it.
+    const fn crates(self) -> &'static [&'static str] {
+        match self {
+            Self::Agent => &["vpn-node", "vpn-node-updater"],
+            Self::Controller => &["vpn-node-controller"],
+        }
+    }
+
     /// Scripts and description, which a person writes.
     fn folder(self) -> PathBuf {
         shell::repository().join(match self {
@@ -121,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let built = build(&Wanted {
         kinds: match options.kind {
             Some(kind) => vec![kind],
-            None => vec![Kind::Deb, Kind::Rpm],
+            None => Kind::ALL.to_vec(),
         },
         flavour: if options.quick {
             Flavour::Quick
@@ -131,10 +149,20 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         version: options.version.clone(),
         agent_programs: None,
     })?;
-    for file in built.files() {
-        let length = fs::metadata(file).map_or(0, |metadata| metadata.len());
-        anstream::println!("{} ({length} bytes)", file.display());
+    let mut sizes = Vec::new();
+    for file in Kind::ALL.into_iter().flat_map(|kind| built.of_kind(kind)) {
+        let length = fs::metadata(file)
+            .with_context(|| format!("cannot read {}", file.display()))?
+            .len();
+        anstream::println!("{}", file.display());
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        sizes.push(format!("{name} {length}"));
     }
+    let skipped = check::run(&built)?;
+    for sentence in &skipped {
+        anstream::println!("{sentence}");
+    }
+    anstream::println!("package: ok — bytes: {}", sizes.join(", "));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -154,18 +182,39 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
     let programs = programs::provide(wanted, &flavour.join("bin"))?;
     let mut built = Built::default();
     for package in Package::ALL {
-        let files = assets::of(package, &programs, &flavour, &version)?;
         let folder = flavour.join(package.name());
-        recipe::write(package, &version, &files, &folder)?;
+        let mut files = assets::of(package, &programs, &flavour, &version)?;
+        let made = folder.join("made");
+        files.extend(extras::make(package, &programs.manuals, &made, &version)?);
+        recipe::write(package, wanted.flavour, &version, &files, &folder)?;
         for (kind, tool) in &tools {
-            let file = recipe::pack(*kind, tool, &folder, &version, &flavour)?;
+            let file = recipe::pack(*kind, tool, &folder, &version, wanted.flavour)?;
             *built.place(package, *kind) = Some(file);
         }
     }
     Ok(built)
 }
 
+/// The bill of materials of the agent's programs, as the signed package has them too.
+pub(crate) fn bill_of_agent(version: &Version) -> Result<String> {
+    let linked = dependencies::of(Package::Agent.crates())?;
+    let bill = sbom::cyclonedx("vpn-node", &version.to_string(), &linked);
+    Ok(bill)
+}
+
 impl Built {
+    /// Those of one kind that an earlier run left.
+    pub(crate) fn before(kind: Kind, flavour: Flavour, version: &str) -> Result<Self> {
+        let version = Version::parse(version)?;
+        let mut built = Self::default();
+        for package in Package::ALL {
+            let file = recipe::place(kind, package.name(), &version, flavour);
+            anyhow::ensure!(file.exists(), "there is no {}", file.display());
+            *built.place(package, kind) = Some(file);
+        }
+        Ok(built)
+    }
+
     fn place(&mut self, package: Package, kind: Kind) -> &mut Option<PathBuf> {
         match (package, kind) {
             (Package::Agent, Kind::Deb) => &mut self.agent_deb,
@@ -175,16 +224,13 @@ impl Built {
         }
     }
 
-    /// All that were built.
-    fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        [
-            &self.agent_deb,
-            &self.agent_rpm,
-            &self.controller_deb,
-            &self.controller_rpm,
-        ]
-        .into_iter()
-        .flatten()
+    /// All of this kind that were built.
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &PathBuf> {
+        let both = match kind {
+            Kind::Deb => [&self.agent_deb, &self.controller_deb],
+            Kind::Rpm => [&self.agent_rpm, &self.controller_rpm],
+        };
+        both.into_iter().flatten()
     }
 }
 

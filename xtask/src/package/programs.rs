@@ -9,10 +9,19 @@ use anyhow::{Context, Result};
 
 use super::{Flavour, Wanted};
 use crate::build;
+use crate::build::shipped::{self, Set};
 use crate::release::{self, PROGRAMS};
 use crate::shell;
 
+const MANUALS: &str = "vpn-node-manuals";
 const STRIP_WITHIN: Duration = Duration::from_secs(60);
+
+/// How the controller is built.
+const CONTROLLER: Set = Set {
+    packages: &["vpn-node-controller"],
+    programs: &["vpn-node-controller"],
+    profile: "release",
+};
 
 /// Where the programs of each package are.
 pub(super) struct Programs {
@@ -20,6 +29,8 @@ pub(super) struct Programs {
     pub(super) agent: PathBuf,
     /// The file.
     pub(super) controller: PathBuf,
+    /// What writes man pages and completions; it is in no package.
+    pub(super) manuals: PathBuf,
 }
 
 /// Builds what is wanted and gathers it in `folder`.
@@ -27,7 +38,8 @@ pub(super) fn provide(wanted: &Wanted, folder: &Path) -> Result<Programs> {
     let mut programs = match wanted.flavour {
         Flavour::Release => Programs {
             agent: release::programs()?,
-            controller: build::one("vpn-node-controller", "release")?,
+            controller: shipped::build_here(&CONTROLLER)?.join("vpn-node-controller"),
+            manuals: build::one(MANUALS, "dev")?,
         },
         Flavour::Quick => quick(folder)?,
     };
@@ -52,7 +64,12 @@ fn quick(folder: &Path) -> Result<Programs> {
     }
     let controller = folder.join("vpn-node-controller");
     strip(&built.controller, &controller)?;
-    Ok(Programs { agent, controller })
+    let manuals = from.join(MANUALS);
+    Ok(Programs {
+        agent,
+        controller,
+        manuals,
+    })
 }
 
 fn strip(from: &Path, to: &Path) -> Result<()> {

@@ -1,10 +1,8 @@
 //! `cargo xtask release`: our own package, ready to be signed.
 //!
-//! The programs are built so that the place of the checkout does not get into them ([`build`]), and
+//! The programs are built so that the place of the checkout does not get into them ([`shipped`]), and
 //! packed by the writer that the hosts' reader agrees with. `--check` builds all of it again in
 //! another place and compares the bytes.
-
-mod build;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -19,10 +17,24 @@ use vpn_node_release::copy;
 use vpn_node_release::release::OUR_STATE;
 use vpn_node_release::version::{Platform, Version};
 
+use crate::build::shipped::{self, Set};
+use crate::package::bill_of_agent;
 use crate::shell;
 
 /// The programs of a package, all in `bin/`.
-pub(crate) const PROGRAMS: [&str; 3] = ["vpn-node-agent", "vpn-node", "vpn-node-updater"];
+pub(crate) const PROGRAMS: [&str; 4] = [
+    "vpn-node-agent",
+    "vpn-node",
+    "vpn-node-updater",
+    "vpn-node-wireguard",
+];
+
+/// How they are built, for the signed package as for .deb and .rpm.
+const SET: Set = Set {
+    packages: &["vpn-node", "vpn-node-updater"],
+    programs: &PROGRAMS,
+    profile: Profile::Agent.name(),
+};
 
 /// What else is in a package: where it lies in the repository, and there.
 const SHARED: [(&str, &str); 5] = [
@@ -84,10 +96,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let out = shell::repository().join(&options.out);
 
     anstream::println!("building vpn-node {version} for {platform} (profile {profile})");
-    let target = shell::repository().join("target/release-build");
-    let programs = build::programs(shell::repository(), &target, profile)?;
+    let programs = shipped::build(&SET, shell::repository(), &shipped::target(), profile)?;
     let package = package_with(&programs, &version, &platform, effort, &out)?;
     describe(&package)?;
+    write_bill(&package, &version)?;
     if !options.check {
         return Ok(ExitCode::SUCCESS);
     }
@@ -97,16 +109,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .tempdir()
         .context("cannot make a temporary directory")?;
     let sources = elsewhere.path().join("another/place/for/the/sources");
-    build::copy_sources(&sources)?;
+    shipped::copy_sources(&sources)?;
     anstream::println!("building it again in {}", sources.display());
     let target = elsewhere.path().join("objects");
-    let programs_again = build::programs(&sources, &target, profile)?;
+    let programs_again = shipped::build(&SET, &sources, &target, profile)?;
     let out_again = elsewhere.path().join("out");
     let again = package_with(&programs_again, &version, &platform, effort, &out_again)?;
     verdict(&package, &again, (&programs, &programs_again))
 }
 
-/// Packs the three programs in `programs` as version `version`, quickly: for tests and
+/// Packs the programs in `programs` as version `version`, quickly: for tests and
 /// demonstrations, which put other programs there. Returns the package, in the directory `out`.
 pub(crate) fn package(
     programs: &Path,
@@ -119,8 +131,7 @@ pub(crate) fn package(
 
 /// The programs of a release, as `cargo xtask release` packs them: the folder they are in.
 pub(crate) fn programs() -> Result<PathBuf> {
-    let target = shell::repository().join("target/release-build");
-    build::programs(shell::repository(), &target, Profile::Agent.name())
+    shipped::build_here(&SET)
 }
 
 /// The manifest of a directory with just these programs, as version `version`.
@@ -196,6 +207,18 @@ fn source_date_epoch() -> Result<u64> {
     }
 }
 
+/// What is linked into the programs, beside the package: `….cdx.json` for `….tar.zst`.
+fn write_bill(package: &Path, version: &Version) -> Result<()> {
+    // Not `with_extension`: a version has dots.
+    let name = package.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".tar.zst").unwrap_or(&name);
+    let file = package.with_file_name(format!("{name}.cdx.json"));
+    fs::write(&file, bill_of_agent(version)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    anstream::println!("  bill of materials: {}", file.display());
+    Ok(())
+}
+
 fn hashed(file: &Path) -> Result<copy::Hashed> {
     let mut open = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     copy::hash(&mut open, u64::MAX).with_context(|| format!("cannot read {}", file.display()))
@@ -241,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_three_programs_make_a_package_of_any_version() {
+    fn any_programs_make_a_package_of_any_version() {
         let folder = tempfile::tempdir().unwrap();
         for program in PROGRAMS {
             fs::write(

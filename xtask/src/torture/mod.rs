@@ -7,7 +7,7 @@ mod call;
 pub(crate) mod enroll;
 mod ledger;
 mod power;
-mod random;
+pub(crate) mod random;
 pub(crate) mod suites;
 mod trace;
 mod update;

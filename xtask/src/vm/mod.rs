@@ -2,9 +2,10 @@
 //! systemd and kernel WireGuard, in a virtual machine whose power can be cut.
 //!
 //! [`host`] is what this machine needs for it, [`image`] the Debian, [`qemu`] one virtual machine,
-//! [`guest`] the way to run commands in it. [`site`] is a host with its controller. Each suite is
-//! a file.
+//! [`guest`] the way to run commands in it. [`site`] is a host with its controller, [`survivor`]
+//! one that has much to endure. Each suite is a file.
 
+mod faults;
 pub(crate) mod frames;
 mod gate;
 mod guest;
@@ -12,13 +13,17 @@ mod host;
 mod image;
 mod install;
 mod page;
+mod powercut;
 mod qemu;
+mod replay;
 mod site;
 mod smoke;
 mod start;
+mod survivor;
 mod update;
 mod user;
 mod wireguard;
+mod writelog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +51,9 @@ pub(crate) struct Options {
     /// Do not install Debian packages
     #[arg(long)]
     no_install: bool,
+    /// What is left to chance follows from this
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
     /// It is a failure when no virtual machine can run here
     #[arg(long)]
     must: bool,
@@ -64,14 +72,20 @@ enum Suite {
     Update,
     /// An unprivileged user reads nothing, commands nothing, disturbs nothing
     User,
+    /// The power goes at any instant: each time the host comes back as one that can be trusted
+    Power,
+    /// Full and read-only disks, wrong clocks, bad networks, no memory, kill -9
+    Faults,
 }
 
-const ALL: [Suite; 5] = [
+const ALL: [Suite; 7] = [
     Suite::Smoke,
     Suite::Install,
     Suite::Gate,
     Suite::Update,
     Suite::User,
+    Suite::Power,
+    Suite::Faults,
 ];
 
 /// What a suite works with.
@@ -87,6 +101,8 @@ pub(crate) struct Stage {
     pub(crate) full: bool,
     /// Whether a failed suite leaves its folder.
     pub(crate) keep: bool,
+    /// What is left to chance follows from this.
+    pub(crate) seed: u64,
 }
 
 impl Stage {
@@ -112,6 +128,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         folder: tempfile::tempdir_in(&target).context("cannot make a folder in target/vm")?,
         full: options.full,
         keep: options.keep,
+        seed: options.seed,
     };
     let wanted = |suite: &Suite| options.suites.is_empty() || options.suites.contains(suite);
     let suites: Vec<Suite> = ALL.into_iter().filter(wanted).collect();
@@ -153,6 +170,8 @@ fn play(suite: Suite, stage: &Stage) -> Result<String> {
         Suite::Gate => gate::run(stage),
         Suite::Update => update::run(stage),
         Suite::User => user::run(stage),
+        Suite::Power => powercut::run(stage),
+        Suite::Faults => faults::run(stage),
     }
 }
 

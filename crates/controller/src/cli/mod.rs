@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_CONFIG, DEFAULT_DATA_DIR, FILE_NAME};
 use crate::secrecy;
@@ -81,6 +81,12 @@ enum Command {
     /// What an operator should look at, and what was done about it
     #[command(subcommand)]
     Events(events::EventsCommand),
+}
+
+/// The command line's definition, for man pages and completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program: 0 well, 1 failed, 2 wrong arguments.

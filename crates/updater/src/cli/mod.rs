@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use nix::unistd::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpn_node_release::code::{PolicyCode, UpdaterCode};
@@ -37,6 +37,12 @@ use args::{Arguments, Command};
 /// after which the path unit would give up for good: whoever is the agent's user could bring that
 /// about with twenty requests, and a disk that is full with one.
 const RETRY_AFTER: Duration = Duration::from_secs(35);
+
+/// The command line's definition, for man pages and completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
+}
 
 /// Parses, does it, tells it.
 #[must_use]

@@ -8,7 +8,7 @@ use crate::history::{self, Line};
 use crate::hold::Hold;
 use crate::host::Host;
 use crate::incoming::Incoming;
-use crate::journal::{self, Journal, Phase};
+use crate::journal::{self, Journal, Phase, Slot};
 use crate::slots::{self, Links};
 use crate::{lock, snapshot, status};
 
@@ -62,6 +62,8 @@ fn facts(host: &Host<'_>) -> Facts {
             .as_ref()
             .zip(waits)
             .is_some_and(|(journal, request)| journal.attempt == request.id),
+        package_waits: host.layout.package_waits().exists(),
+        system_version: slots::manifest(host.layout, &Slot::System).map(|found| found.version),
         journal,
     }
 }
@@ -79,6 +81,7 @@ fn apply(host: &mut Host<'_>, step: &Step) -> Result<(), UpdateError> {
         // What cannot be stopped or started is tried again by the next recovery: the steps after
         // these, which say that it is over, wait for it.
         Step::BackToStable => host.supervisor.back_to_stable().map_err(Into::into),
+        Step::ForgetPackage => disk.remove_file(&layout.package_waits()),
         Step::Settle => host.supervisor.settle().map_err(Into::into),
         Step::Block {
             version,

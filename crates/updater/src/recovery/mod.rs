@@ -36,6 +36,10 @@ pub struct Facts {
     pub open_snapshot: Option<Version>,
     /// The agent still asks for the attempt of the journal.
     pub request_waits: bool,
+    /// A deb or rpm came during a trial and left the links as they were.
+    pub package_waits: bool,
+    /// The version of that package.
+    pub system_version: Option<Version>,
 }
 
 /// One thing to do. Doing it twice is doing it once.
@@ -68,6 +72,8 @@ pub enum Step {
         /// Counted once an attempt.
         attempt: String,
     },
+    /// The package that came during a trial was looked at.
+    ForgetPackage,
     /// Write this down; the attempt waits to be taken up again.
     Wait(Box<Journal>),
     /// Tell how it ended: a line of history, then the journal's last word.
@@ -110,6 +116,7 @@ fn at_rest(facts: &Facts) -> Vec<Step> {
         // The journal was lost between the commit and its last word: it is committed.
         settle_snapshot(facts, &mut steps);
         steps.extend([Step::Settle, Step::RemoveExperiment]);
+        package_takes_over(facts, &mut steps);
         return steps;
     }
     repair_stable(facts, None, &mut steps);
@@ -121,7 +128,31 @@ fn at_rest(facts: &Facts) -> Vec<Step> {
     } else {
         leave_experiment(facts, &mut steps);
     }
+    package_takes_over(facts, &mut steps);
     steps
+}
+
+/// What the package's scripts do where nothing is on trial: a newer package is the stable version
+/// from now on, and what was stable is the way back.
+fn package_takes_over(facts: &Facts, steps: &mut Vec<Step>) {
+    if !facts.package_waits {
+        return;
+    }
+    if facts.valid.contains(&Slot::System) {
+        match &facts.links.stable {
+            Link::To(stable @ Slot::Version(version))
+                if facts.valid.contains(stable)
+                    && facts.system_version.as_ref() > Some(version) =>
+            {
+                steps.push(Step::SetPrevious(stable.clone()));
+                steps.extend([Step::SetStable(Slot::System), Step::Settle]);
+            }
+            // It was interrupted behind the link; the agent may still run from the old place.
+            Link::To(Slot::System) => steps.push(Step::Settle),
+            Link::To(_) | Link::Absent | Link::Foreign => {}
+        }
+    }
+    steps.push(Step::ForgetPackage);
 }
 
 /// Nothing was switched: the stable version never stopped.

@@ -14,6 +14,8 @@ struct Model {
     valid: BTreeSet<Slot>,
     open_snapshot: Option<Version>,
     request_waits: bool,
+    package_waits: bool,
+    system_version: Version,
     /// The new version has migrated the agent's state.
     migrated: bool,
     /// What runs as the agent; none after a power cut, until someone starts it.
@@ -49,6 +51,8 @@ impl Model {
             valid: [old(), new()].into(),
             open_snapshot: None,
             request_waits: true,
+            package_waits: false,
+            system_version: Version::new(1, 4, 0),
             migrated: false,
             runs: Some(Runs::Stable(Some(old()))),
             blocked: Vec::new(),
@@ -63,6 +67,8 @@ impl Model {
             valid: self.valid.clone(),
             open_snapshot: self.open_snapshot.clone(),
             request_waits: self.request_waits,
+            package_waits: self.package_waits,
+            system_version: Some(self.system_version.clone()),
         }
     }
 
@@ -88,6 +94,7 @@ impl Model {
                 self.links.stable = Link::To(slot.clone());
             }
             Step::RemoveExperiment => self.links.experiment = Link::Absent,
+            Step::ForgetPackage => self.package_waits = false,
             Step::BackToStable | Step::Settle => self.start_stable(),
             Step::Block {
                 version, attempt, ..
@@ -342,6 +349,60 @@ fn a_purged_installation_is_not_brought_back() {
     let steps = recover(&model.facts());
     assert!(!steps.iter().any(|step| matches!(step, Step::SetStable(_))));
     assert!(steps.contains(&Step::RemoveExperiment));
+}
+
+/// A host whose stable version is 1.4.0 from `versions/`, with 1.5.0 judged, while a package came.
+fn package_came(package: Version, verdict: Phase) -> Model {
+    let stable = Slot::Version(Version::new(1, 4, 0));
+    let mut model = Model::new();
+    model.links.stable = Link::To(stable.clone());
+    model.valid.insert(stable.clone());
+    model.run(9, false, verdict);
+    model.journal.as_mut().unwrap().from = stable;
+    model.system_version = package;
+    model.package_waits = true;
+    model
+}
+
+#[test]
+fn a_package_that_came_during_a_trial_takes_over_when_it_is_the_newest() {
+    let (system, tried) = (Slot::System, new());
+    let stable = Slot::Version(Version::new(1, 4, 0));
+    for (package, verdict, expected, previous) in [
+        (Version::new(1, 6, 0), Phase::Committing, &system, &tried),
+        (Version::new(1, 6, 0), Phase::Reverting, &system, &stable),
+        (Version::new(1, 5, 0), Phase::Committing, &tried, &stable),
+        (Version::new(1, 5, 0), Phase::Reverting, &system, &stable),
+    ] {
+        for deaths in [&[][..], &[1, 2], &[4, 2, 1], &[12, 3]] {
+            let mut model = package_came(package.clone(), verdict);
+            // The trial's own end, and what ExecStopPost= of the updater or the next boot does.
+            model.recover(deaths, false);
+            model.recover(deaths, false);
+            model.assert_at_rest();
+            assert_eq!(
+                model.links.stable.slot(),
+                Some(expected),
+                "{package} {verdict:?}"
+            );
+            assert_eq!(
+                model.links.previous.slot(),
+                Some(previous),
+                "{package} {verdict:?}"
+            );
+            assert_eq!(model.runs, Some(Runs::Stable(Some(expected.clone()))));
+            assert!(!model.package_waits);
+        }
+    }
+}
+
+#[test]
+fn going_back_to_an_older_version_than_the_package_stays() {
+    let mut model = package_came(Version::new(1, 6, 0), Phase::Done);
+    model.package_waits = false;
+    model.recover(&[], true);
+    let stable = Slot::Version(Version::new(1, 4, 0));
+    assert_eq!(model.links.stable, Link::To(stable), "nobody asked for it");
 }
 
 #[test]

@@ -96,6 +96,72 @@ fn all_units_of_the_updater_have_one_sandbox_without_network() {
     }
 }
 
+/// The names of our units of this kind, such as `.service`.
+fn units(kind: &str) -> Vec<String> {
+    let folder = fs::read_dir(repository().join("systemd")).unwrap();
+    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(kind)).collect()
+}
+
+#[test]
+fn the_right_over_the_network_is_the_readers_alone() {
+    let reader = "vpn-node-wireguard.service";
+    for unit in units(".service") {
+        let net_admin = directives(&unit)
+            .iter()
+            .any(|l| l.contains("CAP_NET_ADMIN"));
+        assert_eq!(net_admin, unit == reader, "{unit}");
+    }
+    has(reader, "CapabilityBoundingSet=CAP_NET_ADMIN");
+    has(reader, "RestrictAddressFamilies=AF_NETLINK");
+    has(reader, "IPAddressDeny=any");
+    // A restart of the agent is one of the reader.
+    has(
+        reader,
+        "PartOf=vpn-node-agent.service vpn-node-agent-exp.service",
+    );
+    for line in [
+        "ListenSequentialPacket=/run/vpn-node-wireguard/reader.sock",
+        "SocketUser=vpn-node",
+        "SocketMode=0600",
+    ] {
+        has("vpn-node-wireguard.socket", line);
+    }
+    for unit in ["vpn-node-agent.service", "vpn-node-agent-exp.service"] {
+        has(unit, "AmbientCapabilities=");
+        has(unit, "CapabilityBoundingSet=");
+        // Wanted, not required: without them it starts, and says what is missing.
+        has(
+            unit,
+            "Wants=vpn-node-hardware.service vpn-node-wireguard.socket",
+        );
+        has(unit, "Upholds=vpn-node-wireguard.socket");
+        has(
+            unit,
+            "After=vpn-node-hardware.service vpn-node-wireguard.socket",
+        );
+    }
+    has("vpn-node-hardware.service", "CapabilityBoundingSet=");
+}
+
+#[test]
+fn the_preset_names_exactly_what_can_be_enabled() {
+    let preset = repository().join("systemd/system-preset/70-vpn-node.preset");
+    let preset = fs::read_to_string(preset).unwrap();
+    let lines = preset.lines().filter(|line| !line.starts_with('#'));
+    let mut named: Vec<&str> = lines.map(|line| line.split_once(' ').unwrap().1).collect();
+    named.sort_unstable();
+    let mut installable: Vec<String> = [".service", ".socket", ".path"]
+        .into_iter()
+        .flat_map(units)
+        .filter(|unit| directives(unit).iter().any(|line| line == "[Install]"))
+        // Of another package.
+        .filter(|unit| unit != "vpn-node-controller.service")
+        .collect();
+    installable.sort_unstable();
+    assert_eq!(named, installable);
+}
+
 /// A host's tree with the package's files in place.
 struct Tree(tempfile::TempDir);
 
@@ -120,10 +186,19 @@ impl Tree {
         fs::create_dir_all(self.at("opt/vpn-node/versions").join(version)).unwrap();
     }
 
+    /// As the package's scripts do with version `package` in place.
+    fn install(&self, package: &str) {
+        let manifest = format!(r#"{{"format":1,"product":"vpn-node","version":"{package}"}}"#);
+        fs::write(self.at("opt/vpn-node/system/manifest.json"), manifest).unwrap();
+        self.run(&["--systemd", "252", "install"]);
+    }
+
     fn run(&self, words: &[&str]) {
         let script = repository().join("packaging/agent/links");
         let mut command = Command::new(script);
-        command.args(words).env("VPN_NODE_ROOT", self.0.path());
+        command.arg("--root").arg(self.0.path()).args(words);
+        // What somebody's environment says is nothing to a script that runs as root.
+        command.env("VPN_NODE_ROOT", "/nowhere");
         let output = command.output().unwrap();
         assert!(
             output.status.success(),
@@ -146,7 +221,7 @@ impl Tree {
 fn a_first_installation_makes_all_links_and_a_removal_takes_them_away() {
     let tree = Tree::new();
     for _ in 0..2 {
-        tree.run(&["install", "1.0.0"]);
+        tree.install("1.0.0");
         assert_eq!(tree.stable().as_deref(), Some("system"));
         let program = tree.link("usr/bin/vpn-node-updater");
         assert_eq!(
@@ -175,7 +250,7 @@ fn a_package_takes_over_only_what_is_older_than_itself() {
         let managed = format!("versions/{installed}");
         tree.version(installed);
         symlink(&managed, tree.at("opt/vpn-node/stable")).unwrap();
-        tree.run(&["install", package]);
+        tree.install(package);
         let expected = if takes_over { "system" } else { &managed };
         assert_eq!(
             tree.stable().as_deref(),
@@ -195,7 +270,7 @@ fn a_package_takes_over_only_what_is_older_than_itself() {
 fn a_link_to_nothing_is_mended_and_a_trial_is_not_disturbed() {
     let tree = Tree::new();
     symlink("versions/1.5.0", tree.at("opt/vpn-node/stable")).unwrap();
-    tree.run(&["install", "1.0.0"]);
+    tree.install("1.0.0");
     assert_eq!(
         tree.stable().as_deref(),
         Some("system"),
@@ -207,8 +282,39 @@ fn a_link_to_nothing_is_mended_and_a_trial_is_not_disturbed() {
     tree.version("1.5.0");
     symlink("versions/1.4.0", tree.at("opt/vpn-node/stable")).unwrap();
     symlink("versions/1.5.0", tree.at("opt/vpn-node/experiment")).unwrap();
-    tree.run(&["install", "1.6.0"]);
+    tree.install("1.6.0");
     assert_eq!(tree.stable().as_deref(), Some("versions/1.4.0"));
+    // The updater is told that there is something to look at when the trial has ended.
+    assert!(tree.at("opt/vpn-node/.package-waits").exists());
+    tree.run(&["remove"]);
+    assert!(!tree.at("opt/vpn-node/.package-waits").exists());
+}
+
+#[test]
+fn reload_by_notification_is_linked_where_systemd_knows_it() {
+    let tree = Tree::new();
+    let folder = "usr/lib/systemd/system/vpn-node-agent.service.d";
+    let link = format!("{folder}/10-notify-reload.conf");
+    let source = "usr/lib/vpn-node/notify-reload.conf";
+    fs::create_dir_all(tree.at("usr/lib/vpn-node")).unwrap();
+    fs::create_dir_all(tree.at("usr/lib/systemd/system")).unwrap();
+    fs::write(tree.at(source), "").unwrap();
+    tree.install("1.0.0");
+    assert_eq!(tree.link(&link), None);
+    for _ in 0..2 {
+        tree.run(&["--systemd", "257", "install"]);
+        let leads_to = tree.link(&link);
+        assert_eq!(
+            leads_to.as_deref(),
+            Some("/usr/lib/vpn-node/notify-reload.conf")
+        );
+    }
+    // An older systemd would not know how to reload.
+    tree.run(&["--systemd", "252", "install"]);
+    assert!(!tree.at(folder).exists());
+    tree.run(&["--systemd", "257", "install"]);
+    tree.run(&["remove"]);
+    assert!(!tree.at(folder).exists());
 }
 
 #[test]
@@ -217,8 +323,9 @@ fn what_somebody_else_made_stays() {
     fs::create_dir(tree.at("mine")).unwrap();
     symlink(tree.at("mine"), tree.at("opt/vpn-node/stable")).unwrap();
     fs::write(tree.at("usr/bin/vpn-node"), "mine").unwrap();
-    for words in [&["install", "9.0.0"] as &[&str], &["remove"]] {
-        tree.run(words);
+    tree.install("9.0.0");
+    for words in ["install", "remove"] {
+        tree.run(&["--systemd", "252", words]);
         assert_eq!(tree.stable().as_deref(), tree.at("mine").to_str());
         assert_eq!(fs::read(tree.at("usr/bin/vpn-node")).unwrap(), b"mine");
     }

@@ -2,6 +2,7 @@
 
 use vpn_node_protocol::message::{Authorisation, Verdict};
 
+use super::dice::Dice;
 use super::world::{World, s};
 use crate::core::report::VerificationState;
 
@@ -181,4 +182,28 @@ fn another_verdict_after_verified_is_a_lapse_and_only_verified_ends_it() {
         world.run_for(s(180));
         assert_eq!(world.state(), Authorisation::Verified, "{verdict:?}");
     }
+}
+
+/// An agent that stops says once more how it is, if somebody listens.
+#[test]
+fn the_last_word_is_a_heartbeat_that_nobody_waits_long_for() {
+    let mut world = World::verified(4711);
+    let now = world.now();
+    let mut dice = Dice::new(1);
+    let agent = world.agent();
+    assert!(!agent.is_speaking(now), "nothing is due");
+    agent.last_word(now, &mut dice);
+    assert!(agent.is_speaking(now));
+    let heartbeats = world.controller.db.heartbeats;
+    world.run_for(s(1));
+    assert_eq!(world.controller.db.heartbeats, heartbeats + 1);
+    let now = world.now();
+    assert!(!world.agent().is_speaking(now), "it was heard");
+    // Nobody there: what failed is repeated by the next start.
+    world.net.up = false;
+    world.run_for(s(120));
+    let now = world.now();
+    let agent = world.agent();
+    agent.last_word(now, &mut dice);
+    assert!(!agent.is_speaking(now));
 }

@@ -4,6 +4,7 @@
 //! a session key names one connection while it is up; an observed end beats an inferred one;
 //! absence means an end only in a complete snapshot.
 
+mod anew;
 mod changes;
 mod departed;
 mod intents;
@@ -55,6 +56,8 @@ pub struct Reducer {
 struct Backend {
     id: BackendId,
     epoch: Option<u64>,
+    /// Whether its reader has said anything since that was started.
+    shown: bool,
     /// Whether it has told all that it holds, or a session of its own accord.
     answered: bool,
     unavailable: Option<(String, Stamp)>,
@@ -127,6 +130,7 @@ impl Reducer {
         let Some(at) = self.backend_index(backend) else {
             return turn.out;
         };
+        self.backends[usize::from(at)].shown = true;
         match obs {
             Obs::Reset { epoch } => self.enter_epoch(at, epoch, &mut turn),
             Obs::Snapshot {
@@ -196,6 +200,7 @@ impl Reducer {
         let new = Backend {
             id: id.clone(),
             epoch: None,
+            shown: true,
             answered: false,
             unavailable: None,
             live: 0,

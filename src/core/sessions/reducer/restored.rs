@@ -144,7 +144,7 @@ impl Reducer {
         });
     }
 
-    fn known(&self, at: u16, live: &Live) -> KnownSession {
+    pub(super) fn known(&self, at: u16, live: &Live) -> KnownSession {
         let nanos = |stamp: Stamp| u64::try_from(stamp.boot.as_nanos()).unwrap_or(u64::MAX);
         let (backend, session) = (&self.backends[usize::from(at)], &live.session);
         KnownSession {

@@ -101,17 +101,22 @@ impl Reducer {
         starts
     }
 
-    /// The backends that were ever heard, with their connection counts.
+    /// The backends that were ever heard, with their connection counts; but for those that went
+    /// with a change of the configuration.
     pub fn backends(&self) -> impl Iterator<Item = BackendStatus<'_>> {
-        self.backends.iter().map(|backend| BackendStatus {
-            id: &backend.id,
-            live: backend.live,
-            unavailable: backend
-                .unavailable
-                .as_ref()
-                .map(|(error, since)| (error.as_str(), *since)),
-            was_up: backend.answered,
-            counts: backend.counts,
-        })
+        let shown = |backend: &&super::Backend| backend.shown || backend.live > 0;
+        self.backends
+            .iter()
+            .filter(shown)
+            .map(|backend| BackendStatus {
+                id: &backend.id,
+                live: backend.live,
+                unavailable: backend
+                    .unavailable
+                    .as_ref()
+                    .map(|(error, since)| (error.as_str(), *since)),
+                was_up: backend.answered,
+                counts: backend.counts,
+            })
     }
 }

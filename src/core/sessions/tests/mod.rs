@@ -1,5 +1,6 @@
 //! The reducer, rule by rule.
 
+mod anew;
 mod daemons;
 mod orders;
 

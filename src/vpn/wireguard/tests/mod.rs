@@ -2,6 +2,7 @@
 
 mod orders;
 mod parsers;
+mod reader;
 mod readers;
 mod real;
 mod replay;

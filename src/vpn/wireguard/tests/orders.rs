@@ -127,6 +127,7 @@ impl Running {
         let settings = Settings {
             socket_dir: dir.to_owned(),
             kernel: false,
+            reader: None,
             poll: Duration::from_secs(3600),
         };
         let (say, words) = channel();

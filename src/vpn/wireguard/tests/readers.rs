@@ -155,6 +155,7 @@ fn settings(dir: &Path) -> Settings {
     Settings {
         socket_dir: dir.to_owned(),
         kernel: false,
+        reader: None,
         poll: Duration::from_secs(5),
     }
 }
@@ -266,6 +267,7 @@ fn the_kernel_answers_or_says_why_not() {
     let settings = Settings {
         socket_dir: "/nonexistent".into(),
         kernel: true,
+        reader: None,
         poll: Duration::from_secs(5),
     };
     let mut wireguard = WireGuard::new(settings, []);

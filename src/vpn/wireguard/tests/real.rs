@@ -145,6 +145,7 @@ fn a_real_session_is_ended_by_an_order_and_does_not_come_back() {
     let settings = Settings {
         socket_dir: host.sockets.clone(),
         kernel: false,
+        reader: None,
         poll: Duration::from_millis(100),
     };
     let (say, words) = channel();

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     super::{
         netlink::DeviceParser,
+        reading::Dump,
         uapi::{Parser, UapiError},
     },
     *,
@@ -203,7 +204,7 @@ fn the_timeline_gives_the_sessions_that_its_marks_tell() {
 }
 
 /// The recorded dumps by the port that asked; all were the first request there, with number 0.
-fn dumps() -> BTreeMap<u32, Vec<Vec<u8>>> {
+pub(super) fn dumps() -> BTreeMap<u32, Vec<Vec<u8>>> {
     let mut dumps: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
     for line in NETLINK.lines().filter(|line| line.starts_with("## RAW")) {
         let datagram = bytes(line.rsplit(' ').next().unwrap());
@@ -223,7 +224,7 @@ fn read_dump(datagrams: &[Vec<u8>]) -> Vec<PeerReading> {
             .feed(datagram, &mut |peer| peers.push(peer.clone()))
             .unwrap();
     }
-    assert!(over && !parser.interrupted());
+    assert!(over && parser.dump() == Dump::Clean);
     peers
 }
 

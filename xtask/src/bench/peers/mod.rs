@@ -72,6 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let ours = rows.iter().find(|row| row.what == row_name(PREPARED[0]));
     let ours = ours.context("the first row of the prepared answers")?.ours;
     rows.push(growth(&rows)?);
+    rows.push(through_the_reader(&reader)?);
     rows.push(Row::memory(extra_kib));
     rows.push(scrape(&mut lab, machine, &exporter, ours)?);
 
@@ -164,6 +165,20 @@ fn by_turns(reader: &Reader) -> Result<(f64, f64, Polls)> {
         wg.extend(reader.wg(READINGS)?);
     }
     Ok((median(ours)?, median(wg)?, seen))
+}
+
+/// A kernel's dump through `vpn-node-wireguard`, beside the agent that asks the kernel itself.
+fn through_the_reader(reader: &Reader) -> Result<Row> {
+    let peers = PREPARED[1];
+    anstream::println!("a prepared kernel with {peers} peers");
+    let (mut ours, mut itself) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let (relayed, direct) = reader.kernel(peers, READINGS)?;
+        ours.extend(relayed);
+        itself.extend(direct);
+    }
+    let what = format!("by the reader, {} peers", thousands(peers));
+    Ok(Row::cpu(what, median(ours)?, median(itself)?, Some(1.2)))
 }
 
 /// From 10,000 to 100,000 peers: in proportion, or nearly so.

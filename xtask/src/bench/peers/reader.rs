@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::build;
 use crate::lab::machine::Machine;
@@ -41,6 +42,12 @@ struct Said {
     peak_kib: u64,
 }
 
+#[derive(Deserialize)]
+struct Both {
+    direct: Said,
+    relayed: Said,
+}
+
 impl Reader {
     /// Takes `file` if there is one, else builds it.
     pub(super) fn find(file: Option<&Path>, machine: Machine) -> Result<Self> {
@@ -61,7 +68,7 @@ impl Reader {
 
     /// Reads and compares with the product's backend.
     pub(super) fn poll(&self, count: usize) -> Result<Polls> {
-        let said = self.say(&["poll", "/run/wireguard", &count.to_string()])?;
+        let said: Said = self.say(&["poll", "/run/wireguard", &count.to_string()])?;
         Ok(Polls {
             cpu_ms: millis(said.cpu_us),
             connected: said.connected,
@@ -69,13 +76,21 @@ impl Reader {
         })
     }
 
+    /// Reads a prepared kernel of so many peers: CPU times in milliseconds of the agent's side
+    /// through the reader process, and of the agent that asks by itself.
+    pub(super) fn kernel(&self, peers: usize, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let words = ["kernel", &peers.to_string(), &count.to_string()];
+        let Both { direct, relayed } = self.say(&words)?;
+        Ok((millis(relayed.cpu_us), millis(direct.cpu_us)))
+    }
+
     /// CPU times of `wg show all dump`, in milliseconds.
     pub(super) fn wg(&self, count: usize) -> Result<Vec<f64>> {
-        let said = self.say(&["run", &count.to_string(), "wg", "show", "all", "dump"])?;
+        let said: Said = self.say(&["run", &count.to_string(), "wg", "show", "all", "dump"])?;
         Ok(millis(said.cpu_us))
     }
 
-    fn say(&self, words: &[&str]) -> Result<Said> {
+    fn say<T: DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
         let mut tries = 1;
         let output = loop {
             let mut command = in_mounts(self.machine, &self.file);

@@ -114,8 +114,8 @@ pub(super) fn show(rows: &[Row]) -> String {
         );
     }
     text.push_str(
-        "The other is `wg show all dump`, and for the scrape prometheus_wireguard_exporter \
-         without the `wg` that it runs.\n",
+        "The other is `wg show all dump`, for the reader the agent that asks the kernel itself, and \
+         for the scrape prometheus_wireguard_exporter without the `wg` that it runs.\n",
     );
     text
 }

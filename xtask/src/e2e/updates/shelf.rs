@@ -170,6 +170,7 @@ fn package(stock: &Stock, made: &Made, out: &Path) -> Result<PathBuf> {
         ("vpn-node-agent", Content::Script(&script)),
         ("vpn-node", real),
         ("vpn-node-updater", nothing()),
+        ("vpn-node-wireguard", nothing()),
     ];
     pack(stock.folder(), made.version, &changed, out)
 }

@@ -13,7 +13,9 @@ use vpn_node_protocol::certificate::ControllerCertificate;
 use vpn_node_protocol::encoding::{Digest, Hex};
 use vpn_node_protocol::envelope::Envelope;
 use vpn_node_protocol::keys::PublicKey;
-use vpn_node_protocol::message::{Body as _, ConnectionBatch, Heartbeat, Purpose, RefusalCode};
+use vpn_node_protocol::message::{
+    Body as _, ConnectionBatch, DirectiveOutcome, Heartbeat, Purpose, RefusalCode,
+};
 
 use super::world::{World, s};
 use crate::core::agent::directives::PollState;
@@ -171,6 +173,8 @@ impl Rig {
         for command in commands {
             match command {
                 Command::FetchCertificate | Command::Poll { .. } => {}
+                // A line in the log, once for each directive.
+                Command::Settled { outcome, .. } => assert_ne!(outcome, DirectiveOutcome::Applied),
                 Command::Send { body, .. } => {
                     assert_eq!(Some(body), pending.as_ref().map(Envelope::to_json));
                 }

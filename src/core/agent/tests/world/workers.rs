@@ -51,6 +51,7 @@ impl World {
                     false => self.fail(Event::CertificateFailed),
                 }
             }
+            Command::Settled { .. } => {}
             Command::StoreCertificate(envelope) => self.disk.certificate = *envelope,
             Command::Sample if self.sampler_works => {
                 let now = self.now();

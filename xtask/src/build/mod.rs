@@ -1,4 +1,11 @@
 //! Where our programs are: built by cargo, or taken from a folder that the caller names.
+//! Those that are published are built by [`shipped`].
+
+mod needs;
+pub(crate) mod shipped;
+mod sysroot;
+
+pub(crate) use sysroot::NEWEST_GLIBC;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,6 +29,7 @@ pub(crate) struct Programs {
     pub(crate) cli: PathBuf,
     pub(crate) controller: PathBuf,
     pub(crate) updater: PathBuf,
+    pub(crate) wireguard: PathBuf,
 }
 
 /// Takes the programs from `folder` if there is one, else builds them.
@@ -46,6 +54,7 @@ fn in_folder(folder: &Path) -> Result<Programs> {
         cli: program("vpn-node")?,
         controller: program("vpn-node-controller")?,
         updater: program("vpn-node-updater")?,
+        wireguard: program("vpn-node-wireguard")?,
     })
 }
 
@@ -71,6 +80,7 @@ fn build(release: bool) -> Result<Programs> {
         cli: program("vpn-node")?,
         controller: program("vpn-node-controller")?,
         updater: program("vpn-node-updater")?,
+        wireguard: program("vpn-node-wireguard")?,
     })
 }
 

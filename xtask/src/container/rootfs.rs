@@ -1,0 +1,120 @@
+//! The file system that machines in namespaces start from: a Debian made by mmdebstrap, with the
+//! tools of RPM systems beside its own. Made once for each recipe and kept in `target/container`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use vpn_node_release::digest::Digest;
+
+use crate::apt::{self, need};
+use crate::shell;
+
+const SUITE: &str = "bookworm";
+/// What is in it beside the essential packages. systemd is process 1; dbus is what systemctl of
+/// other users speaks to; dnf brings Python.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,procps,ca-certificates,curl,zstd,\
+                        rpm,dnf,createrepo-c,gpg,gpg-agent";
+/// Smaller and quicker to make; machines here never lose their disk's cache. Pages of the manual
+/// and other documents are left out of it, and kept of what is installed later.
+const OPTIONS: [&str; 6] = [
+    "--mode=root",
+    "--variant=minbase",
+    "--aptopt=Acquire::Languages \"none\"",
+    "--aptopt=APT::Install-Recommends \"false\"",
+    "--dpkgopt=force-unsafe-io",
+    "--skip=download/empty,essential/unlink",
+];
+/// A download on a slow line, and the unpacking on a busy machine.
+const MADE_WITHIN: Duration = Duration::from_secs(900);
+const SOON: Duration = Duration::from_secs(60);
+
+const NEEDS: [apt::Need; 4] = [
+    need("mmdebstrap", "mmdebstrap"),
+    need("unshare", "util-linux"),
+    need("nsenter", "util-linux"),
+    need("ip", "iproute2"),
+];
+
+/// Its folder, or a sentence that says why there is none.
+pub(super) fn provide() -> Result<Result<PathBuf, String>> {
+    if !shell::is_root() {
+        return Ok(Err("only root can make a root file system".into()));
+    }
+    if let Some(missing) = apt::provide(&NEEDS, true)? {
+        return Ok(Err(missing));
+    }
+    let cache = shell::repository().join("target/container");
+    let recipe = format!("{SUITE} {PACKAGES} {OPTIONS:?}");
+    let key = Digest::of(recipe.as_bytes()).to_string();
+    let place = cache.join(&key[..16]);
+    if place.exists() {
+        return Ok(Ok(place));
+    }
+    let Some(sources) = sources()? else {
+        return Ok(Err(format!(
+            "apt of this machine knows no mirror of Debian {SUITE}"
+        )));
+    };
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    anstream::println!("making a root file system of Debian {SUITE} in target/container");
+    match make(&cache, &place, &sources) {
+        Ok(()) => Ok(Ok(place)),
+        Err(error) => {
+            shell::check_interrupted()?;
+            Ok(Err(format!(
+                "the root file system cannot be made (offline?): {error:#}"
+            )))
+        }
+    }
+}
+
+/// Beside its place first, so that a half-made one is never used.
+fn make(cache: &Path, place: &Path, sources: &str) -> Result<()> {
+    let folder = tempfile::Builder::new()
+        .prefix("new-")
+        .tempdir_in(cache)
+        .context("cannot make a folder")?;
+    let list = folder.path().join("sources.list");
+    fs::write(&list, sources).context("cannot write a list of sources")?;
+    let root = folder.path().join("root");
+    let mut command = Command::new("mmdebstrap");
+    command.args(OPTIONS).arg(format!("--include={PACKAGES}"));
+    command.arg(SUITE).arg(&root).arg(&list);
+    shell::succeed(command, None, MADE_WITHIN)?;
+    if fs::rename(&root, place).is_err() && !place.exists() {
+        anyhow::bail!("cannot move it to {}", place.display());
+    }
+    Ok(())
+}
+
+/// The mirrors that apt of this machine uses, as a sources.list.
+fn sources() -> Result<Option<String>> {
+    let mut command = Command::new("apt-get");
+    let format = "$(REPO_URI) $(RELEASE)";
+    command.args(["indextargets", "--format", format, "Created-By: Packages"]);
+    let known = shell::succeed(command, None, SOON)?.stdout;
+    let mut lines: Vec<String> = known
+        .lines()
+        .filter(|line| line.contains("debian"))
+        .filter(|line| {
+            let release = line.rsplit(' ').next().unwrap_or_default();
+            [
+                SUITE.to_owned(),
+                format!("{SUITE}-updates"),
+                format!("{SUITE}-security"),
+            ]
+            .iter()
+            .any(|ours| ours == release)
+        })
+        .map(|line| format!("deb {line} main\n"))
+        .collect();
+    lines.sort();
+    lines.dedup();
+    let main = lines
+        .iter()
+        .any(|line| line.contains(&format!(" {SUITE} ")));
+    Ok(main.then(|| lines.concat()))
+}

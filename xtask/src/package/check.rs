@@ -1,0 +1,69 @@
+//! What the distributions' own checkers say about the packages: lintian and rpmlint. A finding is an
+//! error; what we do otherwise on purpose stands with its reason in `packaging/*/lintian-overrides`
+//! and `packaging/rpmlint.toml`.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::{Built, Kind};
+use crate::apt::{self, need};
+use crate::shell;
+
+/// Both unpack and read everything.
+const CHECK_WITHIN: Duration = Duration::from_secs(600);
+
+/// Looks at all packages; returns what was left out and why.
+pub(super) fn run(built: &Built) -> Result<Vec<String>> {
+    let mut skipped = Vec::new();
+    for kind in [Kind::Deb, Kind::Rpm] {
+        let files: Vec<_> = built.of_kind(kind).collect();
+        if files.is_empty() {
+            continue;
+        }
+        let (program, command) = match kind {
+            Kind::Deb => ("lintian", lintian as fn() -> Command),
+            Kind::Rpm => ("rpmlint", rpmlint as fn() -> Command),
+        };
+        if let Some(missing) = apt::provide(&[need(program, program)], true)? {
+            skipped.push(format!("{program} was left out: {missing}"));
+            continue;
+        }
+        for file in files {
+            look(command(), file)?;
+        }
+    }
+    Ok(skipped)
+}
+
+fn lintian() -> Command {
+    let mut command = Command::new("lintian");
+    command.args(["--fail-on=error,warning", "--tag-display-limit=0"]);
+    if shell::is_root() {
+        command.arg("--allow-root");
+    }
+    command
+}
+
+fn rpmlint() -> Command {
+    let mut command = Command::new("rpmlint");
+    command.args(["--strict", "--ignore-unused-rpmlintrc", "--config"]);
+    command.arg(shell::repository().join("packaging/rpmlint.toml"));
+    command
+}
+
+fn look(mut command: Command, file: &Path) -> Result<()> {
+    command.env("LC_ALL", "C.UTF-8").arg(file);
+    let output = shell::output(command, None, CHECK_WITHIN)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    bail!(
+        "findings about {}:\n{}{}",
+        file.display(),
+        shell::indent(&output.stdout),
+        shell::indent(&output.stderr)
+    )
+}
