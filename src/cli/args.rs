@@ -220,9 +220,9 @@ pub(super) enum UpdateCommand {
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(super) enum ConfigCommand {
     /// Check the configuration with the agent's own code
+    ///
+    /// The running agent takes a change over with 'systemctl reload vpn-node-agent'.
     #[command(after_long_help = "\
-The running agent takes a change over with 'systemctl reload vpn-node-agent'.
-
 Examples:
   vpn-node config check && systemctl reload vpn-node-agent
   vpn-node --config ./agent.toml config check")]

@@ -51,7 +51,7 @@ fn is_root() -> bool {
 
 /// All forms of the token: its text, its secret, and the key that is derived from it.
 fn token_forms(text: &str) -> Vec<Vec<u8>> {
-    let secret = Token::parse(text).unwrap().secret;
+    let secret = Token::parse(text).unwrap().secret.clone();
     let mut needles = forms(&secret);
     needles.extend(forms(registration_key(&secret).as_bytes()));
     needles.push(text.as_bytes().to_vec());

@@ -55,7 +55,7 @@ pub async fn create(
         url: config.url.clone(),
         root_pin: certificate.root.id(),
         server_pin: tls::server_pin(config)?,
-        secret: clock::random(),
+        secret: Box::new(clock::random()),
         expires_s: u64::try_from(expires_s).unwrap_or(0),
     };
     let public = PublicKey::from(&registration_key(&token.secret));

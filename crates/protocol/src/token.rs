@@ -39,8 +39,9 @@ pub struct Token {
     /// certificate is self-signed.
     #[zeroize(skip)]
     pub server_pin: Option<Digest>,
-    /// The 32 bytes that the registration key is derived from. They never cross the wire.
-    pub secret: [u8; 32],
+    /// The 32 bytes that the registration key is derived from. They never cross the wire. On the
+    /// heap, since a value that moves leaves a copy of its bytes on the stack, which nobody wipes.
+    pub secret: Box<[u8; 32]>,
     /// When the controller stops honouring the token, in seconds since the Unix epoch.
     #[zeroize(skip)]
     pub expires_s: u64,
@@ -150,7 +151,7 @@ impl Token {
         let expires_s = u64::from_be_bytes(rest.take());
         let root_pin = Hex(rest.take());
         let server_pin = pinned.then(|| Hex(rest.take()));
-        let secret = rest.take();
+        let secret = rest.next();
         let url_bytes = usize::from(u16::from_be_bytes(rest.take()));
         if url_bytes > MAX_URL_BYTES {
             return Err(TokenError::Damaged("the address in it is too long"));
@@ -175,7 +176,7 @@ impl Token {
             url,
             root_pin,
             server_pin,
-            secret,
+            secret: Box::new(*secret),
             expires_s,
         })
     }
@@ -202,7 +203,7 @@ impl Token {
         if let Some(pin) = &self.server_pin {
             bytes.extend_from_slice(&pin.0);
         }
-        bytes.extend_from_slice(&self.secret);
+        bytes.extend_from_slice(self.secret.as_slice());
         let url_bytes = u16::try_from(self.url.len()).expect("bounded above");
         bytes.extend_from_slice(&url_bytes.to_be_bytes());
         bytes.extend_from_slice(self.url.as_bytes());
@@ -260,14 +261,18 @@ fn checksum_of(covered: &[u8]) -> [u8; CHECKSUM_BYTES] {
 /// Takes fixed fields off the front; lengths were checked before.
 struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn take<const N: usize>(&mut self) -> [u8; N] {
+        *self.next()
+    }
+
+    fn next<const N: usize>(&mut self) -> &'a [u8; N] {
         let (head, tail) = self
             .0
             .split_first_chunk::<N>()
             .expect("length checked by the caller");
         self.0 = tail;
-        *head
+        head
     }
 }
 
@@ -280,7 +285,7 @@ mod tests {
             url: "https://127.0.0.1:8443".into(),
             root_pin: Hex([1; 32]),
             server_pin,
-            secret: [3; 32],
+            secret: Box::new([3; 32]),
             expires_s: 1_800_000_000,
         }
     }

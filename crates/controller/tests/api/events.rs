@@ -228,7 +228,7 @@ async fn enrolments(world: &World) -> Vec<Trigger> {
         world.token().await,
     );
     let mut unknown = used.clone();
-    unknown.secret = [9; 32];
+    *unknown.secret = [9; 32];
     let first = Host::new(&used, 10);
     first.enrol(world).await;
     let second = Host::new(&used, 11);

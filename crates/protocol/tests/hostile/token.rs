@@ -12,7 +12,7 @@ prop_compose! {
         secret: [u8; 32],
         expires_s: u64,
     ) -> Token {
-        Token { url, root_pin: Hex(root_pin), server_pin: server_pin.map(Hex), secret, expires_s }
+        Token { url, root_pin: Hex(root_pin), server_pin: server_pin.map(Hex), secret: Box::new(secret), expires_s }
     }
 }
 

@@ -14,7 +14,7 @@ fn token(server_pin: Option<Digest>) -> Token {
         url: URL.into(),
         root_pin: Hex([0x11; 32]),
         server_pin,
-        secret: TOKEN_SECRET,
+        secret: Box::new(TOKEN_SECRET),
         expires_s: 1_800_000_000,
     }
 }
@@ -46,7 +46,7 @@ fn good(name: &str, token: &Token) -> Value {
         "url": token.url,
         "root_pin": token.root_pin,
         "server_pin": token.server_pin,
-        "secret": hex(&token.secret),
+        "secret": hex(token.secret.as_slice()),
         "expires_s": token.expires_s,
         "registration_key": PublicKey::from(&registration_key(&token.secret)),
     })
@@ -185,7 +185,7 @@ fn token_json() {
         assert_eq!(read.url, text(case, "url"));
         assert_eq!(read.root_pin.to_string(), text(case, "root_pin"));
         assert_eq!(json!(read.server_pin), case["server_pin"]);
-        assert_eq!(read.secret, unhex32(&case["secret"]));
+        assert_eq!(*read.secret, unhex32(&case["secret"]));
         assert_eq!(json!(read.expires_s), case["expires_s"]);
         assert_eq!(*read.to_text(), text(case, "text"));
         let pin = read.server_pin.map(|pin| pin.0);
