@@ -284,7 +284,7 @@ pub(super) fn backend_row(backend: &BackendStatus) -> Vec<String> {
     ]
 }
 
-/// What is wrong or will be, each with what to do.
+/// What of the configuration is not in force, each with what to do.
 fn configuration(status: &ConfigurationStatus) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(error) = &status.error {
@@ -303,6 +303,7 @@ fn configuration(status: &ConfigurationStatus) -> Vec<String> {
     lines
 }
 
+/// What is wrong or will be, each with what to do.
 fn warnings(report: &StatusReport) -> String {
     let mut lines = report.health().reasons;
     if report.verification.state == VerificationState::Grace {

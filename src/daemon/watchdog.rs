@@ -20,6 +20,9 @@ const LOOKS_EVERY: Duration = Duration::from_secs(5);
 const STOPPING_STEP: Duration = Duration::from_secs(30);
 /// For how long systemd is asked to wait on: three looks, so that a lost one costs nothing.
 const EXTENDS_BY: Duration = Duration::from_secs(15);
+/// A thread that does nothing but sleep looks this late only where the whole host stood still (a
+/// paused machine, no CPU): what seems to hang then had no time either, and gets some.
+const STOOD_STILL: Duration = Duration::from_secs(15);
 
 /// Tells the thread what the agent is about.
 pub(super) struct Watchdog(Sender<Stage>);
@@ -40,6 +43,7 @@ impl Watchdog {
         let watch = Watch {
             limits: Limits::default(),
             hangs: None,
+            looked_at: None,
             stops_until: None,
         };
         thread::Builder::new()
@@ -101,6 +105,7 @@ fn say(word: Word, progress: &Progress) {
 struct Watch {
     limits: Limits,
     hangs: Option<Part>,
+    looked_at: Option<Duration>,
     stops_until: Option<Duration>,
 }
 
@@ -114,11 +119,7 @@ impl Watch {
     ) {
         loop {
             let now = clock::monotonic();
-            let limits = match self.stops_until {
-                Some(_) => Limits::all(STOPPING_STEP),
-                None => self.limits,
-            };
-            for word in self.look(progress.stuck(&limits), now) {
+            for word in self.look(progress.stuck(&self.limits()), now) {
                 say(word);
             }
             match stages.recv_timeout(every) {
@@ -129,9 +130,24 @@ impl Watch {
         }
     }
 
+    /// A stop waits for loop and disk. Not for requests: one that the controller holds on purpose
+    /// is nearly always under way, and is left to its end.
+    fn limits(&self) -> Limits {
+        match self.stops_until {
+            Some(_) => Limits {
+                exchange: self.limits.exchange,
+                ..Limits::all(STOPPING_STEP)
+            },
+            None => self.limits,
+        }
+    }
+
     /// What there is to say at `now`, when `stuck` is what has taken too long.
     fn look(&mut self, stuck: Option<Stuck>, now: Duration) -> Vec<Word> {
         let before = self.hangs;
+        let looked_at = self.looked_at.replace(now).unwrap_or(now);
+        let stood_still = now.saturating_sub(looked_at) > STOOD_STILL;
+        let stuck = stuck.filter(|_| before.is_some() || !stood_still);
         self.hangs = stuck.map(|stuck| stuck.part);
         match (before, stuck) {
             (_, Some(stuck)) => vec![Word::Hangs {
@@ -156,6 +172,7 @@ mod tests {
         Watch {
             limits: Limits::default(),
             hangs: None,
+            looked_at: None,
             stops_until: None,
         }
     }
@@ -193,6 +210,32 @@ mod tests {
         assert!(matches!(words[..], [Word::Hangs { news: true, .. }]));
         let words = watch.look(None, at(60));
         assert_eq!(words, [Word::GoesOn(Part::Disk), Word::Alive]);
+    }
+
+    #[test]
+    fn a_request_that_the_controller_holds_does_not_hang_in_a_stop() {
+        let mut watch = watch();
+        watch.stops_until = Some(Duration::from_secs(60));
+        let limits = watch.limits();
+        assert_eq!(limits.exchange, Limits::default().exchange);
+        assert_eq!(
+            (limits.disk, limits.event_loop),
+            (STOPPING_STEP, STOPPING_STEP)
+        );
+    }
+
+    #[test]
+    fn a_host_that_stood_still_is_fed_once_and_then_looked_at_again() {
+        let mut watch = watch();
+        let at = Duration::from_secs;
+        assert_eq!(watch.look(None, at(0)), [Word::Alive]);
+        let paused = stuck(Part::Loop, 600);
+        assert_eq!(watch.look(paused, at(600)), [Word::Alive]);
+        let words = watch.look(paused, at(605));
+        assert!(matches!(words[..], [Word::Hangs { news: true, .. }]));
+        // What hung before goes on hanging, however late the look is.
+        let words = watch.look(paused, at(700));
+        assert!(matches!(words[..], [Word::Hangs { news: false, .. }]));
     }
 
     /// The words of a thread that looks at `progress` with limits of a tenth of a second.

@@ -29,7 +29,7 @@ const MAX_STATUS: usize = 256;
 /// The longest credential the agent has a use for: a wrapped key or a token, a few hundred bytes.
 pub const MAX_CREDENTIAL: usize = 64 * 1024;
 
-/// `READY=1` (sd_notify(3)): the agent is up, or done with reloading.
+/// `READY=1` (sd_notify(3)): the agent is up.
 ///
 /// # Errors
 /// If `$NOTIFY_SOCKET` is set and cannot be written to.
@@ -73,13 +73,21 @@ pub fn notify_extend_timeout(by: Duration) -> io::Result<()> {
 }
 
 /// `RELOADING=1` with the instant (`CLOCK_MONOTONIC`) at which the reload began, which systemd ≥ 253
-/// wants of units with `Type=notify-reload`. `READY=1` ends it.
+/// wants of units with `Type=notify-reload`. [`notify_reloaded`] ends it.
 ///
 /// # Errors
 /// As [`notify_ready`].
 pub fn notify_reloading(began: Duration) -> io::Result<()> {
     let usec = i128::try_from(began.as_micros()).unwrap_or(i128::MAX);
     sd_notify::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(usec)])
+}
+
+/// `READY=1` alone: the reload is over, and the status line is what it was.
+///
+/// # Errors
+/// As [`notify_ready`].
+pub fn notify_reloaded() -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::Ready])
 }
 
 /// How often to call [`notify_watchdog`]: half of what the unit allows (`WatchdogSec=`), as
@@ -212,6 +220,7 @@ mod tests {
                 "STATUS=one MAINPID=1\n",
                 "WATCHDOG=1\n",
                 "RELOADING=1\nMONOTONIC_USEC=1500000\n",
+                "READY=1\n",
                 "STOPPING=1\n",
                 "EXTEND_TIMEOUT_USEC=15000000\n",
             ]
@@ -223,6 +232,7 @@ mod tests {
         notify_status("one\nMAINPID=1").unwrap();
         notify_watchdog().unwrap();
         notify_reloading(Duration::from_millis(1500)).unwrap();
+        notify_reloaded().unwrap();
         notify_stopping().unwrap();
         notify_extend_timeout(Duration::from_secs(15)).unwrap();
         assert_eq!(watchdog_interval(), Some(Duration::from_secs(10)));

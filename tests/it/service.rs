@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -224,7 +223,6 @@ fn a_second_signal_ends_a_stop_that_waits_for_the_controller() {
     wait_for("the beginning of the stop", || {
         (manager.count("STOPPING=1") == 1).then_some(())
     });
-    std::thread::sleep(Duration::from_millis(100));
     let status = host.signal_once(Signal::SIGTERM);
     assert!(status.success(), "{status}");
     let log = read(&host.log());

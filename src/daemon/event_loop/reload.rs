@@ -32,7 +32,7 @@ impl EventLoop {
             self.agent.configuration_refused(&why, clock::now());
         }
         self.report_soon();
-        notify(|| systemd::notify_ready(&self.status_line));
+        notify(systemd::notify_reloaded);
     }
 
     async fn apply(&mut self) -> Result<(), String> {
@@ -102,7 +102,7 @@ pub(in crate::daemon) fn before_enrolment(source: &Source, settings: &mut Settin
         }
         Err(error) => refused(&error.to_string()),
     }
-    notify(|| systemd::notify_ready("not enrolled: run 'vpn-node enroll'"));
+    notify(systemd::notify_reloaded);
 }
 
 /// Keys whose values differ, by when that counts.

@@ -88,7 +88,7 @@ pub(super) fn read(
 
 /// What [`dump`] gives the datagrams to, with the numbers of the family and of the question; it
 /// says when the dump is over.
-pub(super) type Datagrams<'a> = &'a mut dyn FnMut(u16, u32, &mut [u8]) -> Result<bool, ReadError>;
+pub type Datagrams<'a> = &'a mut dyn FnMut(u16, u32, &mut [u8]) -> Result<bool, ReadError>;
 
 /// Asks for the kernel interface with this index. Each datagram, keys and all, is wiped after
 /// `each` had it.

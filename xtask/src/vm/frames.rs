@@ -140,7 +140,8 @@ fn frame(seed: u64, number: u64) -> Frame {
             // A good request of which bits are turned.
             let mut good = b"{\"v\":1,\"get\":\"authorisation\"}\n".to_vec();
             for _ in 0..=random.below(4) {
-                let at = length(&mut random, 33);
+                let most = u64::try_from(good.len()).unwrap_or(1);
+                let at = length(&mut random, most);
                 good[at] ^= 1 << random.below(8);
             }
             good
@@ -187,6 +188,11 @@ mod tests {
     fn a_frame_is_the_same_each_time_and_another_with_another_number() {
         assert_eq!(frame(7, 3).bytes, frame(7, 3).bytes);
         assert_ne!(frame(7, 3).bytes, frame(7, 15).bytes);
+    }
+
+    #[test]
+    fn there_is_a_frame_for_each_number() {
+        assert!((0..10_000).all(|number| !frame(1, number).bytes.is_empty() || number % 12 > 2));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod qemu;
 mod replay;
 mod site;
 mod smoke;
+mod start;
 mod survivor;
 mod update;
 mod user;

@@ -21,10 +21,10 @@ const AGENT: &str = "vpn-node-agent.service";
 const SOCKET: &str = "/run/vpn-node/status.sock";
 /// Only with a package that has it: the process that reads kernel WireGuard for the agent.
 const READER: &str = "/run/vpn-node-wireguard/reader.sock";
-/// How many frames; the second is the promise, and takes minutes in a guest.
-const FRAMES: u64 = 20_000;
+/// How many frames, at 14 ms each in a guest; the second is the promise.
+const FRAMES: u64 = 5_000;
 const ALL_FRAMES: u64 = 100_000;
-const FRAMES_WITHIN: Duration = Duration::from_secs(1800);
+const FRAMES_WITHIN: Duration = Duration::from_secs(3600);
 const SEED: u64 = 20_261_122;
 /// How much more memory the agent may have used at most after all of it.
 const GROWTH_KIB: u64 = 16 << 10;
@@ -266,7 +266,8 @@ fn leaves_no_core(site: &mut Site) -> Result<()> {
 fn bring_the_xtask(site: &mut Site) -> Result<()> {
     let small = site.lab.path("xtask");
     let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&small).arg("/proc/self/exe");
+    let own = format!("/proc/{}/exe", std::process::id());
+    strip.arg("-o").arg(&small).arg(own);
     shell::succeed(strip, None, SOON)?;
     let bytes = std::fs::read(&small).context("cannot read the program")?;
     site.vm.put("/usr/local/bin/xtask", &bytes)?;

@@ -337,7 +337,7 @@ fn reload_by_notification_is_linked_where_systemd_knows_it() {
             Some("/usr/lib/vpn-node/notify-reload.conf")
         );
     }
-    // An older systemd would refuse the whole unit for it.
+    // An older systemd would not know how to reload.
     tree.run(&["--systemd", "252", "install"]);
     assert!(!tree.at(folder).exists());
     tree.run(&["--systemd", "257", "install"]);

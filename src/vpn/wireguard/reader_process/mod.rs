@@ -12,4 +12,5 @@ pub(super) mod scrub;
 mod server;
 pub mod wire;
 
-pub use server::{Asked, Datagrams, IDLE_LIMIT, Server, ServerError, check};
+pub use super::nl_socket::Datagrams;
+pub use server::{Asked, IDLE_LIMIT, Server, ServerError, check};

@@ -33,6 +33,7 @@ use super::{
         netlink::{Link, NetlinkError},
         nl_socket,
     },
+    Datagrams,
     scrub::scrub,
     wire::{Answer, Failure, MAX_PACKET, PART_HEADER, Question, part_header},
 };
@@ -74,9 +75,6 @@ pub enum ServerError {
     #[error("cannot take a question: {0}")]
     Accept(io::Error),
 }
-
-/// Takes the datagrams of a dump, with the numbers of family and question, and says when it is over.
-pub type Datagrams<'a> = &'a mut dyn FnMut(u16, u32, &mut [u8]) -> Result<bool, ReadError>;
 
 /// What can be done with WireGuard in the kernel. A trait, so that tests need no kernel.
 pub trait Asked {
@@ -178,6 +176,10 @@ fn converse(stream: &UnixStream, kernel: &mut dyn Asked, packet: &mut [u8]) -> n
     set.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
     // MSG_TRUNC: the whole length, also of what did not fit.
     let len = recv(stream.as_raw_fd(), packet, MsgFlags::MSG_TRUNC)?;
+    // Whoever does not wait any more has taken the question for a failure: nothing is done late.
+    if has_left(stream) {
+        return Ok(());
+    }
     let answer = match packet.get(..len).map(Question::of) {
         Some(Ok(question)) => answer(&question, stream, kernel),
         _ => Err(Failure::Question),
@@ -188,6 +190,16 @@ fn converse(stream: &UnixStream, kernel: &mut dyn Asked, packet: &mut [u8]) -> n
         Err(failure) => Answer::Failed(failure).to_packet(),
     };
     send(stream.as_raw_fd(), &last, MsgFlags::MSG_NOSIGNAL).map(drop)
+}
+
+/// Whether the other end is closed.
+fn has_left(stream: &UnixStream) -> bool {
+    let mut ends = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut ends, PollTimeout::ZERO);
+    polled.is_ok_and(|ready| ready > 0)
+        && ends[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 /// The last packet of the answer, if the parts do not end it.
@@ -313,7 +325,55 @@ pub fn check() -> Result<Vec<String>, ReadError> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
+
+    /// Counts what it is told to take out.
+    struct Counts(usize);
+
+    impl Asked for Counts {
+        fn links(&mut self, _names: &[&str]) -> Result<Vec<Link>, ReadError> {
+            panic!("nobody asks for links")
+        }
+
+        fn dump(&mut self, _ifindex: u32, _each: Datagrams<'_>) -> Result<(), ReadError> {
+            panic!("nobody asks for a dump")
+        }
+
+        fn remove(&mut self, _ifindex: u32, public_keys: &[[u8; 32]]) -> Result<(), ReadError> {
+            self.0 += public_keys.len();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn for_somebody_who_has_left_nothing_is_taken_out() {
+        let question = Question::Remove {
+            ifindex: 9,
+            public_keys: &[[1; 32]],
+        };
+        for (leaves, taken_out) in [(true, 0), (false, 1)] {
+            let (theirs, ours) = socketpair(
+                AddressFamily::Unix,
+                SockType::SeqPacket,
+                None,
+                SockFlag::SOCK_CLOEXEC,
+            )
+            .unwrap();
+            send(
+                theirs.as_raw_fd(),
+                &question.to_packet(),
+                MsgFlags::MSG_NOSIGNAL,
+            )
+            .unwrap();
+            let stays = (!leaves).then_some(theirs);
+            let mut kernel = Counts(0);
+            converse(&ours.into(), &mut kernel, &mut [0; 1024]).unwrap();
+            assert_eq!(kernel.0, taken_out);
+            drop(stays);
+        }
+    }
 
     #[test]
     fn only_root_and_the_user_whom_the_socket_was_made_for_may_ask() {
