@@ -17,6 +17,11 @@ use vpn_node_protocol::encoding::Digest;
 
 use dates::AnyDate;
 
+use crate::host::bounded;
+
+/// Most bytes of the operator's CA file: the bundle of a whole distribution has a tenth of that.
+const MAX_CA_FILE: usize = 4 << 20;
+
 /// Why no TLS configuration could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -74,7 +79,15 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> {
             path: path.to_owned(),
             why,
         };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))? {
+        // A reload reads it between two turns of the event loop: a FIFO must not stop that, nor a
+        // device without an end fill the memory.
+        let text = bounded::open_regular(path)
+            .and_then(|file| bounded::prefix_of(&file, MAX_CA_FILE + 1))
+            .map_err(|e| bad(e.to_string()))?;
+        if text.len() > MAX_CA_FILE {
+            return Err(bad(format!("it has more than {MAX_CA_FILE} bytes")));
+        }
+        for certificate in CertificateDer::pem_slice_iter(&text) {
             let certificate = certificate.map_err(|e| bad(e.to_string()))?;
             store.add(certificate).map_err(|e| bad(e.to_string()))?;
         }
@@ -151,5 +164,33 @@ impl ServerCertVerifier for PinnedKey {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn a_ca_file_that_is_a_fifo_a_device_or_a_giant_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        nix::unistd::mkfifo(&at("fifo"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        fs::write(at("giant"), vec![b'\n'; MAX_CA_FILE + 1]).unwrap();
+        fs::write(at("empty"), "").unwrap();
+        for (path, why) in [
+            (at("fifo"), "it is not a regular file"),
+            ("/dev/zero".into(), "it is not a regular file"),
+            (dir.path().to_owned(), "it is not a regular file"),
+            (at("giant"), "it has more than 4194304 bytes"),
+            (at("empty"), "it holds no certificate"),
+        ] {
+            let error = config(None, Some(&path)).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

@@ -44,7 +44,8 @@ fn a_version_on_trial_has_exactly_the_rights_of_a_stable_one() {
     // What comes before differs in the slot alone, and in what a trial is.
     let commands = |unit: &str, slot: &str| -> Vec<String> {
         let all = directives(unit);
-        let exec = all.iter().filter(|line| line.starts_with("Exec"));
+        // Nobody reloads a trial: ExecReload= is the stable unit's alone.
+        let exec = all.iter().filter(|line| line.starts_with("ExecStart"));
         exec.map(|line| line.replace(slot, "SLOT")).collect()
     };
     assert_eq!(
@@ -142,6 +143,33 @@ fn the_right_over_the_network_is_the_readers_alone() {
         );
     }
     has("vpn-node-hardware.service", "CapabilityBoundingSet=");
+}
+
+/// logind starts a service manager without a sandbox for any user who asks over the system bus
+/// (`SetUserLinger`), and again at each boot.
+#[test]
+fn who_speaks_with_others_and_is_not_root_does_not_reach_the_system_bus() {
+    let mut hidden = Vec::new();
+    for unit in units(".service") {
+        let all = directives(&unit);
+        let unix = |line: &String| {
+            line.starts_with("RestrictAddressFamilies=") && line.contains("AF_UNIX")
+        };
+        let user = |line: &String| line.starts_with("User=") && line != "User=root";
+        if all.iter().any(unix) && all.iter().any(user) {
+            has(&unit, "InaccessiblePaths=-/run/dbus");
+            hidden.push(unit);
+        }
+    }
+    assert_eq!(hidden.len(), 4, "{hidden:?}");
+}
+
+/// systemd gives a process all the time to stop that it asks for (`EXTEND_TIMEOUT_USEC`).
+#[test]
+fn nobody_waits_for_ever_for_an_agent_that_will_not_stop() {
+    for unit in ["vpn-node-agent.service", "vpn-node-agent-exp.service"] {
+        has(unit, "JobRunningTimeoutSec=240");
+    }
 }
 
 #[test]

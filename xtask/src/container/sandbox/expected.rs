@@ -12,12 +12,14 @@ pub(super) struct Service {
 
 /// The agent speaks to the controller and to the host's VPN daemons.
 const AGENT: &[&str] = &["write_own", "unix", "inet", "inet6"];
-/// The updater replaces programs and signals nobody, but the kernel lets root signal root. Files of
-/// other users it reads for the sake of one: the agent's state is closed to all but its user.
+/// The updater replaces programs and signals nobody, but the kernel lets root signal root. systemctl
+/// may need the system bus. Files of other users it reads for the sake of one: the agent's state is
+/// closed to all but its user.
 const UPDATER: &[&str] = &[
     "write_own",
     "write_programs",
     "unix",
+    "system_bus",
     "see_processes",
     "signal_others",
     "read_others_secret",

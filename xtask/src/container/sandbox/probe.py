@@ -117,6 +117,12 @@ def listen_tcp():
         listener.listen(1)
 
 
+def system_bus():
+    """Where logind would start a service manager without a sandbox for whoever asks."""
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.connect("/run/dbus/system_bus_socket")
+
+
 def packet():
     socket.socket(17, socket.SOCK_RAW, 0).close()  # AF_PACKET
 
@@ -172,6 +178,7 @@ ATTEMPTS = {
     "write_own": lambda: write(os.path.join(own_directory(), "probe")),
     # Whom it speaks to.
     "unix": lambda: socket.socket(socket.AF_UNIX).close(),
+    "system_bus": system_bus,
     "inet": lambda: socket.socket(socket.AF_INET).close(),
     "inet6": lambda: socket.socket(socket.AF_INET6).close(),
     "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16).close(),
