@@ -179,6 +179,7 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
         .map(|kind| Ok((*kind, tools::provide(*kind)?)))
         .collect::<Result<_>>()?;
     let flavour = wanted.flavour.folder();
+    fs::create_dir_all(&flavour).with_context(|| format!("cannot make {}", flavour.display()))?;
     let programs = programs::provide(wanted, &flavour.join("bin"))?;
     let mut built = Built::default();
     for package in Package::ALL {
