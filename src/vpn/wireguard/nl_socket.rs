@@ -173,11 +173,12 @@ impl Socket {
             .map_err(|errno| ReadError::of("send", errno))?;
         loop {
             let len = self.receive(buffer)?;
-            let datagram = buffer
-                .get_mut(..len)
-                .ok_or(NetlinkError::Malformed("a datagram larger than 64 KiB"))?;
-            let over = each(datagram);
-            wipe(&mut buffer[..len]);
+            let over = match buffer.get_mut(..len) {
+                Some(datagram) => each(datagram),
+                None => Err(NetlinkError::Malformed("a datagram larger than 64 KiB").into()),
+            };
+            let received = len.min(buffer.len());
+            wipe(&mut buffer[..received]);
             if over? {
                 return Ok(());
             }

@@ -306,6 +306,15 @@ fn a_link_to_nothing_is_mended_and_a_trial_is_not_disturbed() {
     );
 
     let tree = Tree::new();
+    symlink("/srv/elsewhere", tree.at("opt/vpn-node/stable")).unwrap();
+    tree.install("1.0.0");
+    assert_eq!(
+        tree.stable().as_deref(),
+        Some("/srv/elsewhere"),
+        "an operator's link, to what may be mounted later"
+    );
+
+    let tree = Tree::new();
     tree.version("1.4.0");
     tree.version("1.5.0");
     symlink("versions/1.4.0", tree.at("opt/vpn-node/stable")).unwrap();
