@@ -129,6 +129,16 @@ pub(super) fn changed(before: &Settings, after: &Settings) -> Vec<(BackendKind, 
         .collect()
 }
 
+/// The settings of one kind as they were.
+pub(super) fn put_back(kind: BackendKind, before: &Settings, after: &mut Settings) {
+    match kind {
+        BackendKind::WireGuard => after.wireguard.clone_from(&before.wireguard),
+        BackendKind::OpenVpn => after.openvpn.clone_from(&before.openvpn),
+        BackendKind::StrongSwan => after.strongswan.clone_from(&before.strongswan),
+        BackendKind::Ocserv => after.ocserv.clone_from(&before.ocserv),
+    }
+}
+
 fn is_enabled(kind: BackendKind, settings: &Settings) -> bool {
     match kind {
         BackendKind::WireGuard => settings.wireguard.enabled,
@@ -190,5 +200,29 @@ fn openvpn_settings(settings: &Settings) -> openvpn::Settings {
         password_file: settings.password_file.clone(),
         status_files: settings.status_files.clone(),
         places: openvpn::Places::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_that_is_put_back_is_found_changed_by_the_next_reload() {
+        let before = Settings::default();
+        let mut wanted = Settings::default();
+        wanted.wireguard.enabled ^= true;
+        wanted.openvpn.enabled ^= true;
+        wanted.strongswan.enabled ^= true;
+        wanted.ocserv.enabled ^= true;
+        let kinds: Vec<_> = changed(&before, &wanted).iter().map(|one| one.0).collect();
+        assert_eq!(kinds, KINDS);
+        for kind in KINDS {
+            let mut after = wanted.clone();
+            put_back(kind, &before, &mut after);
+            let left = changed(&before, &after);
+            assert!(left.iter().all(|one| one.0 != kind) && left.len() + 1 == KINDS.len());
+            assert!(changed(&after, &wanted).iter().any(|one| one.0 == kind));
+        }
     }
 }

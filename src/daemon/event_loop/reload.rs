@@ -55,7 +55,7 @@ impl EventLoop {
         self.workers.sampler.set_disks(&disks(&after));
         let limits = disk::ledger_options(&after);
         self.tell_disk(DiskCommand::LimitLedger(limits)).await;
-        self.change_readers(&before, &after);
+        let readers = self.change_readers(&before, &mut after);
         // It is one of the five: the configuration was checked.
         let _ = logging::set_level(after.log_level.as_str());
         self.agent.configure(Configured {
@@ -66,22 +66,28 @@ impl EventLoop {
         });
         self.configuration.settings = after;
         changed.tell();
-        Ok(())
+        readers
     }
 
-    fn change_readers(&mut self, before: &Settings, after: &Settings) {
+    /// A reader that cannot be started goes on with its former settings, which the next reload
+    /// finds changed again.
+    fn change_readers(&mut self, before: &Settings, after: &mut Settings) -> Result<(), String> {
+        let mut outcome = Ok(());
         for (kind, read) in watch::changed(before, after) {
             let known = self.agent.known_backends();
             match self.workers.readers.start(kind, after, &known) {
                 Ok(()) if read => self.agent.reader_restarts(kind),
                 Ok(()) => self.agent.reader_ends(kind, clock::now()),
-                Err(error) => tracing::error!(
-                    message_id = %journal::CONFIG_REFUSED,
-                    error_code = journal::CODE_CONFIG_INVALID,
-                    kind = kind.as_str(), %error, "the reader of a VPN daemon cannot be started anew; the former one goes on"
-                ),
+                Err(error) => {
+                    watch::put_back(kind, before, after);
+                    let kind = kind.as_str();
+                    outcome = Err(format!(
+                        "the reader of {kind} cannot be started anew ({error}): it goes on as before; reload again"
+                    ));
+                }
             }
         }
+        outcome
     }
 }
 
