@@ -8,5 +8,10 @@ if [ -d /run/systemd/system ]; then
     ! systemctl is-enabled --quiet vpn-node-updater.path 2>/dev/null || systemctl start vpn-node-updater.path || :
     # Only if it runs. What is on trial goes on, and so does the gate: its restart would stop the
     # services that are bound to it.
-    systemctl try-restart vpn-node-agent.service || :
+    systemctl try-restart vpn-node-agent.service || {
+        # A process may ask for more time to stop without end: a broken-into one must not outlive the
+        # version that mends it.
+        systemctl kill --signal=KILL vpn-node-agent.service || :
+        systemctl start vpn-node-agent.service || :
+    }
 fi

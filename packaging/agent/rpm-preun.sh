@@ -6,7 +6,8 @@ if [ "$1" -eq 0 ]; then
         for unit in vpn-node-gate.service vpn-node-updater.path vpn-node-updater.service \
             vpn-node-agent-exp.service vpn-node-updater-recover.service \
             vpn-node-updater-rescue.service vpn-node-agent.service; do
-            systemctl stop "$unit" || :
+            # Whoever asks for more time to stop without end is ended.
+            systemctl stop "$unit" || systemctl kill --signal=KILL "$unit" || :
         done
     fi
     for unit in /usr/lib/systemd/system/vpn-node-*; do

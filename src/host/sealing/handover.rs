@@ -6,6 +6,8 @@ use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use getrandom::SysRng;
+use getrandom::rand_core::{Rng as _, UnwrapErr};
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
@@ -22,9 +24,24 @@ const KEK_BYTES: usize = 32;
 /// Takes away what an earlier start left.
 pub(super) fn clear(runtime_dir: &Path) -> Result<(), SealingError> {
     let path = runtime_dir.join(KEK_FILE);
-    if path.symlink_metadata().is_ok() {
-        atomic::remove(&path)?;
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => move_aside(&path),
+        Ok(_) => Ok(atomic::remove(&path)?),
+        Err(_) => Ok(()),
     }
+}
+
+/// The agent's user made a directory there: no start would succeed any more. It may be so deep that
+/// it cannot be removed, so that is only tried.
+fn move_aside(path: &Path) -> Result<(), SealingError> {
+    let number = UnwrapErr(SysRng).next_u64();
+    let aside = path.with_file_name(format!(".{KEK_FILE}.{number:016x}.aside"));
+    fs::rename(path, &aside).map_err(|error| SealingError::Handover {
+        path: path.to_owned(),
+        why: format!("it is a directory that cannot be moved away ({error})"),
+    })?;
+    // Nothing in it is followed; what stays is gone with the boot.
+    let _ = fs::remove_dir_all(&aside);
     Ok(())
 }
 
@@ -95,4 +112,32 @@ fn read_kek(file: File) -> std::io::Result<Option<Kek>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(KEK_BYTES + 1));
     file.take(KEK_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(Kek::from_bytes(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_in_the_files_place_keeps_no_start_from_succeeding() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        let kept = dir.path().join("kept");
+        for path in [run.join(KEK_FILE).join("a/b"), kept.clone()] {
+            fs::create_dir_all(path).unwrap();
+        }
+        fs::write(kept.join("file"), "of somebody else").unwrap();
+        symlink(&kept, run.join(KEK_FILE).join("link")).unwrap();
+        clear(&run).unwrap();
+        assert_eq!(fs::read_dir(&run).unwrap().count(), 0);
+        assert!(kept.join("file").exists(), "no link is followed");
+        // A link to a directory is a link.
+        symlink(&kept, run.join(KEK_FILE)).unwrap();
+        clear(&run).unwrap();
+        clear(&run).unwrap();
+        assert_eq!(fs::read_dir(&run).unwrap().count(), 0);
+        assert!(kept.join("file").exists(), "no link is followed");
+    }
 }

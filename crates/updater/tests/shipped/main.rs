@@ -170,6 +170,13 @@ fn nobody_waits_for_ever_for_an_agent_that_will_not_stop() {
     for unit in ["vpn-node-agent.service", "vpn-node-agent-exp.service"] {
         has(unit, "JobRunningTimeoutSec=240");
     }
+    // Then the packages end it.
+    for script in ["postinst", "prerm", "rpm-posttrans.sh", "rpm-preun.sh"] {
+        let text = fs::read_to_string(repository().join("packaging/agent").join(script)).unwrap();
+        let kills = text.contains("|| systemctl kill --signal=KILL \"$unit\" || ")
+            || text.contains("systemctl kill --signal=KILL vpn-node-agent.service || ");
+        assert!(kills, "{script}");
+    }
 }
 
 #[test]
