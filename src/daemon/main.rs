@@ -14,6 +14,8 @@ use crate::host::hardware::{Roots, snapshot};
 use crate::host::state::{StateDir, StateError};
 use crate::host::{installation, logging, sealing, secrecy};
 
+/// `SYSLOG_IDENTIFIER` of every entry.
+const IDENTIFIER: &str = "vpn-node-agent";
 /// EX_CONFIG of sysexits.h(3): starting again does not help.
 const NEWER_STATE: u8 = 78;
 
@@ -65,7 +67,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = sentence(&error);
-            if tracing::dispatcher::has_been_set() {
+            // A start can fail before the settings say how much is to be logged.
+            if tracing::dispatcher::has_been_set() || logging::init_in_journal(IDENTIFIER) {
                 tracing::error!(
                     message_id = %journal::START_FAILED,
                     "{text}"
@@ -107,7 +110,7 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Option<(Settings, Source)>> 
         sealing::unseal_for_start(&state, &settings.runtime_dir, &program_dirs)?;
         return Ok(None);
     }
-    logging::init("vpn-node-agent", settings.log_level.as_str())?;
+    logging::init(IDENTIFIER, settings.log_level.as_str())?;
     if let Err(error) = undumped {
         tracing::warn!(
             message_id = %journal::HOST_UNUSUAL,

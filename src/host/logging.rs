@@ -86,6 +86,14 @@ pub fn init(identifier: &str, level: &str) -> Result<(), LoggingError> {
     Ok(())
 }
 
+/// Sets up logging of errors where standard error is the journal, and says whether it is; for a
+/// program that fails before it knows its settings.
+#[must_use]
+pub fn init_in_journal(identifier: &str) -> bool {
+    let stream = std::env::var_os("JOURNAL_STREAM");
+    is_journal(stream.as_deref(), stderr_device()) && init(identifier, "error").is_ok()
+}
+
 /// Logs at `level` from now on.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ pub(super) fn screen(known: &Known) -> String {
     match &update.updater {
         None => row(
             "Installed",
-            "by nobody: this host has no vpn-node-updater, or it never ran",
+            "nothing is known: vpn-node-updater has not run on this host, or is not installed",
         ),
         Some(status) => rows_of_updater(status, &mut row),
     }

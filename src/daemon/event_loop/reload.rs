@@ -151,6 +151,6 @@ fn refused(why: &str) {
     tracing::error!(
         message_id = %journal::CONFIG_REFUSED,
         error_code = journal::CODE_CONFIG_INVALID,
-        "the changed configuration is not usable, and nothing changes: {why}"
+        "the changed configuration cannot be used as it stands: {why}"
     );
 }

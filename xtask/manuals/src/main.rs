@@ -150,9 +150,21 @@ fn completions(mut command: Command, folder: &Path) -> Result<()> {
     ] {
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut command, &name, &mut text);
+        if shell == Shell::Bash {
+            text = one_name(&name, &String::from_utf8(text)?).into_bytes();
+        }
         write(folder, &file, &text)?;
     }
     Ok(())
+}
+
+/// clap_complete (4.6) writes a program whose name has a hyphen in two ways, so that nothing below
+/// its first word would be completed.
+fn one_name(program: &str, bash: &str) -> String {
+    bash.replace(
+        &program.replace('-', "__subcmd__"),
+        &program.replace('-', "__"),
+    )
 }
 
 fn write(folder: &Path, name: &str, text: &[u8]) -> Result<()> {
@@ -166,6 +178,26 @@ fn write(folder: &Path, name: &str, text: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bash_completes_below_every_word() {
+        let folder = written();
+        for program in programs() {
+            let name = program.command.get_name().to_owned();
+            let file = folder.path().join(program.package).join("bash").join(name);
+            let text = fs::read_to_string(&file).unwrap();
+            let places: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("cmd=\"")?.strip_suffix('"'))
+                .filter(|place| !place.is_empty())
+                .collect();
+            for place in places {
+                let label = format!("{place})");
+                let found = text.lines().any(|line| line.trim() == label);
+                assert!(found, "{}: nothing is completed at {place}", file.display());
+            }
+        }
+    }
 
     fn written() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

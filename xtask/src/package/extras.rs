@@ -34,6 +34,8 @@ fn pages(package: Package, manuals: &Path, folder: &Path, version: &Version) -> 
     let mut write = Command::new(manuals);
     write.arg(folder).args(["--version", &version.to_string()]);
     write.args(["--date", &source_date()?.strftime("%Y-%m-%d").to_string()]);
+    // Its last lines are to be the reason.
+    write.env("RUST_BACKTRACE", "0");
     shell::succeed(write, None, MAKE_WITHIN)?;
     let folder = folder.join(match package {
         Package::Agent => "agent",

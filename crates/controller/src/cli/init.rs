@@ -1,6 +1,7 @@
 //! `init`.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -47,6 +48,7 @@ pub(super) async fn run(
         None if config.data_dir == Path::new(DEFAULT_DATA_DIR) => String::new(),
         None => format!(" --data-dir {}", config.data_dir.display()),
     };
+    refuse_anothers_directory(&config.data_dir)?;
     let made = setup::init(&config, &args.name, config_file, clock::now_ms()).await?;
     super::show::line(format_args!(
         "The controller is set up in {data}.
@@ -56,7 +58,7 @@ pub(super) async fn run(
              (SHA-256 of the root key: every token carries it)
 {ports}
 Next:
-  1. Start it:        vpn-node-controller{place} serve
+  1. Start it:        {start}
   2. Make a token:    vpn-node-controller{place} registration-key create
   3. Paste the token on the host, as the command says.
 
@@ -67,10 +69,43 @@ Back the data directory up: without the keys in it no host can be answered.",
         data = config.data_dir.display(),
         settings = made.config_file.display(),
         pin = made.root_pin,
+        start = start(&place),
         ports = other_port(&config).unwrap_or_default(),
         root = made.root_file.display(),
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Keys that one user makes in the directory of another are no use to either: above all root's in
+/// the directory that the package made for its service.
+fn refuse_anothers_directory(data_dir: &Path) -> anyhow::Result<()> {
+    let Ok(found) = std::fs::metadata(data_dir) else {
+        return Ok(());
+    };
+    let (owner, we) = (found.uid(), nix::unistd::geteuid());
+    anyhow::ensure!(
+        owner == we.as_raw(),
+        "{} belongs to {}: run this as that user (sudo -u {} vpn-node-controller init ...)",
+        data_dir.display(),
+        name_of(owner),
+        name_of(owner),
+    );
+    Ok(())
+}
+
+/// The user's name, or the number of one without.
+fn name_of(user: u32) -> String {
+    let found = nix::unistd::User::from_uid(user.into()).ok().flatten();
+    found.map_or_else(|| user.to_string(), |user| user.name)
+}
+
+/// How the server is started: by systemd where the package put it.
+fn start(place: &str) -> String {
+    let unit = "/usr/lib/systemd/system/vpn-node-controller.service";
+    if place.is_empty() && Path::new(unit).exists() {
+        return "sudo systemctl enable --now vpn-node-controller".into();
+    }
+    format!("vpn-node-controller{place} serve")
 }
 
 /// A note when the URL leads to another port than the one that the server listens on.
@@ -104,5 +139,28 @@ mod tests {
             "{note}"
         );
         assert!(noted("https://c.example:9443").unwrap().contains("9443"));
+    }
+
+    #[test]
+    fn the_directory_of_another_user_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        refuse_anothers_directory(folder.path()).unwrap();
+        refuse_anothers_directory(&folder.path().join("none")).unwrap();
+        let anothers = if nix::unistd::geteuid().is_root() {
+            let nobody = nix::unistd::Uid::from_raw(65534);
+            nix::unistd::chown(folder.path(), Some(nobody), None).unwrap();
+            folder.path()
+        } else {
+            Path::new("/")
+        };
+        let error = refuse_anothers_directory(anothers).unwrap_err().to_string();
+        assert!(
+            error.contains("belongs to") && error.contains("sudo -u"),
+            "{error}"
+        );
+        assert!(
+            error.contains("root") || error.contains("nobody"),
+            "{error}"
+        );
     }
 }
