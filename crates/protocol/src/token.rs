@@ -157,10 +157,10 @@ impl Token {
             return Err(TokenError::Damaged("the address in it is too long"));
         }
         let want = fixed + url_bytes;
-        if have < want || cut {
+        if have < want {
             return Err(TokenError::Truncated { have, want });
         }
-        if have > want {
+        if have > want || cut {
             return Err(TokenError::Damaged("something follows its end"));
         }
         let (covered, checksum) = bytes.split_at(want - CHECKSUM_BYTES);
