@@ -75,12 +75,13 @@ impl Systemd {
         })
     }
 
-    /// On return neither runs, nor is about to.
+    /// On return neither runs, nor is about to. One that does not stop in time, or asks for more of
+    /// it again and again (`EXTEND_TIMEOUT_USEC`), is not asked any more.
     fn stop_units(&self, units: &[&str]) -> Result<(), SupervisorError> {
+        let words = |order: &[&'static str]| [order, units].concat();
+        let mut why = None;
         for _ in 0..STOP_TRIES {
-            let mut words = vec!["stop"];
-            words.extend(units);
-            self.systemctl(&words, STOP_WITHIN)?;
+            why = self.systemctl(&words(&["stop"]), STOP_WITHIN).err();
             let mut idle = true;
             for unit in units {
                 idle &= is_idle(&self.state(unit)?);
@@ -88,12 +89,16 @@ impl Systemd {
             if idle {
                 return Ok(());
             }
+            // An error here means that there was nothing to kill.
+            let _ = self.systemctl(&words(&["kill", "--signal=KILL"]), ASK_WITHIN);
         }
-        Err(SupervisorError::new(format!(
-            "{} cannot be stopped; look at `systemctl status {}`",
-            units.join(" or "),
-            units.join(" ")
-        )))
+        Err(why.unwrap_or_else(|| {
+            SupervisorError::new(format!(
+                "{} cannot be stopped; look at `systemctl status {}`",
+                units.join(" or "),
+                units.join(" ")
+            ))
+        }))
     }
 
     /// Stops the experiment if it is there. Asked first: at boot a stop would queue up behind the
@@ -372,7 +377,7 @@ mod tests {
         let here = dir.path().display();
         let script = format!(
             "#!/bin/sh\necho \"$@\" >> {here}/orders\n\
-             case $1,$2 in show,--property=DropInPaths) cat {here}/drop-ins;; show,*) cat {here}/state;; stop,*) echo ActiveState=inactive > {here}/state;; \
+             case $1,$2 in show,--property=DropInPaths) cat {here}/drop-ins;; show,*) cat {here}/state;; stop,*) [ -e {here}/stubborn ] || echo ActiveState=inactive > {here}/state;; kill,*) rm {here}/stubborn;; \
              reset-failed,*) echo 'not loaded' >&2; exit 1;; esac\n"
         );
         fs::write(&program, script).unwrap();
@@ -413,6 +418,17 @@ mod tests {
             orders(&dir),
             ["stop vpn-node-agent-exp.service vpn-node-agent.service"]
         );
+    }
+
+    #[test]
+    fn what_does_not_stop_is_killed() {
+        let (dir, mut systemd) = host(true);
+        fs::write(dir.path().join("stubborn"), "").unwrap();
+        systemd.stop().unwrap();
+        let units = "vpn-node-agent-exp.service vpn-node-agent.service";
+        let expected =
+            ["stop", "kill --signal=KILL", "stop"].map(|order| format!("{order} {units}"));
+        assert_eq!(orders(&dir), expected);
     }
 
     #[test]
