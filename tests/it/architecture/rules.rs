@@ -50,7 +50,13 @@ const MAP: [(&str, &[&str]); 10] = [
     ("ledger", &["core", "host::clock", "host::atomic"]),
     (
         "remote",
-        &["core", "host::clock", "host::atomic", "host::state"],
+        &[
+            "core",
+            "host::clock",
+            "host::atomic",
+            "host::bounded",
+            "host::state",
+        ],
     ),
     ("status", &["core", "host::clock", "host::atomic"]),
     ("config", &["core", "host::clock", "host::atomic"]),
