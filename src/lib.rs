@@ -10,7 +10,7 @@
 //! | [`vpn`] | one module a backend: a pure parser and a thin reader | `core`, `host::{clock, bounded}` |
 //! | [`host`] | what is read and kept on this machine | `core` |
 //! | [`ledger`] | the durable connection ledger | `host::atomic` |
-//! | [`remote`] | the client of the controller, the download of releases | `core`, `host::{state, atomic, clock}` |
+//! | [`remote`] | the client of the controller, the download of releases | `core`, `host::{state, atomic, bounded, clock}` |
 //! | [`status`] | the socket that serves the report: server and client | `core`, `host::clock` |
 //! | [`config`] | raw file, merged, validated | `core` |
 //! | [`core`] | PURE state machines: `handle(event, now)` gives commands | the protocol and release crates |

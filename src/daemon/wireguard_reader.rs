@@ -28,6 +28,27 @@ Options:
   -V, --version  Print version
 ";
 
+/// The command line's definition, for its man page; the program itself parses by hand and stays
+/// small.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    clap::Command::new("vpn-node-wireguard")
+        .version(installation::version_line())
+        .about("Asks the kernel about its WireGuard interfaces for vpn-node-agent")
+        .long_about(
+            "Asks the kernel about its WireGuard interfaces for vpn-node-agent.\n\n\
+             Without an option it answers the agent: systemd starts it so, with the listening socket \
+             of vpn-node-wireguard.socket as standard input, and it ends when nobody has asked for a \
+             minute. It is in /opt/vpn-node/stable/bin.",
+        )
+        .arg(
+            clap::Arg::new("check")
+                .long("check")
+                .action(clap::ArgAction::SetTrue)
+                .help("As root: list the kernel's WireGuard interfaces as they are read"),
+        )
+}
+
 /// Parses the arguments and runs. Exit codes: 0 done, 1 it did not work, 2 usage.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -96,4 +117,25 @@ fn check() -> ExitCode {
 
 fn say(text: &str) {
     anstream::eprintln!("vpn-node-wireguard: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_and_man_page_name_the_same_options_in_the_same_words() {
+        for option in command_line().get_arguments() {
+            let long = format!("--{}", option.get_long().unwrap());
+            let help = option.get_help().unwrap().to_string();
+            let line = USAGE
+                .lines()
+                .find(|line| line.contains(&long) && line.starts_with("  "));
+            assert!(
+                line.is_some_and(|line| line.ends_with(&help)),
+                "{long}: {line:?}"
+            );
+        }
+        assert!(USAGE.starts_with(&command_line().get_about().unwrap().to_string()));
+    }
 }

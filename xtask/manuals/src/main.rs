@@ -43,6 +43,11 @@ fn programs() -> Vec<Program> {
     vec![
         program("agent", "1", vpn_node::cli::command_line()),
         program("agent", "8", vpn_node::daemon::command_line()),
+        program(
+            "agent",
+            "8",
+            vpn_node::daemon::wireguard_reader::command_line(),
+        ),
         program("agent", "8", vpn_node_updater::cli::command_line()),
         program("controller", "8", vpn_node_controller::cli::command_line()),
     ]
