@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::{Built, Kind};
-use crate::apt::{self, need};
+use crate::apt::{self, Need, need};
 use crate::shell;
 
 /// Both unpack and read everything.
@@ -23,11 +23,16 @@ pub(super) fn run(built: &Built) -> Result<Vec<String>> {
         if files.is_empty() {
             continue;
         }
-        let (program, command) = match kind {
-            Kind::Deb => ("lintian", lintian as fn() -> Command),
-            Kind::Rpm => ("rpmlint", rpmlint as fn() -> Command),
+        let (program, needs, command): (_, &[Need], fn() -> Command) = match kind {
+            Kind::Deb => ("lintian", &[need("lintian", "lintian")], lintian),
+            // It asks rpm, and Debian only recommends that.
+            Kind::Rpm => (
+                "rpmlint",
+                &[need("rpmlint", "rpmlint"), need("rpm", "rpm")],
+                rpmlint,
+            ),
         };
-        if let Some(missing) = apt::provide(&[need(program, program)], true)? {
+        if let Some(missing) = apt::provide(needs, true)? {
             skipped.push(format!("{program} was left out: {missing}"));
             continue;
         }
