@@ -16,5 +16,6 @@ if [ -d /run/systemd/system ]; then
 fi
 if [ "$1" -eq 0 ]; then
     # The files' own directories, which no package of RPM's has unless it names them.
-    rmdir --ignore-fail-on-non-empty /usr/share/doc/vpn-node-agent /usr/lib/vpn-node 2>/dev/null || :
+    rmdir --ignore-fail-on-non-empty /usr/share/doc/vpn-node-agent \
+        /usr/share/licenses/vpn-node-agent /usr/lib/vpn-node 2>/dev/null || :
 fi

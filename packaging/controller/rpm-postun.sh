@@ -6,5 +6,5 @@ fi
 if [ "$1" -eq 0 ]; then
     # The files' own directories, which no package of RPM's has unless it names them.
     rmdir --ignore-fail-on-non-empty /usr/share/doc/vpn-node-controller/examples \
-        /usr/share/doc/vpn-node-controller 2>/dev/null || :
+        /usr/share/doc/vpn-node-controller /usr/share/licenses/vpn-node-controller 2>/dev/null || :
 fi

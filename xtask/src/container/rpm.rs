@@ -128,6 +128,8 @@ What a distribution has.
 rpmbuild --quiet --define '_topdir /root/build' -bb /root/build/base.spec
 cp /root/build/RPMS/noarch/*.rpm /srv/repository/
 mkdir -p /usr/lib/systemd/system-preset
+# What the package "filesystem" of Fedora and RHEL has.
+mkdir -p /usr/share/licenses /usr/share/fish/vendor_completions.d /usr/share/zsh/site-functions
 echo 'disable *' > /usr/lib/systemd/system-preset/99-default-disable.preset
 gpg --batch --quiet --passphrase '' --quick-generate-key 'throw-away <test@localhost>' rsa2048 sign never
 gpg --armor --export > key.asc
