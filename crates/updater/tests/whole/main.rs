@@ -190,11 +190,18 @@ fn a_good_release_stays_and_a_bad_one_goes_by_itself() {
 
     // Root looks, and goes back.
     let run = |command: &[&str]| {
-        let mut updater = Command::new(UPDATER);
-        let updater = updater.arg("--root").arg(host.dir.path()).args(command);
-        let output = updater.output().unwrap();
-        let both = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8(both).unwrap();
+        let (output, text) = loop {
+            let mut updater = Command::new(UPDATER);
+            let updater = updater.arg("--root").arg(host.dir.path()).args(command);
+            let output = updater.output().unwrap();
+            let both = [&*output.stdout, &*output.stderr].concat();
+            let text = String::from_utf8(both).unwrap();
+            // The updater of the trial tells its end before it is gone.
+            if !text.contains("[busy]") {
+                break (output, text);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        };
         assert!(output.status.success(), "{command:?}: {text}");
         text
     };
