@@ -3,7 +3,6 @@
 //! It keeps nothing on disk: an updater that is killed goes back to stable at its next start
 //! ([`crate::recovery`]) and tries again from the beginning, so a trial has no half-way state.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,7 +34,7 @@ const SECOND_TRIAL: Duration = Duration::from_secs(45);
 
 /// The real [`Probation`].
 pub struct Watch<'a> {
-    socket: PathBuf,
+    layout: &'a Layout,
     limits: Limits,
     clock: &'a dyn Clock,
     answer_within: Duration,
@@ -45,9 +44,9 @@ pub struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// One that looks at the host of `layout`.
     #[must_use]
-    pub fn new(layout: &Layout, config: &Config, clock: &'a dyn Clock) -> Self {
+    pub fn new(layout: &'a Layout, config: &Config, clock: &'a dyn Clock) -> Self {
         Self {
-            socket: layout.status_socket(),
+            layout,
             limits: Limits {
                 probation: config.probation,
                 extension: config.extension,
@@ -249,7 +248,7 @@ impl Watch<'_> {
         if process.is_some() && pid.is_none() {
             return Err(Silence::Nobody("it does not run".into()));
         }
-        evidence::ask(&self.socket, pid, self.answer_within, self.clock)
+        evidence::ask(self.layout, pid, self.answer_within, self.clock)
     }
 
     fn deadline(&self, after: Duration, why: Option<String>) -> Deadline {
