@@ -157,8 +157,10 @@ impl Scene {
         }
         let askers = socket::tells_askers_apart(&self.machine)?;
         self.say(&askers);
+        let follows = socket::reader_follows_the_agent(&self.machine)?;
+        self.say(&follows);
         let mut figures = format!(
-            "{} services, {denials} denials, each with a control that succeeds outside; {askers}",
+            "{} services, {denials} denials, each with a control that succeeds outside; {askers}; {follows}",
             all.len()
         );
         for (name, why) in &unprovable {
