@@ -1,4 +1,5 @@
 //! Debian packages that a command needs: looked up, installed when we may, named when we may not.
+//! And where this machine's apt gets Debian from, for those who make another Debian.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +12,7 @@ use crate::shell;
 
 /// A download on a slow line, not an endless one.
 const INSTALL_WITHIN: Duration = Duration::from_secs(600);
+const ASK_WITHIN: Duration = Duration::from_secs(60);
 const GUARD: &str = "/usr/sbin/policy-rc.d";
 
 /// A program and the Debian package that has it.
@@ -84,6 +86,39 @@ fn apt(verb: &[&str], packages: &[&str]) -> Result<()> {
     shell::succeed(command, None, INSTALL_WITHIN).map(drop)
 }
 
+/// Why no Debian can be made here, as a sentence.
+pub(crate) fn obstacle() -> Option<String> {
+    let missing = shell::find("apt-get").is_none();
+    missing.then(|| "there is no apt-get here, which says where Debian comes from".to_owned())
+}
+
+/// A suite of Debian, and where this machine's apt gets it from.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Source {
+    pub(crate) mirror: String,
+    /// Its codename, with "-updates" and the like.
+    pub(crate) suite: String,
+}
+
+/// All of them, in the order of apt's lists, so that others use a mirror that this machine knows.
+pub(crate) fn sources() -> Result<Vec<Source>> {
+    let mut ask = Command::new("apt-get");
+    let format = "$(REPO_URI) $(RELEASE)";
+    ask.args(["indextargets", "--format", format, "Created-By: Packages"]);
+    Ok(of_debian(&shell::succeed(ask, None, ASK_WITHIN)?.stdout))
+}
+
+fn of_debian(listed: &str) -> Vec<Source> {
+    let pairs = listed.lines().filter_map(|line| line.rsplit_once(' '));
+    pairs
+        .filter(|(mirror, _)| mirror.contains("debian"))
+        .map(|(mirror, suite)| Source {
+            mirror: mirror.to_owned(),
+            suite: suite.to_owned(),
+        })
+        .collect()
+}
+
 /// While it lives, a package that is installed may not start its service (Debian policy 9.3.3):
 /// our checks want the program, not a daemon that outlives them.
 struct ServiceGuard {
@@ -121,6 +156,26 @@ mod tests {
     #[test]
     fn what_is_there_is_not_missing() {
         assert!(missing(&[need("sh", "dash")]).is_empty());
+    }
+
+    #[test]
+    fn mirrors_of_debian_are_told_from_others() {
+        let listed = "http://deb.debian.org/debian/ bookworm\n\
+                      http://deb.debian.org/debian-security/ bookworm-security\n\
+                      https://packages.example.org/apt/ stable\n\
+                      nothing\n";
+        let source = |mirror: &str, suite: &str| Source {
+            mirror: mirror.to_owned(),
+            suite: suite.to_owned(),
+        };
+        let expected = [
+            source("http://deb.debian.org/debian/", "bookworm"),
+            source(
+                "http://deb.debian.org/debian-security/",
+                "bookworm-security",
+            ),
+        ];
+        assert_eq!(of_debian(listed), expected);
     }
 
     #[test]

@@ -14,13 +14,9 @@ pub(crate) fn agent(folder: &Path, arguments: &Arguments) -> Result<()> {
     let mut roff = head(
         "vpn-node-agent.toml",
         "settings of the vpn-node agent",
+        "/etc/vpn-node/agent.toml, /etc/vpn-node/agent.d/*.toml",
         arguments,
     );
-    roff.control("SH", ["SYNOPSIS"]);
-    roff.text([roman(
-        "/etc/vpn-node/agent.toml, /etc/vpn-node/agent.d/*.toml",
-    )]);
-    roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
         "The agent and the command vpn-node read agent.toml, then every fragment in agent.d in the \
          order of their names. A later file wins, key by key. All keys are optional, and so is the \
@@ -52,13 +48,9 @@ pub(crate) fn controller(folder: &Path, arguments: &Arguments) -> Result<()> {
     let mut roff = head(
         "vpn-node-controller.toml",
         "settings of the vpn-node controller",
+        "/etc/vpn-node/controller.toml, /var/lib/vpn-node-controller/controller.toml",
         arguments,
     );
-    roff.control("SH", ["SYNOPSIS"]);
-    roff.text([roman(
-        "/etc/vpn-node/controller.toml, /var/lib/vpn-node-controller/controller.toml",
-    )]);
-    roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman("All settings, with what each does:")]);
     roff.control("nf", []);
     for line in include_str!("../../../config/controller.toml").lines() {
@@ -74,7 +66,8 @@ pub(crate) fn controller(folder: &Path, arguments: &Arguments) -> Result<()> {
     )
 }
 
-fn head(name: &str, about: &str, arguments: &Arguments) -> Roff {
+/// A page up to the heading of its description.
+fn head(name: &str, about: &str, files: &str, arguments: &Arguments) -> Roff {
     let mut roff = Roff::new();
     let source = format!("vpn-node {}", arguments.version);
     let title = name.to_uppercase();
@@ -84,6 +77,9 @@ fn head(name: &str, about: &str, arguments: &Arguments) -> Roff {
     );
     roff.control("SH", ["NAME"]);
     roff.text([roman(format!("{name} - {about}"))]);
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text([roman(files)]);
+    roff.control("SH", ["DESCRIPTION"]);
     roff
 }
 

@@ -8,7 +8,7 @@ mod sysroot;
 pub(crate) use sysroot::NEWEST_GLIBC;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -32,6 +32,19 @@ pub(crate) struct Programs {
     pub(crate) wireguard: PathBuf,
 }
 
+impl Programs {
+    /// Each from where `find` has it.
+    fn all(find: impl Fn(&str) -> Result<PathBuf>) -> Result<Self> {
+        Ok(Self {
+            agent: find("vpn-node-agent")?,
+            cli: find("vpn-node")?,
+            controller: find("vpn-node-controller")?,
+            updater: find("vpn-node-updater")?,
+            wireguard: find("vpn-node-wireguard")?,
+        })
+    }
+}
+
 /// Takes the programs from `folder` if there is one, else builds them.
 pub(crate) fn programs(folder: Option<&Path>, release: bool) -> Result<Programs> {
     match folder {
@@ -42,19 +55,12 @@ pub(crate) fn programs(folder: Option<&Path>, release: bool) -> Result<Programs>
 
 fn in_folder(folder: &Path) -> Result<Programs> {
     let folder = std::path::absolute(folder).context("cannot resolve --programs")?;
-    let program = |name: &str| {
+    Programs::all(|name| {
         let file = folder.join(name);
         if file.is_file() {
             return Ok(file);
         }
         bail!("--programs: there is no {}", file.display())
-    };
-    Ok(Programs {
-        agent: program("vpn-node-agent")?,
-        cli: program("vpn-node")?,
-        controller: program("vpn-node-controller")?,
-        updater: program("vpn-node-updater")?,
-        wireguard: program("vpn-node-wireguard")?,
     })
 }
 
@@ -72,22 +78,13 @@ fn build(release: bool) -> Result<Programs> {
     } else {
         cargo_build(&["--workspace"])?
     };
-    let program = |name: &str| {
-        executable(&messages, name).with_context(|| format!("cargo built no program `{name}`"))
-    };
-    Ok(Programs {
-        agent: program("vpn-node-agent")?,
-        cli: program("vpn-node")?,
-        controller: program("vpn-node-controller")?,
-        updater: program("vpn-node-updater")?,
-        wireguard: program("vpn-node-wireguard")?,
-    })
+    Programs::all(|name| program(&messages, name))
 }
 
 /// Builds the program of the package `name` in this profile.
 pub(crate) fn one(name: &str, profile: &str) -> Result<PathBuf> {
     let messages = cargo_build(&["--package", name, "--profile", profile])?;
-    executable(&messages, name).with_context(|| format!("cargo built no program `{name}`"))
+    program(&messages, name)
 }
 
 /// Builds the example `name` of a package in this profile.
@@ -101,20 +98,19 @@ pub(crate) fn example(package: &str, name: &str, profile: &str) -> Result<PathBu
         profile,
     ];
     let messages = cargo_build(&words)?;
-    executable(&messages, name).with_context(|| format!("cargo built no example `{name}`"))
+    executable(&messages, name, false).with_context(|| format!("cargo built no example `{name}`"))
 }
 
-/// Runs `cargo build`; its messages for people go to the terminal, those for programs come back.
 fn cargo_build(words: &[&str]) -> Result<String> {
     let mut command = shell::cargo();
+    command.args(["build", "--locked", "--bins"]).args(words);
+    messages(command)
+}
+
+/// Runs cargo; its messages for people go to the terminal, those for programs come back.
+pub(crate) fn messages(mut command: Command) -> Result<String> {
     command
-        .args([
-            "build",
-            "--locked",
-            "--bins",
-            "--message-format=json-render-diagnostics",
-        ])
-        .args(words)
+        .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
     let output = command.output().context("cannot start cargo")?;
     shell::check_interrupted()?;
@@ -127,12 +123,18 @@ fn cargo_build(words: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The path in cargo's message about the binary target `name` (see "JSON messages" in cargo's book).
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+fn program(messages: &str, name: &str) -> Result<PathBuf> {
+    executable(messages, name, false).with_context(|| format!("cargo built no program `{name}`"))
+}
+
+/// The path in cargo's message about the binary target `name` (see "JSON messages" in cargo's
+/// book): the one with a test harness if it shall be a `test`, else the one without.
+pub(crate) fn executable(messages: &str, name: &str, test: bool) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["target"]["name"] == name)
+        .filter(|message| (message["profile"]["test"] == true) == test)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -148,9 +150,24 @@ mod tests {
             r#"{"reason":"compiler-artifact","target":{"name":"vpn_node"},"executable":null}"#,
         );
         assert_eq!(
-            executable(messages, "vpn-node"),
+            executable(messages, "vpn-node", false),
             Some(PathBuf::from("/t/vpn-node"))
         );
-        assert_eq!(executable(messages, "vpn_node"), None);
+        assert_eq!(executable(messages, "vpn_node", false), None);
+    }
+
+    #[test]
+    fn the_test_binary_is_the_one_with_a_harness_and_the_name() {
+        let messages = concat!(
+            r#"{"profile":{"test":false},"target":{"name":"it"},"executable":"/t/it"}"#,
+            "\n",
+            r#"{"profile":{"test":true},"target":{"name":"api"},"executable":"/t/deps/api-1"}"#,
+            "\n",
+            r#"{"profile":{"test":true},"target":{"name":"it"},"executable":"/t/deps/it-1"}"#,
+        );
+        let found = |name, test| executable(messages, name, test);
+        assert_eq!(found("it", true), Some(PathBuf::from("/t/deps/it-1")));
+        assert_eq!(found("it", false), Some(PathBuf::from("/t/it")));
+        assert_eq!(found("lib", true), None);
     }
 }

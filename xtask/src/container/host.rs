@@ -151,7 +151,7 @@ impl<'a> Host<'a> {
                 "what runs is {program}, and stable leads to {}",
                 expect.stable
             );
-            let active = self.property(CONTROLLER_UNIT, "ActiveState")?;
+            let active = self.machine.property(CONTROLLER_UNIT, "ActiveState")?;
             ensure!(active == "active", "the controller is {active}");
         }
         Ok(())
@@ -186,16 +186,16 @@ impl<'a> Host<'a> {
                     .run(&["/opt/vpn-node/system/bin/vpn-node", "status", "--json"])?;
             let report: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
             let heard = report["heartbeats"]["accepted"].as_u64().unwrap_or(0) > 0;
-            let pid = self.property(STABLE, "MainPID")?;
+            let pid = self.machine.property(STABLE, "MainPID")?;
             let ours = report["pid"].as_u64() == pid.parse().ok()
-                || self.property(STABLE, "ActiveState")? != "active";
+                || self.machine.property(STABLE, "ActiveState")? != "active";
             Ok((heard && ours).then_some(report))
         })
     }
 
     /// The file that the running agent was started from.
     pub(super) fn program(&self) -> Result<String> {
-        let pid = self.property(STABLE, "MainPID")?;
+        let pid = self.machine.property(STABLE, "MainPID")?;
         let path = self
             .machine
             .must(&["readlink", &format!("/proc/{pid}/exe")])?;
@@ -204,16 +204,7 @@ impl<'a> Host<'a> {
 
     /// The process id of a unit.
     pub(super) fn pid(&self, unit: &str) -> Result<String> {
-        self.property(unit, "MainPID")
-    }
-
-    /// One property of a unit.
-    pub(super) fn property(&self, unit: &str, name: &str) -> Result<String> {
-        let property = format!("--property={name}");
-        let shown = self
-            .machine
-            .must(&["systemctl", "show", &property, "--value", unit])?;
-        Ok(shown.trim().to_owned())
+        self.machine.property(unit, "MainPID")
     }
 
     /// Every unit file of ours and whether it is enabled.
@@ -230,6 +221,21 @@ impl<'a> Host<'a> {
         Ok(rows
             .filter_map(|mut row| Some((row.next()?.to_owned(), row.next()?.to_owned())))
             .collect())
+    }
+
+    /// Whatever a boot must start is enabled; `when` is for the error.
+    pub(super) fn all_enabled(&self, when: &str) -> Result<()> {
+        let states = self.unit_files()?;
+        for unit in [
+            STABLE,
+            CONTROLLER_UNIT,
+            PATH_UNIT,
+            "vpn-node-updater-recover.service",
+        ] {
+            let state = states.get(unit).map_or("missing", String::as_str);
+            ensure!(state == "enabled", "{unit} is {state} {when}");
+        }
+        Ok(())
     }
 
     /// Waits until `look` finds something.

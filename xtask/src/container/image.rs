@@ -5,11 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::host::{CONTROLLER_UNIT, Expect, Host, PATH_UNIT};
+use super::host::{Expect, Host, PATH_UNIT};
 use super::life::FIRST;
 use super::machine::Machine;
 use super::manager::{AGENT, By, CONTROLLER, Shelf, Step};
-use super::units::STABLE;
 use crate::lab::story::Story;
 
 /// Builds one and boots it.
@@ -29,18 +28,9 @@ pub(super) fn play(lower: &Path, shelf: &Shelf, story: &Story, prepare: &str) ->
         "the installation in an image has made {running}"
     );
     let mut host = Host::boot(machine, shelf)?;
-    let states = host.unit_files()?;
-    for unit in [
-        STABLE,
-        CONTROLLER_UNIT,
-        PATH_UNIT,
-        "vpn-node-updater-recover.service",
-    ] {
-        let state = states.get(unit).map_or("missing", String::as_str);
-        ensure!(state == "enabled", "{unit} is {state} in an image");
-    }
+    host.all_enabled("in an image")?;
     host.eventually("the path unit of the updater", || {
-        Ok((host.property(PATH_UNIT, "ActiveState")? == "active").then_some(()))
+        Ok((host.machine.property(PATH_UNIT, "ActiveState")? == "active").then_some(()))
     })?;
     host.start_controller()?;
     host.enrol()?;

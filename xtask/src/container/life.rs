@@ -61,24 +61,12 @@ fn begin(host: &mut Host<'_>, story: &Story) -> Result<()> {
     enable_as_operator(host)?;
     host.start_controller()?;
     host.does(By::File, Step::Install, AGENT, FIRST)?;
-    let active = host.property(STABLE, "ActiveState")?;
+    let active = host.machine.property(STABLE, "ActiveState")?;
     ensure!(
         active == "inactive",
         "the agent of a host that is not enrolled is {active}"
     );
-    let states = host.unit_files()?;
-    for unit in [
-        STABLE,
-        CONTROLLER_UNIT,
-        PATH_UNIT,
-        "vpn-node-updater-recover.service",
-    ] {
-        let state = states.get(unit).map_or("missing", String::as_str);
-        ensure!(
-            state == "enabled",
-            "{unit} is {state} after the installation"
-        );
-    }
+    host.all_enabled("after the installation")?;
     host.enrol()?;
     host.look(&Expect {
         stable: "system",
@@ -133,7 +121,7 @@ fn operator(host: &mut Host<'_>, story: &Story) -> Result<()> {
         host.unit_files()? == set,
         "an upgrade has undone what an operator has set"
     );
-    let active = host.property(STABLE, "ActiveState")?;
+    let active = host.machine.property(STABLE, "ActiveState")?;
     ensure!(
         active == "inactive",
         "an agent that was stopped by hand is {active} after an upgrade"
@@ -185,7 +173,7 @@ fn fail_and_recover(host: &mut Host<'_>, story: &Story) -> Result<()> {
         ensure!(state == "half-configured", "the package is {state}");
     }
     host.same_state()?;
-    let active = host.property(STABLE, "ActiveState")?;
+    let active = host.machine.property(STABLE, "ActiveState")?;
     ensure!(
         active == "active",
         "the agent is {active} after a configuration that failed"

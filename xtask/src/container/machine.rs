@@ -173,6 +173,13 @@ impl Machine {
         Ok(output.stdout)
     }
 
+    /// One property of a unit.
+    pub(super) fn property(&self, unit: &str, name: &str) -> Result<String> {
+        let property = format!("--property={name}");
+        let shown = self.must(&["systemctl", "show", &property, "--value", unit])?;
+        Ok(shown.trim().to_owned())
+    }
+
     /// All its processes are gone from one instant to the next.
     pub(super) fn cut_power(&mut self) -> Result<()> {
         let Some(mut running) = self.running.take() else {

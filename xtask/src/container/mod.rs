@@ -8,6 +8,7 @@ mod image;
 mod life;
 mod machine;
 mod manager;
+mod packages;
 mod releases;
 mod rootfs;
 mod rpm;
@@ -16,6 +17,7 @@ mod self_update;
 mod units;
 mod update;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -48,6 +50,20 @@ pub(crate) fn run(what: Option<&What>) -> Result<ExitCode> {
         Some(What::Sandbox(options)) => sandbox::run(options),
         Some(What::Agent(options)) => agent::run(options),
     }
+}
+
+/// The root file system that the machines of `container NAME` start from. Where none can run, that
+/// it is skipped, and why, is said here.
+fn prepare(name: &str) -> Result<Option<PathBuf>> {
+    shell::catch_signals()?;
+    let provided = match machine::obstacle() {
+        Some(why) => Err(why),
+        None => rootfs::provide()?,
+    };
+    if let Err(why) = &provided {
+        anstream::println!("container {name}: skipped — {why}");
+    }
+    Ok(provided.ok())
 }
 
 /// A promise that is broken keeps no other from being looked at.

@@ -29,7 +29,6 @@ const OPTIONS: [&str; 6] = [
 ];
 /// A download on a slow line, and the unpacking on a busy machine.
 const MADE_WITHIN: Duration = Duration::from_secs(900);
-const SOON: Duration = Duration::from_secs(60);
 
 const NEEDS: [apt::Need; 4] = [
     need("mmdebstrap", "mmdebstrap"),
@@ -42,6 +41,9 @@ const NEEDS: [apt::Need; 4] = [
 pub(super) fn provide() -> Result<Result<PathBuf, String>> {
     if !shell::is_root() {
         return Ok(Err("only root can make a root file system".into()));
+    }
+    if let Some(why) = apt::obstacle() {
+        return Ok(Err(why));
     }
     if let Some(missing) = apt::provide(&NEEDS, true)? {
         return Ok(Err(missing));
@@ -90,31 +92,20 @@ fn make(cache: &Path, place: &Path, sources: &str) -> Result<()> {
     Ok(())
 }
 
-/// The mirrors that apt of this machine uses, as a sources.list.
+/// A sources.list for it, with the mirrors that apt of this machine uses.
 fn sources() -> Result<Option<String>> {
-    let mut command = Command::new("apt-get");
-    let format = "$(REPO_URI) $(RELEASE)";
-    command.args(["indextargets", "--format", format, "Created-By: Packages"]);
-    let known = shell::succeed(command, None, SOON)?.stdout;
-    let mut lines: Vec<String> = known
-        .lines()
-        .filter(|line| line.contains("debian"))
-        .filter(|line| {
-            let release = line.rsplit(' ').next().unwrap_or_default();
-            [
-                SUITE.to_owned(),
-                format!("{SUITE}-updates"),
-                format!("{SUITE}-security"),
-            ]
-            .iter()
-            .any(|ours| ours == release)
-        })
-        .map(|line| format!("deb {line} main\n"))
-        .collect();
-    lines.sort();
-    lines.dedup();
-    let main = lines
+    let suites = [
+        SUITE.to_owned(),
+        format!("{SUITE}-updates"),
+        format!("{SUITE}-security"),
+    ];
+    let mut known = apt::sources()?;
+    known.retain(|source| suites.contains(&source.suite));
+    known.sort();
+    known.dedup();
+    let whole = known.iter().any(|source| source.suite == SUITE);
+    let lines = known
         .iter()
-        .any(|line| line.contains(&format!(" {SUITE} ")));
-    Ok(main.then(|| lines.concat()))
+        .map(|source| format!("deb {} {} main\n", source.mirror, source.suite));
+    Ok(whole.then(|| lines.collect()))
 }

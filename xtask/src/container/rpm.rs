@@ -11,14 +11,12 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use super::host::Host;
-use super::life::{self, FIRST, SECOND, THIRD};
-use super::machine::{self, Machine};
+use super::life;
+use super::machine::Machine;
 use super::manager::{Shelf, Stock};
-use super::rootfs;
-use super::self_update::{self, LAST};
+use super::packages::{self, Show};
 use crate::lab::story::Story;
 use crate::package::Kind;
-use crate::shell;
 
 /// What only the real distributions can show.
 const UNPROVABLE: &str = "not provable here: SELinux, and the systemd and glibc of RHEL";
@@ -34,39 +32,13 @@ const BASE: [&str; 6] = [
 
 /// The whole of it.
 pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
-    shell::catch_signals()?;
-    if let Some(why) = machine::obstacle() {
-        anstream::println!("container rpm: skipped — {why}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let lower = match rootfs::provide()? {
-        Ok(lower) => lower,
-        Err(why) => {
-            anstream::println!("container rpm: skipped — {why}");
-            return Ok(ExitCode::SUCCESS);
-        }
+    let show = Show {
+        kind: Kind::Rpm,
+        prepare: PREPARE,
+        live,
+        unprovable: Some(UNPROVABLE),
     };
-    let story = Story::begin();
-    let programs = stock.programs()?;
-    let shelf = Shelf::fill(Kind::Rpm, &[FIRST, SECOND, THIRD, LAST], stock)?;
-    story.say("the packages are built");
-    // Mostly they wait, each for its own machine.
-    let (life, updates) = std::thread::scope(|scope| {
-        let updates = scope.spawn(|| {
-            let ended = self_update::play(&lower, &shelf, &programs, &story, PREPARE);
-            ended.inspect_err(|error| story.say(&format!("the updates have failed: {error:#}")))
-        });
-        let life = live(&lower, &shelf, &story);
-        let life = life.inspect_err(|error| story.say(&format!("failed: {error:#}")));
-        (life, updates.join())
-    });
-    let updates = updates.map_err(|_| anyhow::anyhow!("the updates panicked"))?;
-    let (life, updates) = (life?, updates?);
-    anstream::println!(
-        "container rpm: ok — {life}; {updates}; {UNPROVABLE}; {} s",
-        story.elapsed().as_secs()
-    );
-    Ok(ExitCode::SUCCESS)
+    packages::run(&show, stock)
 }
 
 fn live(lower: &Path, shelf: &Shelf, story: &Story) -> Result<String> {

@@ -61,7 +61,7 @@ pub(super) fn play(
 
     begin(&host, RELEASES[2])?;
     host.within(TRIED_WITHIN, "a trial", || {
-        Ok((host.property(TRIAL, "ActiveState")? == "active").then_some(()))
+        Ok((host.machine.property(TRIAL, "ActiveState")? == "active").then_some(()))
     })?;
     let pid = host.pid(TRIAL)?;
     host.does(By::Repository, Step::Upgrade, AGENT, LAST)?;
@@ -73,7 +73,7 @@ pub(super) fn play(
     );
     host.within(TRIED_WITHIN, "the newer package's version", || {
         let stable = host.machine.must(&["readlink", "/opt/vpn-node/stable"])?;
-        let active = host.property(super::units::STABLE, "ActiveState")? == "active";
+        let active = host.machine.property(super::units::STABLE, "ActiveState")? == "active";
         Ok((active && stable.trim() == "system").then_some(()))
     })?;
     host.look(&on("system"))?;

@@ -14,9 +14,8 @@ use vpn_node_release::handover::{Attempt, Phase, Status};
 use vpn_node_release::version::Version;
 
 use super::agent::Behaviour;
-use super::machine::{self, Machine};
+use super::machine::Machine;
 use super::releases::{Publisher, SHARED, install_system};
-use super::rootfs;
 use super::units::{READER, STABLE, TRIAL, UPDATER, enable, ship};
 use crate::build;
 use crate::lab::story::Story;
@@ -40,17 +39,8 @@ pub(crate) struct Options {
 
 /// The whole of it.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    shell::catch_signals()?;
-    if let Some(why) = machine::obstacle() {
-        anstream::println!("container update: skipped — {why}");
+    let Some(lower) = super::prepare("update")? else {
         return Ok(ExitCode::SUCCESS);
-    }
-    let lower = match rootfs::provide()? {
-        Ok(lower) => lower,
-        Err(why) => {
-            anstream::println!("container update: skipped — {why}");
-            return Ok(ExitCode::SUCCESS);
-        }
     };
     let programs = match &options.programs {
         Some(folder) => folder.clone(),
@@ -167,7 +157,7 @@ impl Scene {
                 answer.stdout,
                 answer.stderr
             );
-            let pid = self.property(READER, "MainPID")?;
+            let pid = self.machine.property(READER, "MainPID")?;
             let status = self
                 .machine
                 .must(&["cat", &format!("/proc/{pid}/status")])?;
@@ -185,7 +175,7 @@ impl Scene {
             stranger.stdout,
             stranger.stderr
         );
-        let pid = self.property(STABLE, "MainPID")?;
+        let pid = self.machine.property(STABLE, "MainPID")?;
         let status = self
             .machine
             .must(&["cat", &format!("/proc/{pid}/status")])?;
@@ -239,12 +229,12 @@ impl Scene {
     fn kill_in_trial(&mut self, version: &str) -> Result<Duration> {
         self.deliver(version, Behaviour::Good)?;
         self.wait_for(TRIAL)?;
-        let drop_ins = self.property(TRIAL, "DropInPaths")?;
+        let drop_ins = self.machine.property(TRIAL, "DropInPaths")?;
         ensure!(
             !drop_ins.is_empty(),
             "a version on trial has not the local changes"
         );
-        let pid = self.property(UPDATER, "MainPID")?;
+        let pid = self.machine.property(UPDATER, "MainPID")?;
         self.machine.must(&["kill", "-9", &pid])?;
         let killed = Instant::now();
         self.wait_for(STABLE)?;
@@ -274,7 +264,9 @@ impl Scene {
             "stable leads to {}",
             link.display()
         );
-        let recovered = self.property("vpn-node-updater-recover.service", "Result")?;
+        let recovered = self
+            .machine
+            .property("vpn-node-updater-recover.service", "Result")?;
         ensure!(
             recovered == "success",
             "the recovery ended with {recovered}"
@@ -309,7 +301,7 @@ impl Scene {
 
     fn wait_for(&self, unit: &str) -> Result<()> {
         self.eventually(unit, || {
-            let active = self.property(unit, "ActiveState")? == "active";
+            let active = self.machine.property(unit, "ActiveState")? == "active";
             Ok(active.then_some(()))
         })
     }
@@ -322,12 +314,12 @@ impl Scene {
             "stable is {}, not {version}",
             self.stable()?
         );
-        let trial = self.property(TRIAL, "ActiveState")?;
+        let trial = self.machine.property(TRIAL, "ActiveState")?;
         ensure!(
             matches!(trial.as_str(), "inactive" | "failed"),
             "the trial is {trial}"
         );
-        let pid = self.property(STABLE, "MainPID")?;
+        let pid = self.machine.property(STABLE, "MainPID")?;
         let words = self
             .machine
             .must(&["cat", &format!("/proc/{pid}/cmdline")])?;
@@ -347,14 +339,6 @@ impl Scene {
             .machine
             .must(&["cat", "/var/lib/vpn-node-updater/status.json"])?;
         Ok(serde_json::from_str(&text)?)
-    }
-
-    fn property(&self, unit: &str, name: &str) -> Result<String> {
-        let property = format!("--property={name}");
-        let shown = self
-            .machine
-            .must(&["systemctl", "show", &property, "--value", unit])?;
-        Ok(shown.trim().to_owned())
     }
 
     fn eventually<T>(&self, what: &str, look: impl Fn() -> Result<Option<T>>) -> Result<T> {

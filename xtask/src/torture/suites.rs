@@ -5,12 +5,12 @@
 //! that it prints has its figures; the verdict line here repeats them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
+use crate::build;
 use crate::shell;
 
 /// What a test looks for.
@@ -103,28 +103,9 @@ pub(crate) fn build(suite: &Suite, more: &[&str]) -> Result<PathBuf> {
         // The workspace, for the same features as in `cargo xtask test`: nothing is built twice.
         .args(["test", "--locked", "--no-run", "--workspace"])
         .args(suite.target)
-        .args(more)
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit());
-    let output = command.output().context("cannot start cargo")?;
-    shell::check_interrupted()?;
-    if !output.status.success() {
-        bail!(
-            "`{}` failed; its messages stand above",
-            shell::show(&command)
-        );
-    }
-    test_binary(&String::from_utf8_lossy(&output.stdout), suite.binary)
+        .args(more);
+    build::executable(&build::messages(command)?, suite.binary, true)
         .context("cargo built no test binary of this suite")
-}
-
-/// The executable of the target `name` that was built with the test harness.
-fn test_binary(messages: &str, name: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["profile"]["test"] == true && message["target"]["name"] == name)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 fn has_tests(binary: &Path, suite: &Suite) -> Result<bool> {
@@ -178,19 +159,5 @@ mod tests {
         let at_once = "running 1 test\ntest torture_clone ... 7 clones\nok\n";
         assert_eq!(figures(at_once), Some("7 clones"));
         assert_eq!(figures("running 0 tests\n\ntest result: ok.\n"), None);
-    }
-
-    #[test]
-    fn the_test_binary_is_the_one_with_a_harness_and_the_name() {
-        let messages = concat!(
-            r#"{"profile":{"test":false},"target":{"name":"it"},"executable":"/t/it"}"#,
-            "\n",
-            r#"{"profile":{"test":true},"target":{"name":"api"},"executable":"/t/deps/api-1"}"#,
-            "\n",
-            r#"{"profile":{"test":true},"target":{"name":"it"},"executable":"/t/deps/it-1"}"#,
-        );
-        let found = test_binary(messages, "it");
-        assert_eq!(found, Some(PathBuf::from("/t/deps/it-1")));
-        assert_eq!(test_binary(messages, "lib"), None);
     }
 }

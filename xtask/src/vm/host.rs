@@ -17,7 +17,6 @@ use crate::shell;
 
 /// A download on a slow line, not an endless one.
 const INSTALL_WITHIN: Duration = Duration::from_secs(900);
-const ASK_WITHIN: Duration = Duration::from_secs(60);
 
 const QEMU: [apt::Need; 2] = [
     need("qemu-system-x86_64", "qemu-system-x86"),
@@ -49,6 +48,9 @@ pub(super) fn obstacle(target: &Path, may_install: bool) -> Result<Option<String
     if let Some(why) = machine::obstacle()? {
         return Ok(Some(why));
     }
+    if let Some(why) = apt::obstacle() {
+        return Ok(Some(why));
+    }
     if let Some(missing) = apt::provide(&TOOLS, may_install)? {
         return Ok(Some(missing));
     }
@@ -73,19 +75,14 @@ pub(super) struct Mirrors {
 
 impl Mirrors {
     pub(super) fn of_this_machine() -> Result<Self> {
-        let mut ask = Command::new("apt-get");
-        ask.args(["indextargets", "--format", "$(REPO_URI)"]);
-        ask.arg("Created-By: Packages");
-        let said = shell::succeed(ask, None, ASK_WITHIN)?.stdout;
-        let debian = |uri: &&str| uri.contains("/debian");
-        let first = |security: bool| {
-            let mut of_debian = said.lines().filter(debian);
-            of_debian.find(|uri| uri.contains("security") == security)
-        };
-        let main = first(false).context("apt knows no mirror of Debian")?;
+        let mirrors = apt::sources()?.into_iter().map(|source| source.mirror);
+        let (security, main): (Vec<_>, Vec<_>) =
+            mirrors.partition(|mirror| mirror.contains("security"));
+        let main = main.into_iter().next();
+        let main = main.context("apt knows no mirror of Debian")?;
         Ok(Self {
-            main: main.to_owned(),
-            security: first(true).unwrap_or(main).to_owned(),
+            security: security.into_iter().next().unwrap_or_else(|| main.clone()),
+            main,
         })
     }
 }

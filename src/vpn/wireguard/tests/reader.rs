@@ -2,7 +2,7 @@
 
 use std::{
     os::{
-        fd::AsRawFd as _,
+        fd::{AsRawFd as _, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -187,28 +187,26 @@ impl Drop for Running {
 }
 
 pub(super) fn listening(path: &Path) -> UnixListener {
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .unwrap();
+    let fd = seqpacket();
     bind(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
     listen(&fd, Backlog::new(8).unwrap()).unwrap();
     fd.into()
 }
 
 fn connected(path: &Path) -> UnixStream {
-    let fd = socket(
+    let fd = seqpacket();
+    connect(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    fd.into()
+}
+
+fn seqpacket() -> OwnedFd {
+    socket(
         AddressFamily::Unix,
         SockType::SeqPacket,
         SockFlag::SOCK_CLOEXEC,
         None,
     )
-    .unwrap();
-    connect(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
-    fd.into()
+    .unwrap()
 }
 
 fn link(name: &str, index: u32, wireguard: bool) -> Link {
@@ -250,6 +248,14 @@ pub(super) fn reduce(agent: &mut Agent, reports: Vec<Report>) -> Vec<What> {
         whats.extend(events.into_iter().map(|event| event.what));
     }
     whats
+}
+
+/// Why the only connection that something happened to has ended.
+fn only_end(whats: &[What]) -> &Reason {
+    match whats {
+        [What::End(end)] => &end.reason,
+        other => panic!("{other:?}"),
+    }
 }
 
 pub(super) fn unavailable(agent: &Agent) -> Option<String> {
@@ -360,10 +366,7 @@ fn connections_are_seen_through_the_reader_and_ended_by_it() {
     );
     assert_eq!(packets, [Answer::Removed.to_packet()]);
     let ended = reduce(&mut agent, wireguard.poll(clock::now()));
-    let [What::End(end)] = &ended[..] else {
-        panic!("{ended:?}");
-    };
-    assert_eq!(end.reason, Reason::PeerRemoved);
+    assert_eq!(only_end(&ended), &Reason::PeerRemoved);
 }
 
 #[test]
@@ -398,10 +401,7 @@ fn a_reader_that_is_down_ends_nothing_and_is_used_again_when_it_is_back() {
     assert!(why.contains("vpn-node-wireguard.service"), "{why}");
     reader.world.lock().unwrap().errno = Some(Errno::ENODEV);
     let ended = reduce(&mut agent, wireguard.poll(clock::now()));
-    let [What::End(end)] = &ended[..] else {
-        panic!("{ended:?}");
-    };
-    assert_eq!(end.reason, Reason::InterfaceDown);
+    assert_eq!(only_end(&ended), &Reason::InterfaceDown);
 }
 
 #[test]
@@ -476,9 +476,7 @@ fn it_ends_when_nobody_asks() {
 #[test]
 fn what_is_no_socket_of_systemd_is_refused_with_a_sentence() {
     let (one, _other) = UnixStream::pair().unwrap();
-    let error = Server::on(std::os::fd::OwnedFd::from(one).into())
-        .err()
-        .unwrap();
+    let error = Server::on(OwnedFd::from(one).into()).err().unwrap();
     assert!(
         error.to_string().contains("vpn-node-wireguard.socket"),
         "{error}"

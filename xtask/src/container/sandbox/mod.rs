@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::machine::{self, Machine};
-use super::rootfs;
 use super::units;
 use crate::build::{self, Programs};
 use crate::lab::story::Story;
@@ -50,17 +49,8 @@ type Results = BTreeMap<String, String>;
 
 /// The whole of it.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    shell::catch_signals()?;
-    if let Some(why) = machine::obstacle() {
-        anstream::println!("container sandbox: skipped — {why}");
+    let Some(lower) = super::prepare("sandbox")? else {
         return Ok(ExitCode::SUCCESS);
-    }
-    let lower = match rootfs::provide()? {
-        Ok(lower) => lower,
-        Err(why) => {
-            anstream::println!("container sandbox: skipped — {why}");
-            return Ok(ExitCode::SUCCESS);
-        }
     };
     let programs = build::programs(options.programs.as_deref(), false)?;
     let scene = Scene::set(&lower, &programs, options.verbose)?;

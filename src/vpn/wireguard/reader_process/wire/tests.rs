@@ -2,6 +2,15 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn wg0(index: u32) -> Link {
+    Link {
+        index,
+        name: b"wg0".to_vec(),
+        up: true,
+        wireguard: true,
+    }
+}
+
 #[test]
 fn packets_are_to_the_byte_as_the_documentation_has_them() {
     let names = vec![&b"wg0"[..]];
@@ -21,15 +30,9 @@ fn packets_are_to_the_byte_as_the_documentation_has_them() {
         remove.to_packet(),
         [&b"\x01\x03\x09\0\0\0"[..], &[7; 32]].concat()
     );
-    let link = Link {
-        index: 9,
-        name: b"wg0".to_vec(),
-        up: true,
-        wireguard: true,
-    };
     let answers = [
         (
-            Answer::Links(vec![link]),
+            Answer::Links(vec![wg0(9)]),
             &b"\x01\x01\x01\0\x09\0\0\0\x03\x03wg0"[..],
         ),
         (
@@ -96,10 +99,9 @@ fn what_is_not_the_protocol_is_refused() {
 #[test]
 fn a_list_of_too_many_interfaces_is_cut_and_fits_into_a_packet() {
     let link = |index| Link {
-        index,
         name: b"fifteen-letters".to_vec(),
         up: false,
-        wireguard: true,
+        ..wg0(index)
     };
     let packet = Answer::Links((0..5000).map(link).collect()).to_packet();
     let Ok(Answer::Links(links)) = Answer::of(&packet) else {
@@ -127,12 +129,6 @@ impl Random {
 #[test]
 fn a_hundred_thousand_hostile_frames_are_refused_or_read_back_as_themselves() {
     let key = [[9; 32]; 3];
-    let link = Link {
-        index: 7,
-        name: b"wg0".to_vec(),
-        up: true,
-        wireguard: true,
-    };
     let seeds = [
         Question::List {
             names: vec![b"wg0", b"wg-home.1"],
@@ -144,7 +140,7 @@ fn a_hundred_thousand_hostile_frames_are_refused_or_read_back_as_themselves() {
             public_keys: &key,
         }
         .to_packet(),
-        Answer::Links(vec![link.clone(), link]).to_packet(),
+        Answer::Links(vec![wg0(7), wg0(7)]).to_packet(),
         Answer::Failed(Failure::Kernel(19)).to_packet(),
         Answer::Removed.to_packet(),
     ];

@@ -1,0 +1,59 @@
+//! What `cargo xtask container deb` and `… rpm` share: packages of four versions are built, then
+//! their life on one machine and the updates on another are played at the same time.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::life::{FIRST, SECOND, THIRD};
+use super::manager::{Shelf, Stock};
+use super::self_update::{self, LAST};
+use crate::lab::story::Story;
+use crate::package::Kind;
+
+/// What one kind of package has of its own.
+pub(super) struct Show {
+    pub(super) kind: Kind,
+    /// A script that makes the package manager of a machine know the repository.
+    pub(super) prepare: &'static str,
+    /// The life of the packages; figures for the verdict.
+    pub(super) live: fn(&Path, &Shelf, &Story) -> Result<String>,
+    /// What this cannot show.
+    pub(super) unprovable: Option<&'static str>,
+}
+
+/// The whole of it.
+pub(super) fn run(show: &Show, stock: &Stock) -> Result<ExitCode> {
+    let name = match show.kind {
+        Kind::Deb => "deb",
+        Kind::Rpm => "rpm",
+    };
+    let Some(lower) = super::prepare(name)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let story = Story::begin();
+    let programs = stock.programs()?;
+    let shelf = Shelf::fill(show.kind, &[FIRST, SECOND, THIRD, LAST], stock)?;
+    story.say("the packages are built");
+    // Mostly they wait, each for its own machine.
+    let (life, updates) = std::thread::scope(|scope| {
+        let updates = scope.spawn(|| {
+            let ended = self_update::play(&lower, &shelf, &programs, &story, show.prepare);
+            ended.inspect_err(|error| story.say(&format!("the updates have failed: {error:#}")))
+        });
+        let life = (show.live)(&lower, &shelf, &story);
+        let life = life.inspect_err(|error| story.say(&format!("failed: {error:#}")));
+        (life, updates.join())
+    });
+    let updates = updates.map_err(|_| anyhow::anyhow!("the updates panicked"))?;
+    let mut figures = format!("{}; {}", life?, updates?);
+    if let Some(unprovable) = show.unprovable {
+        figures += &format!("; {unprovable}");
+    }
+    anstream::println!(
+        "container {name}: ok — {figures}; {} s",
+        story.elapsed().as_secs()
+    );
+    Ok(ExitCode::SUCCESS)
+}
