@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::container::machine::Machine;
-use crate::container::units::STABLE;
+use super::System;
 use crate::shell;
 
+const AGENT: &str = "vpn-node-agent.service";
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 /// Asks the socket as it is, without our own program in between.
 const ASK: &str = r#"
@@ -19,28 +19,23 @@ print(s.makefile().readline())
 "#;
 
 /// Starts the agent, and asks it as root, as its own user, as a member of its group and as others.
-pub(super) fn tells_askers_apart(machine: &Machine) -> Result<String> {
-    let started = machine.run(&["systemctl", "start", STABLE])?;
-    ensure!(
-        started.status.success(),
-        "the agent does not start: {}",
-        started.stderr
-    );
+pub(super) fn tells_askers_apart(system: &mut impl System) -> Result<String> {
+    system.must(&["systemctl", "start", AGENT])?;
     for (who, user, group, scope) in [
         ("root", "root", "root", "full"),
         ("the agent's user", "vpn-node", "vpn-node", "full"),
         ("a member of the group", "games", "vpn-node", "full"),
         ("others", "games", "games", "public"),
     ] {
-        let said = ask(machine, user, group)?;
+        let said = ask(system, user, group)?;
         let right = said.contains(&format!("\"scope\":\"{scope}\""));
         ensure!(right, "{who} should get the scope {scope}, and got: {said}");
     }
-    machine.must(&["systemctl", "stop", STABLE])?;
+    system.must(&["systemctl", "stop", AGENT])?;
     Ok("the status socket tells root, its user and its group from others".to_owned())
 }
 
-fn ask(machine: &Machine, user: &str, group: &str) -> Result<String> {
+fn ask(system: &mut impl System, user: &str, group: &str) -> Result<String> {
     let (user, group) = (format!("--reuid={user}"), format!("--regid={group}"));
     let words = [
         "setpriv",
@@ -53,8 +48,8 @@ fn ask(machine: &Machine, user: &str, group: &str) -> Result<String> {
     ];
     let end = Instant::now() + ANSWERS_WITHIN;
     loop {
-        let output = machine.run(&words)?;
-        if output.status.success() {
+        let output = system.run(&words)?;
+        if output.well {
             return Ok(output.stdout);
         }
         if Instant::now() >= end {
