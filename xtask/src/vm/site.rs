@@ -92,7 +92,7 @@ impl Site {
         let mut lab = Lab::open()?;
         let network = Machine::boot(&mut lab, "network")?;
         let fleet = controller(&mut lab, stage.programs.clone(), network, plan)?;
-        let deb = &stage.agent_deb;
+        let deb = &stage.debs.agent;
         let name = deb.file_name().context("a package without a name")?;
         let files = lab.path("files.tar");
         image::tar(&[(&name.to_string_lossy(), deb)], &files)?;

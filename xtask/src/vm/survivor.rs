@@ -24,7 +24,6 @@ use crate::lab::installed::Stock;
 use crate::lab::machine::Machine;
 use crate::lab::publisher::{self, Publisher};
 use crate::lab::story::Story;
-use crate::package::{self, Flavour, Kind, Wanted};
 use crate::shell;
 
 /// The version of the package that a host begins with.
@@ -106,7 +105,10 @@ impl Scene {
 
         let stock = Stock::of(programs, &lab.path("stock"))?;
         let root = publish(&lab, &fleet, &programs.controller, &stock)?;
-        let [first, second] = [deb(&FIRST)?, deb(&SECOND)?];
+        let [first, second] = [
+            super::debs(Some(&FIRST))?.agent,
+            super::debs(Some(&SECOND))?.agent,
+        ];
         let mut known = digests(stock.folder())?;
         for (name, deb) in [("first", &first), ("second", &second)] {
             known.extend(programs_of(deb, &lab.path(name))?);
@@ -275,16 +277,6 @@ fn publish(lab: &Lab, fleet: &Fleet, controller: &Path, stock: &Stock) -> Result
     copy.arg(fleet.data_dir().join("releases"));
     shell::succeed(copy, None, SOON)?;
     Ok(publisher.first_root()?.0)
-}
-
-fn deb(version: &Version) -> Result<PathBuf> {
-    let built = package::build(&Wanted {
-        kinds: vec![Kind::Deb],
-        flavour: Flavour::Quick,
-        version: Some(version.clone()),
-        agent_programs: None,
-    })?;
-    built.agent_deb.context("no package of the agent was built")
 }
 
 /// The digests of the programs in a package.
