@@ -35,6 +35,7 @@ use vpn_node_release::version::Version;
 
 use self::image::Image;
 use crate::build::{self, Programs};
+use crate::lab::Lab;
 use crate::package;
 use crate::shell;
 
@@ -114,6 +115,21 @@ impl Stage {
     /// The disk of a machine that was saved with the package installed, once there is one.
     fn installed(&self) -> PathBuf {
         self.folder.path().join("installed.qcow2")
+    }
+
+    /// The end of a suite: one that failed leaves its folder and what runs, if it was asked to.
+    fn end(&self, lab: Lab, outcome: Result<String>) -> Result<String> {
+        let Err(error) = outcome else {
+            return outcome;
+        };
+        if !self.keep || shell::was_interrupted(&error) {
+            return Err(error);
+        }
+        let folder = lab.folder().display().to_string();
+        lab.keep()?;
+        Err(error.context(format!(
+            "what runs goes on, with disks and logs in {folder} (`cargo xtask demo --stop` ends it)"
+        )))
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::Stage;
 use super::qemu::Vm;
 use super::site::{INSTALLS_WITHIN, Plan, SOON, Site};
-use crate::sandbox::{self, SOCKET_BIND, Said, System};
+use crate::sandbox::{self, Said, System};
 
 /// What the guest has already it keeps: only what Python needs besides is new.
 const UNPACK: &str = "tar --extract --zstd --skip-old-files --keep-directory-symlink \
@@ -23,7 +23,7 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
 fn play(site: &mut Site, stage: &Stage) -> Result<String> {
     bring(&mut site.vm, stage)?;
     site.vm.sh("systemctl stop 'vpn-node-*'")?;
-    let (figures, broken) = sandbox::play(&mut site.vm, &site.story, &[SOCKET_BIND], false)?;
+    let (figures, broken) = sandbox::play(&mut site.vm, &site.story, false)?;
     if !broken.is_empty() {
         bail!("{}\n{figures}", broken.join("\n"));
     }
