@@ -55,17 +55,17 @@ pub(super) struct Global {
 pub(super) enum Command {
     /// Give this host its identity, with the token that the controller printed
     ///
-    /// The token is read from standard input or from a file, never from the command line or the
-    /// environment: every user of this host can read those.
+    /// Run it as root, or as the agent's own user. The token is read from standard input or from a
+    /// file, never from the command line or the environment: every user of this host can read those.
     ///
     /// A host that is enrolled takes only a token for its own server, which the controller makes
     /// with 'registration-key create --server NAME': it gets a new identity, and keeps its id and
     /// its records. Stop the agent first.
     #[command(after_long_help = "\
 Examples:
-  vpn-node enroll                               asks for the token; paste it
-  vpn-node enroll < token.txt
-  vpn-node enroll --token-file token.txt")]
+  sudo vpn-node enroll                          asks for the token; paste it
+  sudo vpn-node enroll < token.txt
+  sudo vpn-node enroll --token-file token.txt")]
     Enroll(EnrollArguments),
     /// Show how this agent is: enrolment, verification, heartbeats, backends, backlog
     ///
@@ -134,6 +134,8 @@ Exit codes of the commands for root are those of vpn-node-updater:
         command: UpdateCommand,
     },
     /// Check or show the configuration
+    ///
+    /// All its keys are in vpn-node-agent.toml(5) ('man vpn-node-agent.toml').
     Config {
         #[command(subcommand)]
         command: ConfigCommand,

@@ -6,13 +6,16 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::args::{EnrollArguments, Global};
 use super::console::{Console, bold, green};
 use super::{Exit, reach};
-use crate::config::Settings;
+use crate::config::{ConfigError, Settings};
 use crate::core::{shown, shown_path};
 
 /// Longest input in bytes: a token with the longest URL is below 3 KiB.
@@ -64,6 +67,12 @@ enum TokenError {
     OnTheCommandLine,
     #[error("Enroll takes no arguments but options; see `vpn-node enroll --help`.")]
     Stray,
+    #[error(
+        "This user may not enrol this host: {} is not open to it. Run `sudo vpn-node enroll`. No \
+         token was read; the one that you have is good still.",
+        shown_path(path)
+    )]
+    Stranger { path: PathBuf },
     #[error("The token file {} cannot be read: {source}.", shown_path(path))]
     File { path: PathBuf, source: io::Error },
     #[error("The token cannot be read from standard input: {0}.")]
@@ -91,14 +100,25 @@ pub(super) fn run<E: std::error::Error>(
         console.error(error);
         return Exit::Usage;
     }
-    // Before the token: a broken configuration should not cost the operator a paste.
+    // Before the token: neither a broken configuration nor a forgotten sudo should cost the operator
+    // a paste.
     let settings = match reach::settings(global) {
         Ok(settings) => settings,
+        Err(ConfigError::Unreadable { path, source })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            console.error(TokenError::Stranger { path });
+            return Exit::Failed;
+        }
         Err(error) => {
             console.error(error);
             return Exit::Failed;
         }
     };
+    if let Err(error) = refuse_strangers(&settings.state_dir) {
+        console.error(error);
+        return Exit::Failed;
+    }
     let token = match &given.token_file {
         Some(path) => from_file(path, console),
         None => from_input(input, console),
@@ -136,6 +156,23 @@ fn refuse_arguments(given: &EnrollArguments) -> Result<(), TokenError> {
         return Err(TokenError::Stray);
     }
     Ok(())
+}
+
+/// Only who may write there, root or the agent's user, can keep what an enrolment brings. Any other
+/// fault of the directory is said by who writes to it.
+fn refuse_strangers(state_dir: &Path) -> Result<(), TokenError> {
+    let exists = |dir: &&Path| dir.symlink_metadata().is_ok();
+    // Before the first enrolment it may have to be made.
+    let Some(path) = state_dir.ancestors().find(exists) else {
+        return Ok(());
+    };
+    let writes = AccessFlags::W_OK | AccessFlags::X_OK;
+    match faccessat(AT_FDCWD, path, writes, AtFlags::AT_EACCESS) {
+        Err(Errno::EACCES | Errno::EPERM) => Err(TokenError::Stranger {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn from_file(path: &Path, console: &mut Console<'_>) -> Result<Zeroizing<String>, TokenError> {

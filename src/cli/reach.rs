@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Exit;
 use super::args::Global;
 use super::console::Console;
-use crate::config::{self, ConfigError, Settings};
+use crate::config::{self, ConfigError, Effective, Settings};
 use crate::core::report::SCHEMA;
 use crate::core::shown_path;
 use crate::status::{Client, ClientError};
@@ -19,19 +19,36 @@ pub(super) struct Place {
     enrollment_file: PathBuf,
     /// Where the updater keeps its state.
     pub(super) updater_dir: PathBuf,
+    /// The agent's settings are faulty, so it does not start.
+    fault: Option<ConfigError>,
 }
 
 /// The place by options and configuration. A question works with a broken configuration too (the
 /// agent runs with the one of its start), but a file that was named must be good.
 pub(super) fn place(global: &Global, json: bool, console: &mut Console<'_>) -> Result<Place, Exit> {
-    let settings = match config::load(global.config.as_deref()) {
+    let loaded = config::load(global.config.as_deref());
+    place_by(loaded, global, json, console)
+}
+
+/// The same with what came of loading.
+pub(super) fn place_by(
+    loaded: Result<Effective, ConfigError>,
+    global: &Global,
+    json: bool,
+    console: &mut Console<'_>,
+) -> Result<Place, Exit> {
+    let mut fault = None;
+    let settings = match loaded {
         Ok(effective) => effective.settings,
         // An ordinary user need not be able to read it.
         Err(error) if global.config.is_none() && error.is_permission_denied() => {
             Settings::default()
         }
         Err(error) if global.config.is_none() => {
-            console.warning(format_args!("{error}. Asking in the default places."));
+            console.warning(format_args!(
+                "the settings have a mistake, so the default places are asked: {error}"
+            ));
+            fault = Some(error);
             Settings::default()
         }
         Err(error) => {
@@ -45,6 +62,7 @@ pub(super) fn place(global: &Global, json: bool, console: &mut Console<'_>) -> R
         client: Client::new(&socket.unwrap_or_else(|| settings.status_socket())),
         enrollment_file: settings.enrollment_file(),
         updater_dir: settings.updater_dir(),
+        fault,
     })
 }
 
@@ -78,6 +96,9 @@ pub(super) fn explain(
     json: bool,
     console: &mut Console<'_>,
 ) -> Exit {
+    if let (Some(fault), ClientError::NotRunning { path, .. }) = (&place.fault, error) {
+        return faulty(fault, path, json, console);
+    }
     let enrolled = match error {
         ClientError::NotRunning { .. } => is_enrolled(&place.enrollment_file),
         _ => None,
@@ -113,6 +134,23 @@ pub(super) fn explain(
     };
     say(code, &message, enrolled, json, console);
     exit
+}
+
+/// To start it would not help, and where it would be enrolled is not known. The warning has the fault
+/// already; a program reads the message alone.
+fn faulty(fault: &ConfigError, socket: &Path, json: bool, console: &mut Console<'_>) -> Exit {
+    let what = match json {
+        true => format!(": {fault}"),
+        false => " (the warning says where)".to_owned(),
+    };
+    let message = format!(
+        "vpn-node-agent does not answer on {}, and it does not start while its settings have a \
+         mistake{what}. Mend that until `vpn-node config check` says good, then run `systemctl \
+         start vpn-node-agent`.",
+        shown_path(socket)
+    );
+    say("config", &message, None, json, console);
+    Exit::Unreachable
 }
 
 /// The agent runs and waits for an enrolment: says so, and returns the exit code for it.

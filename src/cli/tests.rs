@@ -1,6 +1,7 @@
 //! The command as people and monitors meet it: what it does and how it exits.
 
 mod gate_command;
+mod not_at_hand;
 mod screens;
 
 use std::cell::Cell;

@@ -105,8 +105,12 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Fragment, ConfigError> {
         let place = error
             .span()
             .and_then(|span| places.iter().find(|place| encloses(&place.span, &span)));
-        // What serde expected is told in its own words; ours are better.
-        let problem = error.message().split(", expected ").next();
+        let problem = match error.message().split_once(" \"") {
+            // It repeats a text, which may be a URL with a password.
+            Some((before, text)) if text.contains('@') => Some(before),
+            // What serde expected is told in its own words; ours are better.
+            _ => error.message().split(", expected ").next(),
+        };
         ConfigError::Invalid {
             path: path.to_owned(),
             line: line_of(text, error.span()),

@@ -2,7 +2,8 @@
 //!
 //! [`load`] reads `agent.toml`, then `agent.d/*.toml` in name order; a later file wins key by key.
 //! The daemon and `vpn-node config check` run this same code, so what passes the check starts.
-//! Nothing here is a secret but a proxy's password, which is never printed.
+//! Nothing here is a secret but a proxy's password, which is never printed; nor is one that somebody
+//! wrote into another URL.
 
 mod error;
 mod files;
@@ -12,6 +13,7 @@ mod merged;
 mod show;
 mod validate;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -343,10 +345,7 @@ impl ProxyUrl {
 
 impl std::fmt::Display for ProxyUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => write!(f, "{scheme}://***@{host}"),
-            _ => f.write_str(&self.0),
-        }
+        f.write_str(&without_userinfo(&self.0))
     }
 }
 
@@ -354,6 +353,20 @@ impl std::fmt::Debug for ProxyUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ProxyUrl({self})")
     }
+}
+
+/// A URL, or what was meant as one, without what may be a user name and a password: all before the
+/// last @ but a plain scheme.
+fn without_userinfo(url: &str) -> Cow<'_, str> {
+    let Some((before, host)) = url.rsplit_once('@') else {
+        return Cow::Borrowed(url);
+    };
+    let scheme = before.split_once("://").map(|(scheme, _)| scheme);
+    let is_plain = |scheme: &&str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    Cow::Owned(match scheme.filter(is_plain) {
+        Some(scheme) => format!("{scheme}://***@{host}"),
+        None => format!("***@{host}"),
+    })
 }
 
 #[cfg(test)]

@@ -192,8 +192,34 @@ fn a_password_is_in_no_error() {
         "[controller]\nproxy = \"ftp://u:hidden@h\"",
         "[controller]\nproxy = \"http://u:hidden@\"",
         "[controller]\nurls = [\"https://u:hidden@a.example\"]",
+        "[controller]\nurls = [\"http://u:hidden@a.example\"]",
+        "[controller]\nurls = [\"https://u:hidden@a.example \"]",
+        "[controller]\nurls = [\"https://u:hid#hidden@a.example\"]",
+        "[controller]\nurls = [\"https://u:hidden@\"]",
+        "[controller]\nurls = [\"u:hidden@a.example\"]",
+        "[controller]\nurls = [\"u:hidden@a://example\"]",
+        "[controller]\nurls = \"https://u:hidden@a.example\"",
+        "[controller]\nurls = \"https://u:hidden, expected @a.example\"",
+        "[controller]\nproxy = 7\nurls = \"https://u:hidden@a.example\"",
+        "[update]\nrepository = \"http://u:hidden@a.example\"",
     ] {
         assert!(!bad(text).contains("hidden"), "{}", bad(text));
+    }
+    // What is left names the place all the same.
+    assert_eq!(
+        bad("[controller]\nurls = [\"https://u:hidden@a.example /\"]"),
+        "agent.toml:2: [controller] urls: \"https://***@a.example /\" holds white space; allowed \
+         is a list of 1 to 8 URLs like \"https://controller.example:8443\""
+    );
+    // The URL standard takes all of these for the same.
+    for proxy in [
+        "http://u:hidden@h:1",
+        "http:u:hidden@h:1",
+        "http:/u:hidden@h:1",
+    ] {
+        let shown = good(&format!("[controller]\nproxy = {proxy:?}")).controller;
+        let shown = format!("{} {shown:?}", shown.proxy.as_ref().unwrap());
+        assert!(!shown.contains("hidden"), "{shown}");
     }
 }
 

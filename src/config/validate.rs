@@ -6,7 +6,9 @@ use std::time::Duration;
 use reqwest::Url;
 
 use super::merged::{Merged, Origins, Set};
-use super::{ConfigError, LogLevel, ManagementAddress, ProxyUrl, Settings, WhenFull, keys};
+use super::{
+    ConfigError, LogLevel, ManagementAddress, ProxyUrl, Settings, WhenFull, keys, without_userinfo,
+};
 use crate::core::shown;
 
 /// Poll at most this seldom: a WireGuard session ends after 180 s, and three looks must fit.
@@ -251,12 +253,12 @@ fn urls(values: Vec<String>) -> Result<Vec<String>, Problem> {
 
 fn controller_url(value: String) -> Result<String, Problem> {
     let url = parse_url(&value)?;
-    let refuse = |why: &str| Err(format!("\"{}\" {why}", shown(&value)));
-    if url.scheme() != "https" {
-        return refuse("does not begin with https://");
-    }
+    let refuse = |why: &str| Err(format!("{} {why}", quoted(&value)));
     if !url.username().is_empty() || url.password().is_some() {
         return Err("holds a user name or password, which the agent never sends".to_owned());
+    }
+    if url.scheme() != "https" {
+        return refuse("does not begin with https://");
     }
     if url.query().is_some() || url.fragment().is_some() {
         return refuse("has a part after ? or #");
@@ -278,13 +280,17 @@ fn parse_url(value: &str) -> Result<Url, Problem> {
     }
     // The URL standard would silently drop tabs and line feeds; nobody means them.
     if value.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return Err(format!("\"{}\" holds white space", shown(value)));
+        return Err(format!("{} holds white space", quoted(value)));
     }
     match Url::parse(value) {
         Ok(url) if url.has_host() => Ok(url),
-        Ok(_) => Err(format!("\"{}\" names no host", shown(value))),
-        Err(error) => Err(format!("\"{}\" is not a URL ({error})", shown(value))),
+        Ok(_) => Err(format!("{} names no host", quoted(value))),
+        Err(error) => Err(format!("{} is not a URL ({error})", quoted(value))),
     }
+}
+
+fn quoted(url: &str) -> String {
+    format!("\"{}\"", shown(&*without_userinfo(url)))
 }
 
 fn paths(values: Vec<String>) -> Result<Vec<PathBuf>, Problem> {

@@ -1,14 +1,14 @@
 //! The thread that tells systemd that the agent makes progress, and says what does not.
 //!
 //! A thread of its own, so that a loop that stands still can still be named: the watchdog of systemd
-//! kills, and the next start tells nobody why.
+//! kills, and the next start tells nobody why. Its log lines have another one: writing to a journal
+//! whose socket is full waits, and systemd would hear nothing of an agent that gets on.
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
 use std::time::Duration;
 
-use super::host_signals::notify;
 use super::progress::{Limits, Part, Progress, Stuck};
 use crate::core::journal;
 use crate::host::{clock, systemd};
@@ -23,6 +23,10 @@ const EXTENDS_BY: Duration = Duration::from_secs(15);
 /// A thread that does nothing but sleep looks this late only where the whole host stood still (a
 /// paused machine, no CPU): what seems to hang then had no time either, and gets some.
 const STOOD_STILL: Duration = Duration::from_secs(15);
+
+/// Words that may wait for the log. Each is about another hang, of half a minute at least; what finds
+/// no room is lost to the log, and nothing else.
+const WORDS_QUEUED: usize = 16;
 
 /// Tells the thread what the agent is about.
 pub(super) struct Watchdog(Sender<Stage>);
@@ -46,11 +50,15 @@ impl Watchdog {
             looked_at: None,
             stops_until: None,
         };
+        let log = Log::start(write)?;
         thread::Builder::new()
             .name("watchdog".into())
             .spawn(move || {
                 let progress = &progress;
-                watch.run(progress, &receiver, every, |word| say(word, progress));
+                watch.run(progress, &receiver, every, |word| {
+                    say(word, progress);
+                    log.tell(word);
+                });
             })?;
         Ok(Self(stages))
     }
@@ -76,28 +84,53 @@ enum Word {
     Extend,
 }
 
+/// To systemd and to the loop.
 fn say(word: Word, progress: &Progress) {
-    match word {
-        Word::Alive => notify(systemd::notify_watchdog),
-        Word::Hangs { stuck, news } => {
-            if news {
-                tracing::error!(
-                    message_id = %journal::HANGS,
-                    part = stuck.part.as_str(),
-                    seconds = stuck.for_.as_secs(),
-                    "{stuck}; systemd is told nothing until it goes on, and starts the agent again if that takes longer"
-                );
-            }
-            notify(|| systemd::notify_status(&format!("hangs: {stuck}")));
-        }
-        Word::GoesOn(part) => {
-            tracing::warn!(
-                message_id = %journal::GOES_ON,
-                part = part.as_str(), "what hung goes on"
-            );
+    // Said without `notify`, whose remark on a failure goes to the log.
+    let _ = match word {
+        Word::Alive => systemd::notify_watchdog(),
+        Word::Hangs { stuck, .. } => systemd::notify_status(&format!("hangs: {stuck}")),
+        Word::GoesOn(_) => {
             progress.give_status_line_back();
+            Ok(())
         }
-        Word::Extend => notify(|| systemd::notify_extend_timeout(EXTENDS_BY)),
+        Word::Extend => systemd::notify_extend_timeout(EXTENDS_BY),
+    };
+}
+
+/// The thread that writes what is news into the log, for as long as this lives.
+struct Log(SyncSender<Word>);
+
+impl Log {
+    fn start(write: impl Fn(Word) + Send + 'static) -> io::Result<Self> {
+        let (words, told) = mpsc::sync_channel(WORDS_QUEUED);
+        thread::Builder::new()
+            .name("watchdog-log".into())
+            .spawn(move || told.into_iter().for_each(write))?;
+        Ok(Self(words))
+    }
+
+    /// Does not wait.
+    fn tell(&self, word: Word) {
+        if matches!(word, Word::Hangs { news: true, .. } | Word::GoesOn(_)) {
+            let _ = self.0.try_send(word);
+        }
+    }
+}
+
+fn write(word: Word) {
+    match word {
+        Word::Hangs { stuck, .. } => tracing::error!(
+            message_id = %journal::HANGS,
+            part = stuck.part.as_str(),
+            seconds = stuck.for_.as_secs(),
+            "{stuck}; systemd is told nothing until it goes on, and starts the agent again if that takes longer"
+        ),
+        Word::GoesOn(part) => tracing::warn!(
+            message_id = %journal::GOES_ON,
+            part = part.as_str(), "what hung goes on"
+        ),
+        Word::Alive | Word::Extend => {}
     }
 }
 
@@ -236,6 +269,43 @@ mod tests {
         // What hung before goes on hanging, however late the look is.
         let words = watch.look(paused, at(700));
         assert!(matches!(words[..], [Word::Hangs { news: false, .. }]));
+    }
+
+    #[test]
+    fn a_log_that_takes_nothing_holds_nobody_up_and_gets_the_first_news_later() {
+        let (go_on, waits) = mpsc::channel::<()>();
+        let (written, read) = mpsc::channel();
+        let log = Log::start(move |word| {
+            let _ = waits.recv();
+            written.send(word).unwrap();
+        })
+        .unwrap();
+        // What is said every few seconds takes no room from what happens once.
+        for _ in 0..10 * WORDS_QUEUED {
+            log.tell(Word::Alive);
+        }
+        for part in [Part::Disk, Part::Loop] {
+            let stuck = stuck(part, 121).unwrap();
+            log.tell(Word::Hangs { stuck, news: true });
+            log.tell(Word::Hangs { stuck, news: false });
+            log.tell(Word::GoesOn(part));
+        }
+        for _ in 0..10 * WORDS_QUEUED {
+            log.tell(Word::GoesOn(Part::Exchange));
+        }
+        drop(go_on);
+        drop(log);
+        let told: Vec<Word> = read.iter().collect();
+        assert!(matches!(
+            told[..4],
+            [
+                Word::Hangs { news: true, .. },
+                Word::GoesOn(Part::Disk),
+                Word::Hangs { news: true, .. },
+                Word::GoesOn(Part::Loop)
+            ]
+        ));
+        assert!(told.len() <= WORDS_QUEUED + 1, "{}", told.len());
     }
 
     /// The words of a thread that looks at `progress` with limits of a tenth of a second.

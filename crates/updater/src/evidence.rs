@@ -2,24 +2,30 @@
 //!
 //! A small client of the status socket (`docs/status.md`): one question, one line, bounded in time
 //! and size. It reads only the fields that a trial is judged by and ignores all others, so that it
-//! understands agents that are older and newer than this updater.
+//! understands agents that are older and newer than this updater. The socket lies in a directory of
+//! the agent's user: it must be a socket, and that user or root must answer there, before a word is
+//! said to it, so that nobody makes root speak to the socket of another daemon.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
 };
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::sys::time::TimeVal;
 use serde::Deserialize;
 use vpn_node_release::version::Version;
 
 use crate::clock::Clock;
+use crate::layout::Layout;
 
 /// How long one question may take in all: an agent that is well answers in a millisecond.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -198,29 +204,38 @@ pub enum Silence {
         /// The one that answers.
         found: u32,
     },
+    /// Something else stands in its place, or somebody else answers there.
+    #[error("the status socket is not the agent's: {0}")]
+    Foreign(String),
     /// An answer without sense.
     #[error("the status socket gives no report: {0}")]
     Garbage(String),
 }
 
-/// Asks the agent behind `socket`. With `pid`, that process must be the one that listens there.
+/// Asks the agent of this host. With `pid`, that process must be the one that listens there.
 ///
 /// # Errors
 /// When there is no report `within` this time.
 pub fn ask(
-    socket: &Path,
+    layout: &Layout,
     pid: Option<u32>,
     within: Duration,
     clock: &dyn Clock,
 ) -> Result<Report, Silence> {
     let end = clock.now().boot + within;
-    let mut stream = dial(socket, within).map_err(silence)?;
-    if let Some(wanted) = pid {
-        let found = peer(&stream);
-        // 0: a process of another pid namespace, about which nothing can be told.
-        if let Some(found) = found.filter(|found| *found != 0 && *found != wanted) {
-            return Err(Silence::Other { wanted, found });
-        }
+    let agent = fs::metadata(layout.agent_state()).map(|meta| meta.uid());
+    let owners = [0, agent.unwrap_or(0)];
+    let door = find(&layout.status_socket(), owners)?;
+    let mut stream = dial(&door, within).map_err(silence)?;
+    let peer = getsockopt(&stream, sockopt::PeerCredentials).map_err(|e| silence(e.into()))?;
+    let found = u32::try_from(peer.pid()).unwrap_or(0);
+    // 0: a process of another pid namespace, about which nothing can be told.
+    if let Some(wanted) = pid.filter(|wanted| found != 0 && found != *wanted) {
+        return Err(Silence::Other { wanted, found });
+    }
+    if !owners.contains(&peer.uid()) {
+        let words = format!("user {} answers there", peer.uid());
+        return Err(Silence::Foreign(words));
     }
     match stream.write_all(b"{\"v\":1,\"get\":\"status\"}\n") {
         // A busy agent answers and closes without reading: its line still waits for us.
@@ -316,15 +331,44 @@ fn parse(line: &[u8]) -> Result<Report, Silence> {
     }
 }
 
-fn peer(stream: &UnixStream) -> Option<u32> {
-    let credentials = getsockopt(stream, sockopt::PeerCredentials).ok()?;
-    u32::try_from(credentials.pid()).ok()
+/// Opens the socket without speaking to it. What is opened is what is looked at and what is dialled,
+/// whatever has its name by then.
+fn find(path: &Path, owners: [u32; 2]) -> Result<OwnedFd, Silence> {
+    let there = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let cannot = |errno: Errno| silence(errno.into());
+    let foreign = |what: &Path, why: &str| Silence::Foreign(format!("{} {why}", what.display()));
+    let of_others = |stat: &FileStat| !owners.contains(&stat.st_uid);
+    let is = |stat: &FileStat, kind: SFlag| stat.st_mode & SFlag::S_IFMT.bits() == kind.bits();
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(foreign(path, "has no name"));
+    };
+    let within = open(folder, there, Mode::empty()).map_err(cannot)?;
+    let stat = fstat(&within).map_err(cannot)?;
+    if !is(&stat, SFlag::S_IFDIR) {
+        return Err(foreign(folder, "is no directory"));
+    }
+    if of_others(&stat) {
+        return Err(foreign(folder, "belongs to another user"));
+    }
+    let door = openat(&within, name, there, Mode::empty()).map_err(cannot)?;
+    let stat = fstat(&door).map_err(cannot)?;
+    if !is(&stat, SFlag::S_IFSOCK) {
+        return Err(foreign(
+            path,
+            "is a link, or something else that is no socket",
+        ));
+    }
+    if of_others(&stat) {
+        return Err(foreign(path, "belongs to another user"));
+    }
+    Ok(door)
 }
 
 /// Connects within the deadline: on the full queue of a stopped agent a plain connect would wait
 /// for ever. The send timeout bounds connect(2) too, if it is set before (socket(7)).
-fn dial(path: &Path, within: Duration) -> io::Result<UnixStream> {
-    let address = UnixAddr::new(path)?;
+fn dial(door: &OwnedFd, within: Duration) -> io::Result<UnixStream> {
+    // proc(5): not the name, but what was opened.
+    let address = UnixAddr::new(format!("/proc/self/fd/{}", door.as_raw_fd()).as_str())?;
     let descriptor: OwnedFd = socket(
         AddressFamily::Unix,
         SockType::Stream,

@@ -1,17 +1,28 @@
 //! Answers of all kinds, good and bad, over a real socket.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::clock::SystemClock;
 
+fn host() -> (tempfile::TempDir, Layout) {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path());
+    fs::create_dir_all(layout.agent_state()).unwrap();
+    fs::create_dir_all(layout.status_socket().parent().unwrap()).unwrap();
+    (dir, layout)
+}
+
 /// Asks a server that answers once with these bytes.
 fn answered(bytes: Vec<u8>) -> Result<Report, Silence> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("status.sock");
+    let (_dir, layout) = host();
+    let path = layout.status_socket();
     let listener = UnixListener::bind(&path).unwrap();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -23,7 +34,12 @@ fn answered(bytes: Vec<u8>) -> Result<Report, Silence> {
         let _ = stream.write_all(&bytes);
         line
     });
-    let answer = ask(&path, Some(std::process::id()), ANSWER_WITHIN, &SystemClock);
+    let answer = ask(
+        &layout,
+        Some(std::process::id()),
+        ANSWER_WITHIN,
+        &SystemClock,
+    );
     assert_eq!(server.join().unwrap(), "{\"v\":1,\"get\":\"status\"}\n");
     answer
 }
@@ -68,34 +84,30 @@ fn answers_without_a_report_say_why() {
         "every user",
     );
     garbage(&vec![b' '; MAX_ANSWER_BYTES + 1], "more than");
-    let nowhere = ask(
-        Path::new("/nonexistent/x"),
-        None,
-        ANSWER_WITHIN,
-        &SystemClock,
-    );
+    let nowhere = Layout::new("/nonexistent");
+    let nowhere = ask(&nowhere, None, ANSWER_WITHIN, &SystemClock);
     assert!(matches!(nowhere, Err(Silence::Nobody(_))), "{nowhere:?}");
 }
 
 #[test]
 fn a_silent_socket_costs_the_time_that_it_is_given_and_no_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("status.sock");
+    let (_dir, layout) = host();
+    let path = layout.status_socket();
     let _silent = UnixListener::bind(&path).unwrap();
     let before = SystemClock.now().boot;
     let within = Duration::from_millis(50);
-    let answer = ask(&path, None, within, &SystemClock);
+    let answer = ask(&layout, None, within, &SystemClock);
     assert_eq!(answer, Err(Silence::Timeout));
     assert!(SystemClock.now().boot - before < ANSWER_WITHIN);
 }
 
 #[test]
 fn another_process_behind_the_socket_is_not_believed() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("status.sock");
+    let (_dir, layout) = host();
+    let path = layout.status_socket();
     let _listener = UnixListener::bind(&path).unwrap();
     let found = std::process::id();
-    let answer = ask(&path, Some(found + 1), ANSWER_WITHIN, &SystemClock);
+    let answer = ask(&layout, Some(found + 1), ANSWER_WITHIN, &SystemClock);
     assert_eq!(
         answer,
         Err(Silence::Other {
@@ -103,6 +115,109 @@ fn another_process_behind_the_socket_is_not_believed() {
             found
         })
     );
+}
+
+/// The agent's user may put anything in its place.
+#[test]
+fn only_a_socket_of_the_agents_is_spoken_to() {
+    let (dir, layout) = host();
+    let path = layout.status_socket();
+    let why = |layout: &Layout| match ask(layout, None, ANSWER_WITHIN, &SystemClock) {
+        Err(Silence::Foreign(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let other = dir.path().join("docker.sock");
+    let listener = UnixListener::bind(&other).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    symlink(&other, &path).unwrap();
+    assert!(why(&layout).contains("no socket"), "a link to a socket");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    assert!(why(&layout).contains("no socket"), "a file");
+    fs::remove_file(&path).unwrap();
+
+    let (run, elsewhere) = (
+        dir.path().join("run/vpn-node"),
+        dir.path().join("elsewhere"),
+    );
+    fs::create_dir(&elsewhere).unwrap();
+    fs::rename(&other, elsewhere.join("status.sock")).unwrap();
+    fs::remove_dir(&run).unwrap();
+    symlink(&elsewhere, &run).unwrap();
+    assert!(why(&layout).contains("no directory"), "a linked directory");
+    let heard = listener.accept().unwrap_err();
+    assert_eq!(heard.kind(), ErrorKind::WouldBlock, "nobody knocked there");
+}
+
+#[test]
+fn what_belongs_to_another_user_is_not_spoken_to() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("only root can give files away");
+        return;
+    }
+    let (_dir, layout) = host();
+    let path = layout.status_socket();
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let asked = || ask(&layout, None, Duration::from_millis(50), &SystemClock);
+    let (agent, stranger) = (Some(4242), Some(4243));
+    chown(&path, agent, None).unwrap();
+    assert!(
+        matches!(asked(), Err(Silence::Foreign(_))),
+        "of whom is it?"
+    );
+    chown(layout.agent_state(), agent, None).unwrap();
+    assert_eq!(
+        asked(),
+        Err(Silence::Timeout),
+        "the agent's own, and root answers"
+    );
+    listener.accept().unwrap();
+    chown(&path, stranger, None).unwrap();
+    assert!(matches!(asked(), Err(Silence::Foreign(_))));
+    assert!(listener.accept().is_err(), "nobody knocked there");
+}
+
+/// A child of this very test listens as another user, until its input ends.
+#[test]
+fn a_stranger_behind_the_agents_socket_is_not_spoken_to() {
+    const PLACE: &str = "UPDATER_TEST_LISTENS_AT";
+    if let Some(place) = std::env::var_os(PLACE) {
+        let listener = UnixListener::bind(place).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        println!("\nlistens");
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "not a word");
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("only root can be several users");
+        return;
+    }
+    let (dir, layout) = host();
+    let path = layout.status_socket();
+    let stranger = Some(4243);
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(path.parent().unwrap(), stranger, None).unwrap();
+    let name = "evidence::tests::a_stranger_behind_the_agents_socket_is_not_spoken_to";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(PLACE, &path)
+        .uid(4243)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap() == "listens"));
+    chown(path.parent().unwrap(), Some(0), None).unwrap();
+    chown(&path, Some(0), None).unwrap();
+    let answer = ask(&layout, None, ANSWER_WITHIN, &SystemClock);
+    let words = "user 4243 answers there".to_owned();
+    assert_eq!(answer, Err(Silence::Foreign(words)));
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

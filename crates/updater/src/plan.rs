@@ -198,6 +198,12 @@ fn release(
     if let Ok(bytes) = &unpacked {
         wanted.push((host.layout.opt(), *bytes));
     }
+    if plan.keeps_state {
+        match snapshot::needed(host.layout) {
+            Ok(bytes) => wanted.push((host.layout.state(), bytes)),
+            Err(error) => problems.push(error),
+        }
+    }
     match preflight::room(&wanted) {
         Ok(rooms) => plan.space = rooms.iter().map(space).collect(),
         Err(error) => problems.push(error),

@@ -15,11 +15,15 @@ use vpn_node_release::version::Version;
 use crate::disk::{self, Disk};
 use crate::error::{UpdateError, at};
 use crate::layout::Layout;
+use crate::preflight;
 
 /// Most files of the agent's state; it has a dozen.
 const MAX_FILES: usize = 100;
 /// Largest of them, in bytes; ten thousand sessions are 2 MB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Most bytes of all of them: a snapshot is kept for each version that stays on the host, beside
+/// the agent's ledger, and two files of the largest kind are more than an agent that is well has.
+const MAX_ALL_BYTES: u64 = 2 * MAX_BYTES;
 /// The name of a snapshot that is neither put back nor settled begins so; a version never does.
 const OPEN: &str = "open-";
 /// What begins like this never goes back.
@@ -47,6 +51,30 @@ pub fn state_format(layout: &Layout) -> Result<u32, UpdateError> {
         })
 }
 
+/// Bytes that a snapshot takes now. Asked before an agent is stopped for it.
+///
+/// # Errors
+/// `snapshot_failed`: it is more than is kept.
+pub fn needed(layout: &Layout) -> Result<u64, UpdateError> {
+    let sizes = files(layout)?.into_iter().map(|path| {
+        let meta = fs::symlink_metadata(&path);
+        meta.map_or(0, |meta| meta.len())
+    });
+    let all = sizes.fold(0, u64::saturating_add);
+    match all > MAX_ALL_BYTES {
+        true => Err(too_much(layout, MAX_ALL_BYTES)),
+        false => Ok(all),
+    }
+}
+
+/// Refuses unless the state can be kept: it is not too much, and there is room for it.
+///
+/// # Errors
+/// As [`needed`], and `no_space`.
+pub fn check(layout: &Layout) -> Result<(), UpdateError> {
+    preflight::check_room(&[(layout.state(), needed(layout)?)])
+}
+
 /// Keeps the state for `version`, which may migrate it from now on.
 ///
 /// # Errors
@@ -60,11 +88,10 @@ pub fn take(layout: &Layout, disk: &Disk, version: &Version) -> Result<(), Updat
     let made = layout.snapshots().join("new");
     disk.remove_tree(&made)?;
     disk.create_dir(&made, 0o700)?;
-    for path in files(layout)? {
-        let name = path.file_name().unwrap_or_default();
-        if let Some(bytes) = read_agents(&path, MAX_BYTES)? {
-            disk.replace(&made.join(name), &bytes, 0o600)?;
-        }
+    if let Err(error) = copy(layout, disk, &made, MAX_ALL_BYTES) {
+        // Of no use, and the next one may be long in coming.
+        let _ = disk.remove_tree(&made);
+        return Err(error);
     }
     disk.rename(&made, &place)?;
     give(
@@ -170,6 +197,33 @@ fn move_it(disk: &Disk, from: &Path, to: &Path) -> Result<(), UpdateError> {
     disk.rename(from, to)
 }
 
+/// Whatever their sizes were a moment ago: not more than `most` bytes in all.
+fn copy(layout: &Layout, disk: &Disk, made: &Path, most: u64) -> Result<(), UpdateError> {
+    let mut left = most;
+    for path in files(layout)? {
+        let name = path.file_name().unwrap_or_default();
+        let Some(bytes) = read_agents(&path, MAX_BYTES)? else {
+            continue;
+        };
+        left = left
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| too_much(layout, most))?;
+        disk.replace(&made.join(name), &bytes, 0o600)?;
+    }
+    Ok(())
+}
+
+fn too_much(layout: &Layout, most: u64) -> UpdateError {
+    UpdateError::failed(
+        UpdaterCode::SnapshotFailed,
+        format!(
+            "the files in {} have more than {most} bytes, so they cannot be kept for a way back; \
+             look what they are",
+            layout.agent_state().display()
+        ),
+    )
+}
+
 /// The files right in the agent's state directory that may go back.
 fn files(layout: &Layout) -> Result<Vec<PathBuf>, UpdateError> {
     let state = layout.agent_state();
@@ -228,4 +282,90 @@ fn give(layout: &Layout, disk: &Disk, path: &Path, bytes: &[u8]) -> Result<(), U
     let state = layout.agent_state();
     let owner = fs::metadata(&state).map_err(at("look at", &state))?;
     disk.replace_owned(path, bytes, 0o600, (owner.uid(), owner.gid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// A host whose agent has these files, all of them holes.
+    fn host(root: &Path, files: &[(&str, u64)]) -> Layout {
+        let layout = Layout::new(root);
+        fs::create_dir_all(layout.state()).unwrap();
+        fs::create_dir_all(layout.agent_state()).unwrap();
+        for (name, bytes) in files {
+            let file = fs::File::create(layout.agent_state().join(name)).unwrap();
+            file.set_len(*bytes).unwrap();
+        }
+        layout
+    }
+
+    #[test]
+    fn what_would_never_go_back_is_not_counted_and_too_much_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [("a", MAX_BYTES), ("b", MAX_BYTES), ("identity.json", 7)];
+        let layout = host(dir.path(), &files);
+        assert_eq!(needed(&layout).unwrap(), MAX_ALL_BYTES);
+        host(dir.path(), &[("c", 1)]);
+        let error = check(&layout).unwrap_err();
+        assert_eq!(error.code, "snapshot_failed");
+        assert!(error.sentence.contains("134217728 bytes"), "{error}");
+    }
+
+    #[test]
+    fn files_that_grow_meanwhile_are_not_kept_either() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = host(dir.path(), &[("a", 600), ("b", 401)]);
+        let made = dir.path().join("made");
+        fs::create_dir(&made).unwrap();
+        copy(&layout, &Disk::default(), &made, 1001).unwrap();
+        let error = copy(&layout, &Disk::default(), &made, 1000).unwrap_err();
+        assert_eq!(error.code, "snapshot_failed");
+    }
+
+    #[test]
+    fn a_snapshot_that_failed_leaves_nothing_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = host(dir.path(), &[("a", 1), ("b", MAX_BYTES + 1)]);
+        let error = take(&layout, &Disk::default(), &Version::new(2, 0, 0)).unwrap_err();
+        assert_eq!(error.code, "snapshot_failed");
+        assert_eq!(fs::read_dir(layout.snapshots()).unwrap().count(), 0);
+    }
+
+    /// This very test, once more, with a file system of 24 MiB.
+    #[test]
+    fn a_disk_without_room_for_it_is_told() {
+        const SMALL: &str = "UPDATER_TEST_SMALL_DISK";
+        if let Some(root) = std::env::var_os(SMALL) {
+            let layout = host(Path::new(&root), &[("a", 4 << 20)]);
+            check(&layout).unwrap();
+            let error = check(&host(Path::new(&root), &[("b", 20 << 20)])).unwrap_err();
+            assert_eq!(error.code, "no_space");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let script =
+            "mount -t tmpfs -o size=24m none \"$0\" || exit 99; exec \"$1\" --exact \"$2\"";
+        let name = "snapshot::tests::a_disk_without_room_for_it_is_told";
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(dir.path())
+            .arg(std::env::current_exe().unwrap())
+            .arg(name)
+            .env(SMALL, dir.path())
+            .output()
+            .unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if output.status.code() == Some(99) || said.contains("unshare:") {
+            eprintln!("no mount namespaces here: {said}");
+            return;
+        }
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+    }
 }

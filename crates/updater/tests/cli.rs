@@ -187,6 +187,54 @@ fn a_mistake_in_the_configuration_stops_updates_but_no_recovery() {
     assert!(text.contains("recovering with the defaults"), "{text}");
 }
 
+/// What root decides holds all the same, but nobody believes that the file was understood.
+#[test]
+fn every_command_says_that_the_configuration_has_a_mistake() {
+    let tree = Tree::new();
+    let file = tree.path("root.json");
+    root_metadata(&file);
+    assert_eq!(tree.run(&["recover"]).0, 0);
+    fs::create_dir_all(tree.path("etc/vpn-node")).unwrap();
+    fs::write(tree.path("etc/vpn-node/updater.toml"), "probaton = '2m'\n").unwrap();
+    let whole = |text: &str| {
+        let named = text.contains("updater.toml") && text.contains("probaton");
+        assert!(named && text.contains("[config_invalid]"), "{text}");
+    };
+    for command in [&["run"][..], &["plan"], &["rollback"], &["apply", "x"]] {
+        let (code, text) = tree.run(command);
+        assert_eq!(code, 1, "{text}");
+        whole(&text);
+    }
+    for (command, done) in [
+        (&["pin", "1.4.0"][..], "no other version than 1.4.0"),
+        (&["unpin"], "not kept at 1.4.0"),
+        (&["disable"], "nothing is installed"),
+        (&["enable"], "releases are installed"),
+        (&["unblock", "1.4.0"], "was not blocked"),
+        (&["trust", file.to_str().unwrap()], "metadata version 1"),
+    ] {
+        let (code, text) = tree.run(command);
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains(done), "{text}");
+        whole(&text);
+    }
+    let (code, text) = tree.run(&["status"]);
+    assert_eq!(code, 0, "{text}");
+    let problem = text.lines().find(|line| line.starts_with("problem"));
+    whole(problem.unwrap());
+    assert!(text.contains("trust         root metadata"), "{text}");
+    let (code, text) = tree.run(&["status", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (code, &shown["problem"]["code"]),
+        (0, &"config_invalid".into())
+    );
+    assert_eq!(shown["root_version"], 1);
+    fs::write(tree.path("etc/vpn-node/updater.toml"), "").unwrap();
+    let (_, text) = tree.run(&["status"]);
+    assert!(!text.contains("problem"), "{text}");
+}
+
 #[test]
 fn a_tree_that_is_not_there_is_not_made() {
     let tree = Tree::new();

@@ -38,6 +38,10 @@ const LIST_SHARE: u32 = 20;
 const ORDER_GAP: Duration = Duration::from_millis(50);
 const ORDER_SHARE: u32 = 4;
 
+/// How much is kept of the daemon's words about an order: one of its sentences. They go into the log
+/// and to the controller, and its line may be [`MAX_LINE`](super::lines::MAX_LINE) long.
+const MAX_WHY: usize = 128;
+
 /// What is said once, after the greeting. `log on` without `all`: history is another life's.
 const OPENING: [(&str, Ask); 6] = [
     ("state on", Ask::Setting("state on")),
@@ -353,7 +357,8 @@ impl Talk {
             // It has been told to go, and goes in its time.
             Some(Ask::Drop) => {}
             Some(Ask::Kill(order)) => {
-                let why = text.escape_ascii().to_string();
+                let kept = &text[..text.len().min(MAX_WHY)];
+                let why = kept.escape_ascii().to_string();
                 hear(Heard::Refused { order: *order, why });
                 self.list_soon(now);
             }

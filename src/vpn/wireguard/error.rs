@@ -45,6 +45,19 @@ pub enum ReadError {
         /// Why.
         why: String,
     },
+    /// The WireGuard reader is there, and is of a release that does not fit.
+    #[error(
+        "the WireGuard reader at {path} speaks another version of the protocol than this agent \
+         ({why}); connections are kept until they fit. `systemctl restart \
+         vpn-node-wireguard.service` starts the installed reader; if this stays, bring agent and \
+         package to one version (`vpn-node update status`)"
+    )]
+    ReaderVersion {
+        /// Its socket.
+        path: PathBuf,
+        /// Who does not understand whom.
+        why: String,
+    },
     /// A directory could not be listed.
     #[error("cannot list {path}: {source}; check that the agent may read it")]
     List {

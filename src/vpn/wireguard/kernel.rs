@@ -101,3 +101,29 @@ fn explained(error: ReadError, missing: Option<&Path>) -> ReadError {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_without_a_reader_says_that_the_reader_is_missing() {
+        let path = Path::new("/run/reader.sock");
+        let socket = |errno| ReadError::Call {
+            call: "socket",
+            errno,
+        };
+        for error in [ReadError::Denied(Errno::EPERM), socket(Errno::EAFNOSUPPORT)] {
+            let said = explained(error, Some(path)).to_string();
+            assert!(
+                said.contains("/run/reader.sock does not answer (it does not exist)"),
+                "{said}"
+            );
+            assert!(said.contains("connections are kept"), "{said}");
+        }
+        let kept = explained(socket(Errno::EMFILE), Some(path));
+        assert!(matches!(kept, ReadError::Call { .. }), "{kept}");
+        let kept = explained(ReadError::Denied(Errno::EPERM), None);
+        assert!(matches!(kept, ReadError::Denied(_)), "{kept}");
+    }
+}

@@ -140,8 +140,10 @@ impl<S: System> Scene<'_, S> {
         }
         let askers = socket::tells_askers_apart(self.system)?;
         self.say(&askers);
+        let follows = socket::reader_follows_the_agent(self.system)?;
+        self.say(&follows);
         let mut figures = format!(
-            "{} services, {denials} denials, each with a control that succeeds outside; {askers}",
+            "{} services, {denials} denials, each with a control that succeeds outside; {askers}; {follows}",
             all.len()
         );
         for (name, why) in &unprovable {

@@ -57,10 +57,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match act(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("{error} [{}]", error.code));
+            complain(&told(&error));
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// The sentence and its stable word.
+fn told(error: &UpdateError) -> String {
+    format!("{error} [{}]", error.code)
 }
 
 fn exit_code(error: &UpdateError) -> u8 {

@@ -55,9 +55,13 @@ impl Root<'_> {
         })
     }
 
-    /// A status that cannot be written is no reason to say that the change failed.
+    /// A status that cannot be written, or a mistake in updater.toml, is no reason to say that the
+    /// change failed; both are said.
     pub(super) fn tell_status(&self) {
-        let config = Config::read(self.layout).unwrap_or_default();
+        let config = Config::read(self.layout).unwrap_or_else(|error| {
+            super::complain(&super::told(&error));
+            Config::default()
+        });
         let told = status::write(self.layout, self.disk, &config, self.clock.now());
         if let Err(error) = told {
             super::complain(&format!("the status could not be written: {error}"));

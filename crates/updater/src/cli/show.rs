@@ -7,13 +7,24 @@ use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover::{Attempt, MAX_FILE_BYTES, Phase, Status};
 
 use super::say;
+use crate::config::Config;
 use crate::disk;
 use crate::error::{Kind, UpdateError};
 use crate::history;
 use crate::layout::Layout;
-use crate::plan::Plan;
+use crate::plan::{Plan, Problem};
 
-/// status.json, which everyone may read.
+/// What `status` shows.
+#[derive(serde::Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: Status,
+    /// Why `run` would do nothing now: a mistake in updater.toml.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Problem>,
+}
+
+/// status.json, which everyone may read, and whether updater.toml can be read.
 pub(super) fn status(layout: &Layout, json: bool) -> Result<(), UpdateError> {
     let path = layout.status();
     let Some(bytes) = disk::read_bounded(&path, MAX_FILE_BYTES)? else {
@@ -34,10 +45,15 @@ pub(super) fn status(layout: &Layout, json: bool) -> Result<(), UpdateError> {
             ),
         )
     })?;
+    let problem = Config::read(layout).err().map(|error| Problem {
+        code: error.code.to_owned(),
+        message: error.sentence,
+    });
+    let shown = Shown { status, problem };
     if json {
-        say(as_json(&status).trim_end());
+        say(as_json(&shown).trim_end());
     } else {
-        say(status_text(&status).trim_end());
+        say(status_text(&shown).trim_end());
     }
     Ok(())
 }
@@ -98,7 +114,8 @@ fn as_json(value: &impl serde::Serialize) -> String {
     text
 }
 
-fn status_text(status: &Status) -> String {
+fn status_text(shown: &Shown) -> String {
+    let status = &shown.status;
     let mut text = String::new();
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<14}{value}");
@@ -144,7 +161,14 @@ fn status_text(status: &Status) -> String {
             row("", &plain(detail));
         }
     }
+    if let Some(problem) = &shown.problem {
+        row("problem", &problem_text(problem));
+    }
     text
+}
+
+fn problem_text(problem: &Problem) -> String {
+    format!("{} [{}]", plain(&problem.message), problem.code)
 }
 
 fn attempt_text(attempt: &Attempt) -> String {
@@ -235,10 +259,7 @@ fn plan_text(plan: &Plan) -> String {
         row("possible", "yes");
     }
     for problem in &plan.problems {
-        row(
-            "why not",
-            &format!("{} [{}]", plain(&problem.message), problem.code),
-        );
+        row("why not", &problem_text(problem));
     }
     text
 }
@@ -285,7 +306,10 @@ mod tests {
             }),
             ..Status::default()
         };
-        let text = status_text(&status);
+        let text = status_text(&Shown {
+            status,
+            problem: None,
+        });
         assert!(text.contains("installed     1.4.0 (system)\n"), "{text}");
         assert!(text.contains("nobody yet"), "{text}");
         assert!(

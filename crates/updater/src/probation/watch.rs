@@ -3,7 +3,6 @@
 //! It keeps nothing on disk: an updater that is killed goes back to stable at its next start
 //! ([`crate::recovery`]) and tries again from the beginning, so a trial has no half-way state.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +20,9 @@ use crate::supervisor::{ProcessState, Supervisor, SupervisorError};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the start of a version may wait for the end of the other one. That has 75 s on a slow
+/// disk (`EXTEND_TIMEOUT_USEC`), and systemd gives up after 240 s (`JobRunningTimeoutSec=`).
+const STARTS_WITHIN: Duration = Duration::from_secs(300);
 /// An agent that runs this long has found its VPN daemons and tried a heartbeat.
 const SETTLED_S: u64 = 30;
 /// How long a baseline waits for that.
@@ -32,7 +34,7 @@ const SECOND_TRIAL: Duration = Duration::from_secs(45);
 
 /// The real [`Probation`].
 pub struct Watch<'a> {
-    socket: PathBuf,
+    layout: &'a Layout,
     limits: Limits,
     clock: &'a dyn Clock,
     answer_within: Duration,
@@ -42,9 +44,9 @@ pub struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// One that looks at the host of `layout`.
     #[must_use]
-    pub fn new(layout: &Layout, config: &Config, clock: &'a dyn Clock) -> Self {
+    pub fn new(layout: &'a Layout, config: &Config, clock: &'a dyn Clock) -> Self {
         Self {
-            socket: layout.status_socket(),
+            layout,
             limits: Limits {
                 probation: config.probation,
                 extension: config.extension,
@@ -96,6 +98,9 @@ impl Probation for Watch<'_> {
         note: &mut dyn FnMut(Deadline) -> Result<(), UpdateError>,
     ) -> Result<Ending, UpdateError> {
         note(self.deadline(self.limits.probation, None))?;
+        if self.wait_for_start(supervisor)? {
+            note(self.deadline(self.limits.probation, None))?;
+        }
         let began = self.clock.now().boot;
         let everything = Demand::Everything;
         let mut judge = Judge::new(
@@ -163,6 +168,7 @@ impl Watch<'_> {
             probation: SECOND_TRIAL.min(self.limits.probation),
             ..self.limits
         };
+        self.wait_for_start(supervisor)?;
         let now = self.clock.now().boot;
         let demand = Demand::LocalEvidence;
         let mut judge = Judge::new(trial.version, trial.baseline, limits, demand, now);
@@ -186,6 +192,29 @@ impl Watch<'_> {
         }
     }
 
+    /// Until something of the version on trial runs: what the other one needs for its end is no
+    /// fault of this one, so no time of the judge's passes. Tells whether there was a wait.
+    fn wait_for_start(&self, supervisor: &mut dyn Supervisor) -> Result<bool, UpdateError> {
+        let end = self.clock.now().boot + STARTS_WITHIN;
+        let mut waited = false;
+        loop {
+            self.go_on()?;
+            match supervisor.experiment_state() {
+                Ok(ProcessState::Waiting) => waited = true,
+                // Asked again: the answer before was that it waits.
+                Err(_) if waited => {}
+                Ok(_) | Err(_) => return Ok(waited),
+            }
+            if self.clock.now().boot >= end {
+                return Err(abandoned(&format!(
+                    "it was not started within {} s, since the former version did not end",
+                    STARTS_WITHIN.as_secs()
+                )));
+            }
+            self.clock.sleep(LOOK_EVERY);
+        }
+    }
+
     /// Whether nobody has ended the trial.
     fn go_on(&self) -> Result<(), UpdateError> {
         match self.stop.load(Ordering::Relaxed) {
@@ -199,7 +228,7 @@ impl Watch<'_> {
         let stopped = process == Some(ProcessState::Stopped);
         let stable_runs = stopped
             && supervisor.stable_state().is_ok_and(|state| {
-                matches!(state, ProcessState::Running { .. } | ProcessState::Starting)
+                !matches!(state, ProcessState::Exited { .. } | ProcessState::Stopped)
             });
         let report = self.ask(process.as_ref());
         Look {
@@ -219,7 +248,7 @@ impl Watch<'_> {
         if process.is_some() && pid.is_none() {
             return Err(Silence::Nobody("it does not run".into()));
         }
-        evidence::ask(&self.socket, pid, self.answer_within, self.clock)
+        evidence::ask(self.layout, pid, self.answer_within, self.clock)
     }
 
     fn deadline(&self, after: Duration, why: Option<String>) -> Deadline {
@@ -269,17 +298,18 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemClock;
+    use crate::clock::fake::FakeClock;
     use crate::supervisor::How;
 
-    struct Says(Option<ProcessState>);
+    struct Says<F>(F);
 
-    impl Supervisor for Says {
+    impl<F: FnMut() -> Option<ProcessState>> Supervisor for Says<F> {
         fn stable_state(&mut self) -> Result<ProcessState, SupervisorError> {
             Ok(ProcessState::Running { pid: 1 })
         }
 
         fn experiment_state(&mut self) -> Result<ProcessState, SupervisorError> {
-            self.0.clone().ok_or_else(|| SupervisorError::new("busy"))
+            (self.0)().ok_or_else(|| SupervisorError::new("busy"))
         }
 
         fn start_experiment(&mut self) -> Result<(), SupervisorError> {
@@ -299,30 +329,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_the_former_version_answers_is_not_taken_for_the_new_ones_words() {
+    /// A host whose agent answers that it is this version.
+    fn answering(version: &str) -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
+        std::fs::create_dir_all(layout.agent_state()).unwrap();
         std::fs::create_dir_all(layout.status_socket().parent().unwrap()).unwrap();
         let listener = UnixListener::bind(layout.status_socket()).unwrap();
+        let answer =
+            format!("{{\"v\":1,\"scope\":\"full\",\"ok\":{{\"version\":\"{version}\"}}}}\n");
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let mut line = String::new();
                 let _ = BufReader::new(&stream).read_line(&mut line);
-                let _ = stream
-                    .write_all(b"{\"v\":1,\"scope\":\"full\",\"ok\":{\"version\":\"1.4.0\"}}\n");
+                let _ = stream.write_all(answer.as_bytes());
             }
         });
+        (dir, layout)
+    }
+
+    #[test]
+    fn what_the_former_version_answers_is_not_taken_for_the_new_ones_words() {
+        let (_dir, layout) = answering("1.4.0");
         let config = Config::default();
         let watch = Watch::new(&layout, &config, &SystemClock);
         let how = How::Code(1);
         for process in [
+            ProcessState::Waiting,
             ProcessState::Starting,
             ProcessState::Stopped,
             ProcessState::Exited { how },
         ] {
-            let look = watch.look(&mut Says(Some(process.clone())));
+            let look = watch.look(&mut Says(|| Some(process.clone())));
             assert!(
                 matches!(look.report, Err(Silence::Nobody(_))),
                 "{process:?}: {look:?}"
@@ -330,8 +369,55 @@ mod tests {
         }
         let pid = std::process::id();
         for process in [Some(ProcessState::Running { pid }), None] {
-            let look = watch.look(&mut Says(process));
+            let look = watch.look(&mut Says(|| process.clone()));
             assert_eq!(look.report.unwrap().version, "1.4.0");
         }
+    }
+
+    /// A trial of 1.5.0 whose unit waits for so many seconds, and then takes 55 to be ready.
+    fn tried(waits_s: u64) -> (Result<Ending, UpdateError>, Vec<Deadline>) {
+        let (_dir, layout) = answering("1.5.0");
+        let (config, clock) = (Config::default(), FakeClock::default());
+        let began = clock.now().boot;
+        let mut supervisor = Says(|| {
+            let pid = std::process::id();
+            match (clock.now().boot - began).as_secs() {
+                passed if passed < waits_s => match passed % 10 {
+                    9 => None,
+                    _ => Some(ProcessState::Waiting),
+                },
+                passed if passed < waits_s + 55 => Some(ProcessState::Starting),
+                _ => Some(ProcessState::Running { pid }),
+            }
+        });
+        let trial = Trial {
+            version: &"1.5.0".parse().unwrap(),
+            baseline: &Baseline::default(),
+            migrates: false,
+        };
+        let mut told = Vec::new();
+        let ending = Watch::new(&layout, &config, &clock).watch(trial, &mut supervisor, &mut |d| {
+            told.push(d);
+            Ok(())
+        });
+        (ending, told)
+    }
+
+    #[test]
+    fn what_the_former_version_takes_to_end_is_not_counted_against_the_new_one() {
+        let (ending, told) = tried(0);
+        assert_eq!(ending.unwrap(), Ending::Keep { remark: None });
+        assert_eq!(told.len(), 1);
+        let (ending, told) = tried(75);
+        assert_eq!(ending.unwrap(), Ending::Keep { remark: None });
+        let later = told[1].at_ms - told[0].at_ms;
+        assert_eq!(later, 75_000, "who waits for the verdict is told anew");
+    }
+
+    #[test]
+    fn a_former_version_that_does_not_end_brings_no_blame_on_the_new_one() {
+        let error = tried(u64::MAX / 2).0.unwrap_err();
+        assert_eq!((error.kind, error.code), (Kind::RolledBack, "interrupted"));
+        assert!(error.sentence.contains("did not end"), "{error}");
     }
 }

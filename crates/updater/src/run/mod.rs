@@ -311,7 +311,7 @@ fn conclude(
     let ready = staged.and_then(|mut staged| {
         // This may take most of a minute, and whether the switch may be made is asked after it.
         staged.journal.baseline = Some(host.probation.baseline(host.supervisor));
-        trial::ready(host, &staged.journal)?;
+        trial::ready(host, &staged.journal, staged.migrates)?;
         Ok(staged)
     });
     let ended = match ready {

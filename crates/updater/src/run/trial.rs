@@ -51,8 +51,9 @@ pub(super) fn trial(
 /// Whether the switch may be made now; nothing was touched yet.
 ///
 /// # Errors
-/// Links that are not as they were at the beginning, a package manager at work.
-pub(super) fn ready(host: &Host<'_>, journal: &Journal) -> Result<(), UpdateError> {
+/// Links that are not as they were at the beginning, a package manager at work, a state that must be
+/// kept and cannot be.
+pub(super) fn ready(host: &Host<'_>, journal: &Journal, migrates: bool) -> Result<(), UpdateError> {
     let layout = host.layout;
     if Links::read(layout).experiment != Link::Absent {
         // Recovery has removed ours: somebody made this one by hand, just now.
@@ -70,7 +71,12 @@ pub(super) fn ready(host: &Host<'_>, journal: &Journal) -> Result<(), UpdateErro
             "the stable version was changed while this one was being unpacked; try again",
         ));
     }
-    preflight::check_package_managers(layout)
+    preflight::check_package_managers(layout)?;
+    if migrates {
+        // Before an agent is stopped for it.
+        snapshot::check(layout)?;
+    }
+    Ok(())
 }
 
 /// On `Ok` the journal says "committing" or "reverting".

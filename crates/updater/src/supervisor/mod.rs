@@ -19,6 +19,8 @@ pub enum ProcessState {
         /// Its process id.
         pid: u32,
     },
+    /// It shall be started, and none of it runs yet: the other agent is still ending.
+    Waiting,
     /// It is being started and has not said that it is ready.
     Starting,
     /// It ended by itself, or was ended by the kernel or the watchdog.

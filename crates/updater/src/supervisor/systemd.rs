@@ -22,7 +22,8 @@ pub const EXPERIMENT_UNIT: &str = "vpn-node-agent-exp.service";
 /// A question, or an order that is only queued: an answer of systemd takes milliseconds, and
 /// seconds on a host that swaps.
 const ASK_WITHIN: Duration = Duration::from_secs(20);
-/// An order that is waited for: both units have `TimeoutStopSec=20` and a SIGKILL after it.
+/// An order that is waited for: an agent has 20 s to end (`TimeoutStopSec=`), on a slow disk 75 s
+/// (`EXTEND_TIMEOUT_USEC`), and then a SIGKILL.
 const STOP_WITHIN: Duration = Duration::from_secs(90);
 /// How often a stop is repeated: a unit that fails while it is stopped starts the other one.
 const STOP_TRIES: u32 = 3;
@@ -226,8 +227,9 @@ fn parse_state(text: &str) -> Option<ProcessState> {
         "failed" => ProcessState::Exited {
             how: how(value("Result")?, value("ExecMainStatus").unwrap_or("")),
         },
-        "inactive" if !job => ProcessState::Stopped,
-        // activating, reloading, deactivating (which soon is one of the others), a waiting job.
+        "inactive" if job => ProcessState::Waiting,
+        "inactive" => ProcessState::Stopped,
+        // activating, reloading, deactivating (which soon is one of the others).
         _ => ProcessState::Starting,
     })
 }
@@ -330,7 +332,7 @@ mod tests {
                 ProcessState::Starting,
             ),
             ("deactivating", "success", 7, 0, "", ProcessState::Starting),
-            ("inactive", "success", 0, 0, "Job=5", ProcessState::Starting),
+            ("inactive", "success", 0, 0, "Job=5", ProcessState::Waiting),
             ("inactive", "success", 0, 0, "", ProcessState::Stopped),
             ("inactive", "success", 0, 0, "Job=", ProcessState::Stopped),
             ("failed", "exit-code", 0, 78, "", exited(How::Code(78))),

@@ -55,6 +55,8 @@ pub(crate) struct Processes {
     pub(crate) broken: bool,
     /// It cannot stop one either.
     pub(crate) stuck: bool,
+    /// How often both were stopped.
+    pub(crate) stops: u32,
 }
 
 /// Something that happens during a trial.
@@ -336,6 +338,7 @@ impl Supervisor for FakeSupervisor {
         self.alive()?;
         let mut processes = self.processes.borrow_mut();
         (processes.stable, processes.experiment) = (None, None);
+        processes.stops += 1;
         Ok(())
     }
 

@@ -121,6 +121,11 @@ fn the_right_over_the_network_is_the_readers_alone() {
         reader,
         "PartOf=vpn-node-agent.service vpn-node-agent-exp.service",
     );
+    // And the agent ends first.
+    has(
+        reader,
+        "Before=vpn-node-agent.service vpn-node-agent-exp.service",
+    );
     for line in [
         "ListenSequentialPacket=/run/vpn-node-wireguard/reader.sock",
         "SocketUser=vpn-node",
@@ -164,13 +169,21 @@ fn who_speaks_with_others_and_is_not_root_does_not_reach_the_system_bus() {
     assert_eq!(hidden.len(), 4, "{hidden:?}");
 }
 
-/// systemd gives a process all the time to stop that it asks for (`EXTEND_TIMEOUT_USEC`).
+/// systemd gives a process all the time to stop that it asks for (`EXTEND_TIMEOUT_USEC`), if it
+/// listens to it at all.
 #[test]
-fn nobody_waits_for_ever_for_an_agent_that_will_not_stop() {
-    for unit in ["vpn-node-agent.service", "vpn-node-agent-exp.service"] {
-        has(unit, "JobRunningTimeoutSec=240");
+fn nobody_waits_for_ever_for_a_service_that_will_not_stop() {
+    let mut heard = 0;
+    for unit in units(".service") {
+        let speaks =
+            |line: &String| line.starts_with("Type=notify") || line.starts_with("NotifyAccess=");
+        if directives(&unit).iter().any(speaks) {
+            has(&unit, "JobRunningTimeoutSec=240");
+            heard += 1;
+        }
     }
-    // Then the packages end it.
+    assert_eq!(heard, 4);
+    // Then the packages end the agent.
     for script in ["postinst", "prerm", "rpm-posttrans.sh", "rpm-preun.sh"] {
         let text = fs::read_to_string(repository().join("packaging/agent").join(script)).unwrap();
         let kills = text.contains("|| systemctl kill --signal=KILL \"$unit\" || ")

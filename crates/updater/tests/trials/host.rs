@@ -149,9 +149,9 @@ impl Host {
     /// Waits until an agent of this version answers; how long that took, on the trial's clock.
     pub(crate) fn answers(&self, version: &str) -> Duration {
         let began = self.clock.now().boot;
-        let socket = self.layout().status_socket();
+        let layout = self.layout();
         eventually(|| {
-            let report = evidence::ask(&socket, None, evidence::ANSWER_WITHIN, &SystemClock);
+            let report = evidence::ask(layout, None, evidence::ANSWER_WITHIN, &SystemClock);
             report.is_ok_and(|report| report.version == version)
         });
         self.clock.now().boot - began

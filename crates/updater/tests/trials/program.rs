@@ -41,8 +41,7 @@ impl Supervise {
     }
 
     fn answers(&self) -> bool {
-        let socket = self.layout.status_socket();
-        let report = evidence::ask(&socket, None, evidence::ANSWER_WITHIN, &SystemClock);
+        let report = evidence::ask(&self.layout, None, evidence::ANSWER_WITHIN, &SystemClock);
         report.is_ok_and(|report| report.version == OLD)
     }
 

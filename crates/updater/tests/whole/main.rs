@@ -10,7 +10,6 @@ mod fake_agent;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -111,10 +110,9 @@ impl Host {
     }
 
     fn wait_for_agent(&self, version: &str) {
-        let expected: PathBuf = self.layout.status_socket();
         wait_for(|| {
             let report = vpn_node_updater::evidence::ask(
-                &expected,
+                &self.layout,
                 None,
                 Duration::from_secs(2),
                 &SystemClock,

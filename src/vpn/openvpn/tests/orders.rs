@@ -85,6 +85,24 @@ fn orders_that_are_refused_or_not_obeyed_or_cannot_be_given_fail() {
 }
 
 #[test]
+fn of_what_the_daemon_says_to_an_order_a_short_and_harmless_part_is_told() {
+    let mut agent = Agent::fresh();
+    let mut talk = opened(&mut agent, None);
+    assert!(agent.server.order(1, key(1), now(0)));
+    listed(&mut agent, &mut talk, &BOB, 0);
+    talk.kill(1, 1, now(0));
+    let line = [b"ERROR: \x1b[2J\xff", &[b'x'; 10_000][..], b"\r\n"].concat();
+    agent.feed(&mut talk, &line, now(0)).unwrap();
+    listed(&mut agent, &mut talk, &BOB, 1);
+    let why = agent.answers.remove(0).1.unwrap_err();
+    assert!(
+        why.contains("refused client-kill: \\x1b[2J\\xffxxx"),
+        "{why}"
+    );
+    assert!(why.len() < 200 && why.is_ascii(), "{why}");
+}
+
+#[test]
 fn who_was_told_is_dropped_a_moment_later_where_it_is_then() {
     let mut agent = Agent::fresh();
     let mut talk = opened(&mut agent, None);

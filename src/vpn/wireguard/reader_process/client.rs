@@ -24,7 +24,7 @@ use super::{
         netlink::{DeviceParser, Link, MAX_REMOVED, NetlinkError},
         reading::{DeviceReading, Dump, PeerReading},
     },
-    wire::{Answer, Failure, Malformed, Question},
+    wire::{Answer, Failure, Malformed, Question, VERSION},
 };
 use crate::host::clock;
 
@@ -143,7 +143,12 @@ impl<'a> Talk<'a> {
         }
         let packet = buffer.get(..len);
         let packet = packet.ok_or_else(|| self.wrong("its packet is too large"))?;
-        Answer::of(packet).map_err(|Malformed(what)| self.wrong(what))
+        match packet {
+            [version, ..] if *version != VERSION => {
+                Err(self.of_other_version(format!("its answer is of version {version}")))
+            }
+            packet => Answer::of(packet).map_err(|Malformed(what)| self.wrong(what)),
+        }
     }
 
     fn receive(&self, buffer: &mut [u8]) -> nix::Result<usize> {
@@ -171,7 +176,16 @@ impl<'a> Talk<'a> {
             Failure::Overrun => NetlinkError::Overrun.into(),
             Failure::TooLarge => NetlinkError::TooManyPeers.into(),
             Failure::Deadline => ReadError::Deadline(self.limit.as_millis()),
-            Failure::Question => self.wrong("it does not understand this version of the agent"),
+            Failure::Question => {
+                self.of_other_version(format!("it does not understand version {VERSION}"))
+            }
+        }
+    }
+
+    fn of_other_version(&self, why: String) -> ReadError {
+        ReadError::ReaderVersion {
+            path: self.reader.to_owned(),
+            why,
         }
     }
 

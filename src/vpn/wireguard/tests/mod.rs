@@ -3,6 +3,7 @@
 mod orders;
 mod parsers;
 mod reader;
+mod reader_version;
 mod readers;
 mod real;
 mod replay;

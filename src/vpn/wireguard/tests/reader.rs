@@ -43,7 +43,7 @@ const SECRET: u8 = 0xee;
 
 /// What the kernel has, for test and fake to share.
 #[derive(Default)]
-struct World {
+pub(super) struct World {
     links: Vec<Link>,
     /// `(key, handshake)`.
     peers: Vec<([u8; 32], u64)>,
@@ -137,7 +137,7 @@ fn has_secret(bytes: &[u8]) -> bool {
 }
 
 /// A reader that runs until it is dropped.
-struct Running {
+pub(super) struct Running {
     path: PathBuf,
     world: Arc<Mutex<World>>,
     listener: UnixListener,
@@ -145,7 +145,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(path: &Path, world: Arc<Mutex<World>>) -> Self {
+    pub(super) fn start(path: &Path, world: Arc<Mutex<World>>) -> Self {
         let _ = std::fs::remove_file(path);
         let listener = listening(path);
         let server = Server::on(listener.try_clone().unwrap()).unwrap();
@@ -186,7 +186,7 @@ impl Drop for Running {
     }
 }
 
-fn listening(path: &Path) -> UnixListener {
+pub(super) fn listening(path: &Path) -> UnixListener {
     let fd = socket(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -220,7 +220,7 @@ fn link(name: &str, index: u32, wireguard: bool) -> Link {
     }
 }
 
-fn world(peers: Vec<([u8; 32], u64)>) -> Arc<Mutex<World>> {
+pub(super) fn world(peers: Vec<([u8; 32], u64)>) -> Arc<Mutex<World>> {
     Arc::new(Mutex::new(World {
         links: vec![link("wg0", 9, true), link("eth0", 2, false)],
         peers,
@@ -228,7 +228,7 @@ fn world(peers: Vec<([u8; 32], u64)>) -> Arc<Mutex<World>> {
     }))
 }
 
-fn wireguard(dir: &Path, expected: Vec<BackendId>) -> WireGuard {
+pub(super) fn wireguard(dir: &Path, expected: Vec<BackendId>) -> WireGuard {
     let settings = Settings {
         socket_dir: dir.join("none"),
         kernel: true,
@@ -238,11 +238,11 @@ fn wireguard(dir: &Path, expected: Vec<BackendId>) -> WireGuard {
     WireGuard::new(settings, expected)
 }
 
-fn seconds_ago(seconds: u64) -> u64 {
+pub(super) fn seconds_ago(seconds: u64) -> u64 {
     clock::now().wall_ms.cast_unsigned() / 1000 - seconds
 }
 
-fn reduce(agent: &mut Agent, reports: Vec<Report>) -> Vec<What> {
+pub(super) fn reduce(agent: &mut Agent, reports: Vec<Report>) -> Vec<What> {
     let mut whats = Vec::new();
     for report in reports {
         assert_eq!(report.backend, wg0());
@@ -252,7 +252,7 @@ fn reduce(agent: &mut Agent, reports: Vec<Report>) -> Vec<What> {
     whats
 }
 
-fn unavailable(agent: &Agent) -> Option<String> {
+pub(super) fn unavailable(agent: &Agent) -> Option<String> {
     let mut backends = agent.reducer.backends();
     backends.find_map(|backend| backend.unavailable.map(|(why, _)| why.to_owned()))
 }

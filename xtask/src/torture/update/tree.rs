@@ -118,8 +118,7 @@ impl Tree {
 
     /// What the agent that runs says of itself.
     pub(super) fn report(&self) -> Result<Report, Silence> {
-        let socket = self.layout.status_socket();
-        evidence::ask(&socket, None, ANSWERS_WITHIN, &SystemClock)
+        evidence::ask(&self.layout, None, ANSWERS_WITHIN, &SystemClock)
     }
 
     /// Where the programs of this host log.

@@ -41,6 +41,8 @@ fn a_version_that_migrates_and_fails_gives_the_state_back() {
     world.run().unwrap_err();
     world.assert_at_rest();
     assert_eq!(world.judge.migrates, [true]);
+    let stops = world.processes.borrow().stops;
+    assert_eq!(stops, 2, "to keep the state, and to put it back");
     assert!(permitted.get());
     let text = |name: &str| fs::read_to_string(state.join(name)).unwrap();
     assert_eq!(text("state-format"), "1\n");
@@ -66,6 +68,26 @@ fn a_state_that_cannot_be_kept_is_not_migrated_and_the_old_agent_runs_on() {
     world.assert_at_rest();
     assert_eq!(snapshot::open(&world.layout), None);
     assert!(!world.layout.migration_permitted().exists());
+}
+
+#[test]
+fn a_state_that_is_too_large_to_be_kept_is_refused_before_the_agent_is_stopped() {
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        let file = fs::File::create(world.layout.agent_state().join(name)).unwrap();
+        file.set_len(60 << 20).unwrap();
+    }
+    world.repository.add(&Version::new(2, 0, 0), |info| {
+        info.state_format = migrating()
+    });
+    world.ask("2.0.0", 1);
+    let planned = world.with(|host| crate::plan::plan(host, None, None));
+    let planned = planned.unwrap().unwrap();
+    assert_eq!(planned.problems[0].code, "snapshot_failed");
+    let error = world.run().unwrap_err();
+    assert_eq!((error.kind, error.code), (Kind::Failed, "snapshot_failed"));
+    assert_eq!(world.processes.borrow().stops, 0);
+    world.assert_at_rest();
 }
 
 #[test]
