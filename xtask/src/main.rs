@@ -13,6 +13,7 @@ mod e2e;
 mod lab;
 mod package;
 mod release;
+mod sandbox;
 mod shell;
 mod test;
 mod torture;

@@ -14,17 +14,6 @@ pub(super) const TRIAL: &str = "vpn-node-agent-exp.service";
 pub(super) const READER: &str = "vpn-node-wireguard.service";
 pub(super) const UPDATER: &str = "vpn-node-updater.service";
 
-/// The names of all services that we ship.
-pub(super) fn services() -> Result<Vec<String>> {
-    let mut names: Vec<String> = files(&folder())?
-        .iter()
-        .filter(|path| path.extension().is_some_and(|kind| kind == "service"))
-        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-        .collect();
-    names.sort();
-    Ok(names)
-}
-
 /// Puts them where a package puts them, before the machine boots.
 pub(super) fn ship(machine: &Machine) -> Result<()> {
     for (from, to) in [

@@ -56,6 +56,9 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
 ];
 
+/// See [`Image::python`].
+const PYTHON: &[&str] = &["python3-minimal", "libpython3-stdlib"];
+
 /// Files that a machine without a network, a display and a person needs to boot quickly.
 const FILES: &[(&str, &str)] = &[
     ("etc/hostname", "vpn-host\n"),
@@ -100,11 +103,7 @@ impl Image {
         let key = Digest::of(recipe().as_bytes()).to_string();
         let folder = target.join(format!("image-{}", &key[..16]));
         fs::create_dir_all(target).with_context(|| format!("cannot make {}", target.display()))?;
-        // Two commands at a time make one image.
-        let lock = File::create(target.join("lock")).context("cannot make a lock")?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
-            .context("cannot lock target/vm")?;
+        let _lock = lock(target)?;
         if !folder.is_dir() {
             let began = Instant::now();
             anstream::println!("making an image of Debian {SUITE}, which takes a minute or three");
@@ -129,6 +128,26 @@ impl Image {
     pub(crate) fn initrd(&self) -> PathBuf {
         self.folder.join("initrd")
     }
+
+    /// A Python for this Debian, which has none, as an archive to be unpacked over `/` by whoever
+    /// probes with it. Made at the first call.
+    pub(crate) fn python(&self) -> Result<PathBuf> {
+        let target = self.folder.parent().context("an image without a folder")?;
+        let _lock = lock(target)?;
+        let archive = self.folder.join("python.tar.zst");
+        if !archive.exists() {
+            make_python(target, &archive)?;
+        }
+        Ok(archive)
+    }
+}
+
+/// Two commands at a time make one image.
+fn lock(target: &Path) -> Result<Flock<File>> {
+    let lock = File::create(target.join("lock")).context("cannot make a lock")?;
+    Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .context("cannot lock target/vm")
 }
 
 /// Everything that makes one image differ from another, as one text.
@@ -157,7 +176,7 @@ fn make(target: &Path, folder: &Path) -> Result<()> {
     let work = folder.with_extension("new");
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let tree = work.join("tree");
-    unpack(target, &work, &tree)?;
+    unpack(target, &work, "minbase", PACKAGES)?;
     configure(&tree)?;
     let disk = File::create(work.join("disk.img")).context("cannot make the disk")?;
     disk.set_len(DISK_BYTES).context("cannot size the disk")?;
@@ -174,8 +193,26 @@ fn make(target: &Path, folder: &Path) -> Result<()> {
     fs::rename(&work, folder).context("cannot name the image")
 }
 
-/// Debian's packages as a tree, with packages that were downloaded before.
-fn unpack(target: &Path, work: &Path, tree: &Path) -> Result<()> {
+/// The programs and libraries of the packages, with what those need; of that a guest keeps its own.
+fn make_python(target: &Path, archive: &Path) -> Result<()> {
+    let work = tempfile::tempdir_in(target).context("cannot make a folder in target/vm")?;
+    unpack(target, work.path(), "extract", PYTHON)?;
+    let packed = work.path().join("packed");
+    let mut pack = Command::new("tar");
+    pack.args(["--create", "--zstd", "--owner=0", "--group=0"])
+        .arg("--exclude=gconv")
+        .arg("--directory")
+        .arg(work.path().join("tree"))
+        .arg("--file")
+        .arg(&packed)
+        .args(["usr/bin", "usr/lib", "lib"]);
+    shell::succeed(pack, None, STEP_WITHIN)?;
+    fs::rename(&packed, archive).context("cannot name the archive of Python")
+}
+
+/// Debian's packages as `tree` in the folder for work, with packages that were downloaded before.
+/// `variant` is mmdebstrap's: a system, or files alone.
+fn unpack(target: &Path, work: &Path, variant: &str, packages: &[&str]) -> Result<()> {
     let mirrors = Mirrors::of_this_machine()?;
     let sources = work.join("sources.list");
     let list = format!(
@@ -188,13 +225,9 @@ fn unpack(target: &Path, work: &Path, tree: &Path) -> Result<()> {
     let cache = cache.display();
     let mut command = Command::new("mmdebstrap");
     command
-        .args([
-            "--quiet",
-            "--mode=root",
-            "--variant=minbase",
-            "--format=directory",
-        ])
-        .arg(format!("--include={}", PACKAGES.join(",")))
+        .args(["--quiet", "--mode=root", "--format=directory"])
+        .arg(format!("--variant={variant}"))
+        .arg(format!("--include={}", packages.join(",")))
         .args([
             "--aptopt=Acquire::Languages \"none\"",
             "--aptopt=APT::Install-Recommends \"false\"",
@@ -218,7 +251,7 @@ fn unpack(target: &Path, work: &Path, tree: &Path) -> Result<()> {
             "--customize-hook=cp -n \"$1\"/var/cache/apt/archives/*.deb '{cache}/' || true"
         ))
         .arg(SUITE)
-        .arg(tree)
+        .arg(work.join("tree"))
         .arg(&sources);
     shell::succeed(command, None, TREE_WITHIN).map(drop)
 }

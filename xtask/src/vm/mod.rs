@@ -16,6 +16,7 @@ mod page;
 mod powercut;
 mod qemu;
 mod replay;
+mod sandbox;
 mod site;
 mod smoke;
 mod start;
@@ -30,9 +31,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use vpn_node_release::version::Version;
 
 use self::image::Image;
 use crate::build::{self, Programs};
+use crate::lab::Lab;
 use crate::package;
 use crate::shell;
 
@@ -72,18 +75,21 @@ enum Suite {
     Update,
     /// An unprivileged user reads nothing, commands nothing, disturbs nothing
     User,
+    /// What each service must not do is denied to it, tried from inside
+    Sandbox,
     /// The power goes at any instant: each time the host comes back as one that can be trusted
     Power,
     /// Full and read-only disks, wrong clocks, bad networks, no memory, kill -9
     Faults,
 }
 
-const ALL: [Suite; 7] = [
+const ALL: [Suite; 8] = [
     Suite::Smoke,
     Suite::Install,
     Suite::Gate,
     Suite::Update,
     Suite::User,
+    Suite::Sandbox,
     Suite::Power,
     Suite::Faults,
 ];
@@ -93,8 +99,8 @@ pub(crate) struct Stage {
     pub(crate) image: Image,
     /// A debug build: of them the controller runs beside the guest.
     pub(crate) programs: Programs,
-    /// The package that a guest installs.
-    pub(crate) agent_deb: PathBuf,
+    /// The packages that a guest installs.
+    pub(crate) debs: Debs,
     /// For what one suite leaves to the next.
     folder: tempfile::TempDir,
     /// Whether there is time for everything.
@@ -110,6 +116,21 @@ impl Stage {
     fn installed(&self) -> PathBuf {
         self.folder.path().join("installed.qcow2")
     }
+
+    /// The end of a suite: one that failed leaves its folder and what runs, if it was asked to.
+    fn end(&self, lab: Lab, outcome: Result<String>) -> Result<String> {
+        let Err(error) = outcome else {
+            return outcome;
+        };
+        if !self.keep || shell::was_interrupted(&error) {
+            return Err(error);
+        }
+        let folder = lab.folder().display().to_string();
+        lab.keep()?;
+        Err(error.context(format!(
+            "what runs goes on, with disks and logs in {folder} (`cargo xtask demo --stop` ends it)"
+        )))
+    }
 }
 
 /// Runs the suites one after the other, each with a line for its verdict, and one for all.
@@ -124,7 +145,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let stage = Stage {
         image: Image::provide(&target)?,
         programs: build::programs(None, false)?,
-        agent_deb: agent_deb()?,
+        debs: debs(None)?,
         folder: tempfile::tempdir_in(&target).context("cannot make a folder in target/vm")?,
         full: options.full,
         keep: options.keep,
@@ -170,20 +191,32 @@ fn play(suite: Suite, stage: &Stage) -> Result<String> {
         Suite::Gate => gate::run(stage),
         Suite::Update => update::run(stage),
         Suite::User => user::run(stage),
+        Suite::Sandbox => sandbox::run(stage),
         Suite::Power => powercut::run(stage),
         Suite::Faults => faults::run(stage),
     }
 }
 
-/// The package of this tree, from a debug build.
-fn agent_deb() -> Result<PathBuf> {
+/// Both packages of one version.
+pub(crate) struct Debs {
+    pub(crate) agent: PathBuf,
+    pub(crate) controller: PathBuf,
+}
+
+/// The packages of this tree, from a debug build; without a version that of the sources.
+fn debs(version: Option<&Version>) -> Result<Debs> {
     let built = package::build(&package::Wanted {
         kinds: vec![package::Kind::Deb],
         flavour: package::Flavour::Quick,
-        version: None,
+        version: version.cloned(),
         agent_programs: None,
     })?;
-    built.agent_deb.context("no package of the agent was built")
+    Ok(Debs {
+        agent: built.agent_deb.context("no package of the agent")?,
+        controller: built
+            .controller_deb
+            .context("no package of the controller")?,
+    })
 }
 
 /// Where images, and the packages that they are made of, are kept.

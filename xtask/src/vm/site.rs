@@ -90,9 +90,8 @@ impl Site {
     fn boot(stage: &Stage, plan: &Plan<'_>, saved: Option<&Path>) -> Result<Self> {
         let story = Story::begin();
         let mut lab = Lab::open()?;
-        let network = Machine::boot(&mut lab, "network")?;
-        let fleet = controller(&mut lab, stage.programs.clone(), network, plan)?;
-        let deb = &stage.agent_deb;
+        let (network, fleet) = surroundings(&mut lab, &stage.programs, plan)?;
+        let deb = &stage.debs.agent;
         let name = deb.file_name().context("a package without a name")?;
         let files = lab.path("files.tar");
         image::tar(&[(&name.to_string_lossy(), deb)], &files)?;
@@ -162,19 +161,9 @@ impl Site {
         })
     }
 
-    /// The end of a suite: one that failed leaves everything running, if it was asked to.
+    /// The end of a suite: see [`Stage::end`].
     pub(super) fn end(self, stage: &Stage, outcome: Result<String>) -> Result<String> {
-        let Err(error) = outcome else {
-            return outcome;
-        };
-        if !stage.keep || shell::was_interrupted(&error) {
-            return Err(error);
-        }
-        let folder = self.lab.folder().display().to_string();
-        self.lab.keep()?;
-        Err(error.context(format!(
-            "the machine runs on, with disk and logs in {folder} (`cargo xtask demo --stop` ends it)"
-        )))
+        stage.end(self.lab, outcome)
     }
 
     /// A property of a unit, as `systemctl show` has it.
@@ -202,14 +191,15 @@ fn prepare(stage: &Stage) -> Result<()> {
         .context("cannot keep the disk of a saved machine")
 }
 
-/// The controller of the fleet, which the guest reaches by another address than it listens at.
-fn controller(
+/// The network of a guest, and in it the controller of its fleet, which the guest reaches by another
+/// address than it listens at.
+pub(super) fn surroundings(
     lab: &mut Lab,
-    programs: Programs,
-    network: Machine,
+    programs: &Programs,
     plan: &Plan<'_>,
-) -> Result<Fleet> {
-    let mut fleet = Fleet::new(lab, programs, network, HEARTBEAT_S, "")?;
+) -> Result<(Machine, Fleet)> {
+    let network = Machine::boot(lab, "network")?;
+    let mut fleet = Fleet::new(lab, programs.clone(), network, HEARTBEAT_S, "")?;
     let port = fleet.listens_at().port();
     fleet.stand_behind(format!("{HOST}:{port}").parse()?);
     fleet.init_controller()?;
@@ -224,5 +214,5 @@ fn controller(
         shell::succeed(copy, None, SOON)?;
     }
     fleet.start_controller(lab)?;
-    Ok(fleet)
+    Ok((network, fleet))
 }

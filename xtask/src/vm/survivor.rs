@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,16 +15,14 @@ use serde_json::Value;
 use vpn_node_release::digest::Digest;
 use vpn_node_release::version::Version;
 
-use super::Stage;
-use super::image;
-use super::qemu::{HOST, Options, Vm};
+use super::qemu::{Options, Vm};
+use super::site::{self, Plan};
+use super::{Stage, debs, image};
 use crate::lab::Lab;
 use crate::lab::fleet::{CONTROLLER, Fleet};
 use crate::lab::installed::Stock;
-use crate::lab::machine::Machine;
 use crate::lab::publisher::{self, Publisher};
 use crate::lab::story::Story;
-use crate::package::{self, Flavour, Kind, Wanted};
 use crate::shell;
 
 /// The version of the package that a host begins with.
@@ -34,8 +32,6 @@ pub(super) const RELEASE: Version = Version::new(2, 0, 0);
 /// The package after that.
 pub(super) const SECOND: Version = Version::new(3, 0, 0);
 
-/// Quick enough that an outage shows within a minute.
-const HEARTBEAT_S: u32 = 3;
 /// How long a trial lasts here (120 s in production).
 const UPDATER: &[u8] = b"probation = \"10s\"\nextension = \"20s\"\n";
 /// Unpacking a package of a debug build on an emulated processor.
@@ -51,34 +47,6 @@ set -- "$1" $(sha256sum "/opt/vpn-node/$1/bin/vpn-node-agent")
 printf '\nWITNESS %s %s %s %s\n' "$1" "$slot" "$mark" "$2" >/dev/ttyS0
 "#;
 const WITNESS_PLACE: &str = "/usr/local/sbin/witness";
-
-/// A WireGuard server and a client beside it, in a network of its own; the client's packets come over
-/// the loopback.
-const WIREGUARD: &str = r#"set -e
-ip link add wg0 type wireguard
-wg genkey | tee /run/wg-server.key | wg set wg0 listen-port 51820 private-key /dev/stdin
-ip address add 198.51.100.1/24 dev wg0
-ip link set wg0 up
-ip netns add client
-ip link add wgc type wireguard
-wg set wgc peer "$(wg pubkey </run/wg-server.key)" endpoint 127.0.0.1:51820 allowed-ips 198.51.100.1/32
-ip link set wgc netns client
-ip -n client link set lo up
-ip -n client link set wgc up
-"#;
-
-/// A client of this number comes, pings and goes.
-const SESSION: &str = r#"set -e
-key=$(wg genkey)
-public=$(printf %s "$key" | wg pubkey)
-wg set wg0 peer "$public" allowed-ips "198.51.100.$N/32"
-printf %s "$key" | ip netns exec client wg set wgc private-key /dev/stdin
-ip -n client address flush dev wgc
-ip -n client address add "198.51.100.$N/24" dev wgc
-ip netns exec client ping -q -c 2 -i 0.5 -W 5 198.51.100.1 >/dev/null
-sleep "$STAYS"
-wg set wg0 peer "$public" remove
-"#;
 
 /// See the module's page.
 pub(super) struct Scene {
@@ -98,15 +66,15 @@ impl Scene {
         let story = Story::begin();
         let mut lab = Lab::open()?;
         let programs = &stage.programs;
-        let network = Machine::boot(&mut lab, "network")?;
-        let mut fleet = Fleet::new(&lab, programs.clone(), network, HEARTBEAT_S, "")?;
-        let port = fleet.listens_at().port();
-        fleet.stand_behind((HOST.parse::<std::net::Ipv4Addr>()?, port).into());
-        fleet.init_controller()?;
-
         let stock = Stock::of(programs, &lab.path("stock"))?;
-        let root = publish(&lab, &fleet, &programs.controller, &stock)?;
-        let [first, second] = [deb(&FIRST)?, deb(&SECOND)?];
+        let publisher = publish(&lab, &programs.controller, &stock)?;
+        let (root, _) = publisher.first_root()?;
+        let plan = Plan {
+            releases: Some(publisher.repository()),
+            ..Plan::default()
+        };
+        let (network, fleet) = site::surroundings(&mut lab, programs, &plan)?;
+        let [first, second] = [debs(Some(&FIRST))?.agent, debs(Some(&SECOND))?.agent];
         let mut known = digests(stock.folder())?;
         for (name, deb) in [("first", &first), ("second", &second)] {
             known.extend(programs_of(deb, &lab.path(name))?);
@@ -120,7 +88,6 @@ impl Scene {
             ],
             &files,
         )?;
-        fleet.start_controller(&mut lab)?;
         let mut host = Options::new(&lab, "host", network);
         host.files = Some(files);
         let mut scene = Self {
@@ -250,19 +217,8 @@ pub(super) fn verified(vm: &mut Vm, within: Duration) -> Result<Value> {
     })
 }
 
-/// Makes the WireGuard server and the client of [`session`].
-pub(super) fn make_wireguard(vm: &mut Vm) -> Result<()> {
-    vm.sh(WIREGUARD).map(drop)
-}
-
-/// One client connects and goes after `stays`. `number` is from 2 to 250.
-pub(super) fn session(vm: &mut Vm, number: u32, stays: &str) -> Result<()> {
-    vm.sh(&format!("N={number}\nSTAYS={stays}\n{SESSION}"))
-        .map(drop)
-}
-
-/// A release of the host's own programs in the controller's repository; the first root.
-fn publish(lab: &Lab, fleet: &Fleet, controller: &Path, stock: &Stock) -> Result<PathBuf> {
+/// A signed repository with one release of the host's own programs.
+fn publish(lab: &Lab, controller: &Path, stock: &Stock) -> Result<Publisher> {
     let publisher = Publisher::offline(controller, &lab.path("releases"), &lab.path("keys"));
     publisher.init(2, 1)?;
     let out = lab.path("packages");
@@ -270,21 +226,7 @@ fn publish(lab: &Lab, fleet: &Fleet, controller: &Path, stock: &Stock) -> Result
     let package = publisher::pack(stock.folder(), &RELEASE.to_string(), &[], &out)?;
     publisher.add(&package, "for a host in a virtual machine")?;
     publisher.sign()?;
-    let mut copy = Command::new("cp");
-    copy.arg("-al").arg(publisher.repository());
-    copy.arg(fleet.data_dir().join("releases"));
-    shell::succeed(copy, None, SOON)?;
-    Ok(publisher.first_root()?.0)
-}
-
-fn deb(version: &Version) -> Result<PathBuf> {
-    let built = package::build(&Wanted {
-        kinds: vec![Kind::Deb],
-        flavour: Flavour::Quick,
-        version: Some(version.clone()),
-        agent_programs: None,
-    })?;
-    built.agent_deb.context("no package of the agent was built")
+    Ok(publisher)
 }
 
 /// The digests of the programs in a package.

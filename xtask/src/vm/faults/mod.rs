@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::Stage;
 use super::qemu::Vm;
 use super::survivor::{self, Scene};
+use super::wireguard;
 use crate::shell;
 
 /// An agent that was killed starts after five seconds, a heartbeat that failed is tried again within
@@ -46,27 +47,21 @@ pub(super) fn run(stage: &Stage) -> Result<String> {
         figures: Vec::new(),
     };
     let played = play(&mut patient);
-    let failed = played
-        .as_ref()
-        .is_err_and(|error| !shell::was_interrupted(error));
-    if failed && stage.keep {
-        let folder = patient.scene.lab.folder().to_owned();
-        patient.scene.lab.keep()?;
-        anstream::eprintln!("kept: {}", folder.display());
-    }
-    played?;
-    Ok(format!(
-        "{}; {} clients came and went meanwhile, no record lost",
-        patient.figures.join("; "),
-        patient.clients
-    ))
+    let told = played.map(|()| {
+        format!(
+            "{}; {} clients came and went meanwhile, no record lost",
+            patient.figures.join("; "),
+            patient.clients
+        )
+    });
+    stage.end(patient.scene.lab, told)
 }
 
 fn play(patient: &mut Patient<'_>) -> Result<()> {
     let mut vm = patient.scene.boot(patient.stage)?;
     vm.settle()?;
     patient.scene.enrol(&mut vm)?;
-    survivor::make_wireguard(&mut vm)?;
+    wireguard::serve(&mut vm)?;
     patient.vm = Some(vm);
     plagues::prepare(patient)?;
     patient.client()?;
@@ -87,7 +82,7 @@ impl Patient<'_> {
     fn client(&mut self) -> Result<()> {
         self.clients += 1;
         let number = 1 + self.clients % 250;
-        survivor::session(self.vm(), number, "3")
+        wireguard::session(self.vm(), number, "3")
     }
 
     fn status(&mut self) -> Result<Value> {

@@ -232,7 +232,7 @@ fn boot_in(patient: &mut Patient<'_>, year: &str) -> Result<()> {
     patient.scene.host.clock = Some(format!("{year}-06-01T00:00:00"));
     let mut vm = patient.scene.boot(patient.stage)?;
     vm.settle()?;
-    crate::vm::survivor::make_wireguard(&mut vm)?;
+    crate::vm::wireguard::serve(&mut vm)?;
     let says = vm.sh("date +%Y")?;
     patient.vm = Some(vm);
     patient.client()?;

@@ -46,15 +46,7 @@ const DEB: &str = "/root/in/second.deb";
 pub(super) fn run(stage: &Stage) -> Result<String> {
     let mut scene = Scene::set(stage)?;
     let played = play(&mut scene, stage);
-    let failed = played
-        .as_ref()
-        .is_err_and(|error| !shell::was_interrupted(error));
-    if failed && stage.keep {
-        let folder = scene.lab.folder().to_owned();
-        scene.lab.keep()?;
-        anstream::eprintln!("kept: {}", folder.display());
-    }
-    played
+    stage.end(scene.lab, played)
 }
 
 fn play(scene: &mut Scene, stage: &Stage) -> Result<String> {

@@ -11,11 +11,8 @@ use super::judge::{CAREFUL, CARELESS, CONTROL_LINE, CONTROL_LINES, Promised};
 use crate::shell;
 use crate::vm::Stage;
 use crate::vm::qemu::{Root, Vm};
-use crate::vm::replay;
-use crate::vm::survivor::{
-    DPKG_WITHIN, RELEASE, SECOND, Scene, make_wireguard, report, session, verified,
-};
-use crate::vm::writelog;
+use crate::vm::survivor::{DPKG_WITHIN, RELEASE, SECOND, Scene, report, verified};
+use crate::vm::{replay, wireguard, writelog};
 
 /// Turning the disk into one without a format.
 const CONVERT_WITHIN: Duration = Duration::from_secs(300);
@@ -173,9 +170,9 @@ impl Recorder {
 
     /// Clients come and go. What the agent counts as stored is promised from then on.
     fn connections(&mut self) -> Result<()> {
-        make_wireguard(&mut self.vm)?;
+        wireguard::serve(&mut self.vm)?;
         for number in 0..SESSIONS {
-            session(&mut self.vm, number + 2, "3")?;
+            wireguard::session(&mut self.vm, number + 2, "3")?;
             self.stored()?;
         }
         let wanted = u64::from(SESSIONS);

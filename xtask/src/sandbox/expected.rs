@@ -50,7 +50,7 @@ pub(super) fn of(unit: &str) -> Result<&'static Service> {
         .iter()
         .find(|service| service.unit == unit)
         .with_context(|| {
-            format!("what {unit} may do stands nowhere (xtask/src/container/sandbox/expected.rs)")
+            format!("what {unit} may do stands nowhere (xtask/src/sandbox/expected.rs)")
         })
 }
 
@@ -131,13 +131,13 @@ pub(super) fn nobody_may(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::units;
+    use crate::sandbox::services;
 
     #[test]
     fn every_service_of_ours_stands_here_and_no_other() {
         let mut ours: Vec<_> = SERVICES.iter().map(|service| service.unit).collect();
         ours.sort_unstable();
-        assert_eq!(units::services().unwrap(), ours);
+        assert_eq!(services().unwrap(), ours);
     }
 
     #[test]
