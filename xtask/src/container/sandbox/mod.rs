@@ -12,7 +12,6 @@ use crate::build::{self, Programs};
 use crate::lab::story::Story;
 use crate::release::PROGRAMS;
 use crate::sandbox::{self, Said, System};
-use crate::shell;
 
 /// What a package would have done.
 const AS_INSTALLED: &str = "
