@@ -108,17 +108,61 @@ fn page(command: &Command, parent: Option<&str>, about: &About<'_>, folder: &Pat
     if let Some(more) = command.get_after_long_help() {
         text.extend(sections_of(&more.to_string())?.to_roff().into_bytes());
     }
-    if let Some(parent) = parent {
-        let mut roff = Roff::new();
-        roff.control("SH", ["SEE ALSO"]);
-        roff.control("BR", [parent, &format!("({})", about.section)]);
-        text.extend(roff.to_roff().into_bytes());
+    let mut roff = Roff::new();
+    match parent {
+        // Of what it belongs to, all else is said there.
+        Some(parent) if !is_about_settings(name) => see_also(&mut roff, &[(parent, about.section)]),
+        Some(parent) => see_also(&mut roff, &[(parent, about.section), SETTINGS]),
+        None => see_also(&mut roff, related(name)),
     }
+    text.extend(roff.to_roff().into_bytes());
     write(folder, &format!("{name}.{}", about.section), &text)?;
     for below in command.get_subcommands().filter(|one| !one.is_hide_set()) {
         page(below, Some(name), about, folder)?;
     }
     Ok(())
+}
+
+/// The page of the agent's settings.
+const SETTINGS: (&str, &str) = ("vpn-node-agent.toml", "5");
+
+fn is_about_settings(name: &str) -> bool {
+    name.starts_with("vpn-node-config")
+}
+
+/// The pages that belong to a program or a settings file of the same package.
+fn related(name: &str) -> &'static [(&'static str, &'static str)] {
+    match name {
+        "vpn-node" => &[
+            ("vpn-node-agent", "8"),
+            SETTINGS,
+            ("vpn-node-updater", "8"),
+            ("vpn-node-wireguard", "8"),
+        ],
+        "vpn-node-agent" => &[
+            ("vpn-node", "1"),
+            SETTINGS,
+            ("vpn-node-updater", "8"),
+            ("vpn-node-wireguard", "8"),
+        ],
+        "vpn-node-agent.toml" => &[
+            ("vpn-node", "1"),
+            ("vpn-node-config", "1"),
+            ("vpn-node-agent", "8"),
+        ],
+        "vpn-node-controller" => &[("vpn-node-controller.toml", "5")],
+        "vpn-node-controller.toml" => &[("vpn-node-controller", "8")],
+        _ => &[("vpn-node", "1"), ("vpn-node-agent", "8"), SETTINGS],
+    }
+}
+
+/// The last section (man-pages(7)).
+fn see_also(roff: &mut Roff, pages: &[(&str, &str)]) {
+    roff.control("SH", ["SEE ALSO"]);
+    for (place, (name, section)) in pages.iter().enumerate() {
+        let comma = if place + 1 < pages.len() { "," } else { "" };
+        roff.control("BR", [*name, &format!("({section}){comma}")]);
+    }
 }
 
 /// The text below a long help: headings ("Examples:"), each with indented lines.
@@ -250,6 +294,42 @@ mod tests {
             }
         }
         assert!(count > 50, "{count}");
+    }
+
+    #[test]
+    fn every_page_leads_to_others_of_its_package_and_the_settings_are_found() {
+        let folder = written();
+        let arguments = Arguments {
+            out: PathBuf::new(),
+            version: "1.2.3".to_owned(),
+            date: "2026-11-22".to_owned(),
+        };
+        settings::agent(&folder.path().join("agent"), &arguments).unwrap();
+        settings::controller(&folder.path().join("controller"), &arguments).unwrap();
+        for package in ["agent", "controller"] {
+            let package = folder.path().join(package);
+            for entry in fs::read_dir(&package).unwrap() {
+                let page = entry.unwrap().path();
+                if page.is_dir() {
+                    continue; // completions
+                }
+                let text = fs::read_to_string(&page).unwrap();
+                let (_, also) = text.split_once(".SH \"SEE ALSO\"\n").unwrap();
+                assert!(!also.is_empty(), "{}", page.display());
+                for line in also.lines() {
+                    let line = line.replace(['\\', ','], "");
+                    let named = line.strip_prefix(".BR ").unwrap();
+                    let named = named.replace(" (", ".").replace(')', "");
+                    let there = package.join(&named);
+                    assert!(there != page, "{named} leads to itself");
+                    assert!(there.exists(), "{}: no page {named}", page.display());
+                }
+            }
+        }
+        for page in ["vpn-node.1", "vpn-node-agent.8", "vpn-node-config-check.1"] {
+            let text = fs::read_to_string(folder.path().join("agent").join(page)).unwrap();
+            assert!(text.contains("\n.BR vpn-node-agent.toml (5)"), "{text}");
+        }
     }
 
     #[test]

@@ -7,13 +7,13 @@ use anyhow::Result;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 use vpn_node::config::KEYS;
 
-use crate::{Arguments, write};
+use crate::{Arguments, related, see_also, write};
 
-/// agent.toml(5).
+/// vpn-node-agent.toml(5).
 pub(crate) fn agent(folder: &Path, arguments: &Arguments) -> Result<()> {
     let mut roff = head(
         "vpn-node-agent.toml",
-        "settings of the vpn-node agent",
+        "agent.toml, the settings of the vpn-node agent",
         "/etc/vpn-node/agent.toml, /etc/vpn-node/agent.d/*.toml",
         arguments,
     );
@@ -37,17 +37,15 @@ pub(crate) fn agent(folder: &Path, arguments: &Arguments) -> Result<()> {
         roff.text([bold(key.name), roman(format!(" = {}", key.allowed))]);
         roff.text(words(&format!("{} Default: {}.", key.meaning, key.default)));
     }
-    roff.control("SH", ["SEE ALSO"]);
-    roff.control("BR", ["vpn-node", "(1),"]);
-    roff.control("BR", ["vpn-node-agent", "(8)"]);
+    see_also(&mut roff, related("vpn-node-agent.toml"));
     write(folder, "vpn-node-agent.toml.5", roff.to_roff().as_bytes())
 }
 
-/// controller.toml(5).
+/// vpn-node-controller.toml(5).
 pub(crate) fn controller(folder: &Path, arguments: &Arguments) -> Result<()> {
     let mut roff = head(
         "vpn-node-controller.toml",
-        "settings of the vpn-node controller",
+        "controller.toml, the settings of the vpn-node controller",
         "/etc/vpn-node/controller.toml, /var/lib/vpn-node-controller/controller.toml",
         arguments,
     );
@@ -57,8 +55,7 @@ pub(crate) fn controller(folder: &Path, arguments: &Arguments) -> Result<()> {
         roff.text([roman(line)]);
     }
     roff.control("fi", []);
-    roff.control("SH", ["SEE ALSO"]);
-    roff.control("BR", ["vpn-node-controller", "(8)"]);
+    see_also(&mut roff, related("vpn-node-controller.toml"));
     write(
         folder,
         "vpn-node-controller.toml.5",

@@ -30,14 +30,15 @@ if [ -z "$(dpkg --audit)" ]; then echo configured; exit 0; fi
 dpkg -i "$DEB" >&2 && [ -z "$(dpkg --audit)" ] && echo again
 "#;
 
-/// Every program in every slot that a link leads to, and the marks of those that need one.
+/// Every program in every slot that a link leads to, and the marks of those that need one. What
+/// dpkg had in its hands has a name that nobody starts.
 const SLOTS: &str = r#"
 cd /opt/vpn-node
 for link in stable experiment previous; do
     [ -L $link ] || continue
     slot=$(readlink $link)
     case $slot in versions/*) [ -s $slot/tree.sha256 ] || echo "$link half $slot" ;; esac
-    sha256sum $slot/bin/* | while read -r digest file; do echo "$link $digest $file"; done
+    sha256sum $(ls -d $slot/bin/* | grep -v '[.]dpkg-') | while read -r digest file; do echo "$link $digest $file"; done
 done
 "#;
 
