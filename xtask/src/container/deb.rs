@@ -19,10 +19,9 @@ pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
     let show = Show {
         kind: Kind::Deb,
         prepare: APT_REPOSITORY,
-        live,
         unprovable: None,
     };
-    packages::run(&show, stock)
+    packages::run(&show, stock, live)
 }
 
 fn live(lower: &Path, shelf: &Shelf, story: &Story) -> Result<String> {

@@ -17,14 +17,16 @@ pub(super) struct Show {
     pub(super) kind: Kind,
     /// A script that makes the package manager of a machine know the repository.
     pub(super) prepare: &'static str,
-    /// The life of the packages; figures for the verdict.
-    pub(super) live: fn(&Path, &Shelf, &Story) -> Result<String>,
     /// What this cannot show.
     pub(super) unprovable: Option<&'static str>,
 }
 
-/// The whole of it.
-pub(super) fn run(show: &Show, stock: &Stock) -> Result<ExitCode> {
+/// The whole of it; `live` plays the life of the packages and gives figures for the verdict.
+pub(super) fn run(
+    show: &Show,
+    stock: &Stock,
+    live: impl FnOnce(&Path, &Shelf, &Story) -> Result<String>,
+) -> Result<ExitCode> {
     let name = match show.kind {
         Kind::Deb => "deb",
         Kind::Rpm => "rpm",
@@ -42,7 +44,7 @@ pub(super) fn run(show: &Show, stock: &Stock) -> Result<ExitCode> {
             let ended = self_update::play(&lower, &shelf, &programs, &story, show.prepare);
             ended.inspect_err(|error| story.say(&format!("the updates have failed: {error:#}")))
         });
-        let life = (show.live)(&lower, &shelf, &story);
+        let life = live(&lower, &shelf, &story);
         let life = life.inspect_err(|error| story.say(&format!("failed: {error:#}")));
         (life, updates.join())
     });

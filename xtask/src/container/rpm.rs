@@ -35,10 +35,9 @@ pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
     let show = Show {
         kind: Kind::Rpm,
         prepare: PREPARE,
-        live,
         unprovable: Some(UNPROVABLE),
     };
-    packages::run(&show, stock)
+    packages::run(&show, stock, live)
 }
 
 fn live(lower: &Path, shelf: &Shelf, story: &Story) -> Result<String> {
