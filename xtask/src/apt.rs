@@ -102,16 +102,26 @@ pub(crate) struct Source {
 
 /// All of them, in the order of apt's lists, so that others use a mirror that this machine knows.
 pub(crate) fn sources() -> Result<Vec<Source>> {
-    let mut ask = Command::new("apt-get");
-    let format = "$(REPO_URI) $(RELEASE)";
-    ask.args(["indextargets", "--format", format, "Created-By: Packages"]);
-    Ok(of_debian(&shell::succeed(ask, None, ASK_WITHIN)?.stdout))
+    let known = known_sources()?;
+    if !known.is_empty() {
+        return Ok(known);
+    }
+    // It tells nothing before it has read the lists; images of containers come without them.
+    apt(&["update"], &[])?;
+    known_sources()
 }
 
-fn of_debian(listed: &str) -> Vec<Source> {
+fn known_sources() -> Result<Vec<Source>> {
+    let mut ask = Command::new("apt-get");
+    let format = "$(REPO_URI) $(RELEASE)";
+    ask.args(["indextargets", "--format", format]);
+    ask.args(["Created-By: Packages", "Origin: Debian"]);
+    Ok(parse(&shell::succeed(ask, None, ASK_WITHIN)?.stdout))
+}
+
+fn parse(listed: &str) -> Vec<Source> {
     let pairs = listed.lines().filter_map(|line| line.rsplit_once(' '));
     pairs
-        .filter(|(mirror, _)| mirror.contains("debian"))
         .map(|(mirror, suite)| Source {
             mirror: mirror.to_owned(),
             suite: suite.to_owned(),
@@ -159,10 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_of_debian_are_told_from_others() {
+    fn mirrors_are_read_with_their_suites() {
         let listed = "http://deb.debian.org/debian/ bookworm\n\
                       http://deb.debian.org/debian-security/ bookworm-security\n\
-                      https://packages.example.org/apt/ stable\n\
                       nothing\n";
         let source = |mirror: &str, suite: &str| Source {
             mirror: mirror.to_owned(),
@@ -175,7 +184,7 @@ mod tests {
                 "bookworm-security",
             ),
         ];
-        assert_eq!(of_debian(listed), expected);
+        assert_eq!(parse(listed), expected);
     }
 
     #[test]
