@@ -14,10 +14,10 @@ use super::host::Host;
 use super::life::{self, FIRST, SECOND, THIRD};
 use super::machine::{self, Machine};
 use super::manager::{Shelf, Stock};
-use super::rootfs;
+use super::rootfs::{self, Suite};
 use super::self_update::{self, LAST};
 use crate::lab::story::Story;
-use crate::package::Kind;
+use crate::package::{Flavour, Kind};
 use crate::shell;
 
 /// What only the real distributions can show.
@@ -39,7 +39,7 @@ pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
         anstream::println!("container rpm: skipped — {why}");
         return Ok(ExitCode::SUCCESS);
     }
-    let lower = match rootfs::provide()? {
+    let lower = match rootfs::provide(Suite::default())? {
         Ok(lower) => lower,
         Err(why) => {
             anstream::println!("container rpm: skipped — {why}");
@@ -47,8 +47,9 @@ pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
         }
     };
     let story = Story::begin();
-    let programs = stock.programs()?;
-    let shelf = Shelf::fill(Kind::Rpm, &[FIRST, SECOND, THIRD, LAST], stock)?;
+    let programs = stock.programs(Flavour::Quick)?;
+    let versions = [FIRST, SECOND, THIRD, LAST];
+    let shelf = Shelf::fill(Kind::Rpm, &versions, Flavour::Quick, stock)?;
     story.say("the packages are built");
     // Mostly they wait, each for its own machine.
     let (life, updates) = std::thread::scope(|scope| {

@@ -16,7 +16,7 @@ use vpn_node_release::version::Version;
 use super::agent::Behaviour;
 use super::machine::{self, Machine};
 use super::releases::{Publisher, SHARED, install_system};
-use super::rootfs;
+use super::rootfs::{self, Suite};
 use super::units::{READER, STABLE, TRIAL, UPDATER, enable, ship};
 use crate::build;
 use crate::lab::story::Story;
@@ -45,7 +45,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         anstream::println!("container update: skipped — {why}");
         return Ok(ExitCode::SUCCESS);
     }
-    let lower = match rootfs::provide()? {
+    let lower = match rootfs::provide(Suite::default())? {
         Ok(lower) => lower,
         Err(why) => {
             anstream::println!("container update: skipped — {why}");

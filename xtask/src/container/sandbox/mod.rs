@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::machine::{self, Machine};
-use super::rootfs;
+use super::rootfs::{self, Suite};
 use super::units;
 use crate::build::{self, Programs};
 use crate::lab::story::Story;
+use crate::package::{self, Flavour};
 use crate::release::PROGRAMS;
 use crate::shell;
 
@@ -40,6 +41,9 @@ pub(crate) struct Options {
     /// Take our programs from this folder instead of building them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// The Debian that they run on
+    #[arg(long, value_enum, default_value = "bookworm")]
+    suite: Suite,
     /// Show the answer to each attempt
     #[arg(long)]
     verbose: bool,
@@ -55,14 +59,17 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         anstream::println!("container sandbox: skipped — {why}");
         return Ok(ExitCode::SUCCESS);
     }
-    let lower = match rootfs::provide()? {
+    let lower = match rootfs::provide(options.suite)? {
         Ok(lower) => lower,
         Err(why) => {
             anstream::println!("container sandbox: skipped — {why}");
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let programs = build::programs(options.programs.as_deref(), false)?;
+    let programs = match (&options.programs, options.suite.flavour()) {
+        (None, Flavour::Release) => package::published(true)?,
+        (folder, _) => build::programs(folder.as_deref(), false)?,
+    };
     let scene = Scene::set(&lower, &programs, options.verbose)?;
     let (figures, broken) = scene.play()?;
     let seconds = scene.story.elapsed().as_secs();
@@ -168,14 +175,14 @@ impl Scene {
     }
 
     /// Denials that systemd itself does not bring about here, each asked for in a unit that asks
-    /// for nothing else; and why.
+    /// for nothing else; and why. One that it does not know is none.
     fn unprovable(&self) -> Result<Vec<(&'static str, &'static str)>> {
         let mut found = Vec::new();
         for (name, properties, why) in [
             (
                 "listen_tcp",
                 ["--property=SocketBindDeny=any", "--quiet"],
-                "SocketBindDeny= needs a systemd with BPF_FRAMEWORK, which Debian 12 has not",
+                "SocketBindDeny= needs a systemd with BPF_FRAMEWORK, which Debian 11 and 12 have not",
             ),
             (
                 "write_run_lock",
@@ -183,18 +190,25 @@ impl Scene {
                     "--property=ProtectSystem=strict",
                     "--property=ProtectControlGroups=yes",
                 ],
-                "systemd 252 leaves /run writable under this kernel, whose list of mounts it misreads",
+                "systemd 252 and older leave /run writable under this kernel, whose list of mounts it misreads",
             ),
         ] {
-            if self
-                .outside(&properties)?
-                .get(name)
-                .is_some_and(|said| said == "ok")
-            {
+            let denied = properties.iter().all(|argument| self.knows(argument))
+                && self
+                    .outside(&properties)?
+                    .get(name)
+                    .is_none_or(|said| said != "ok");
+            if !denied {
                 found.push((name, why));
             }
         }
         Ok(found)
+    }
+
+    /// Whether systemd-run takes this argument.
+    fn knows(&self, argument: &str) -> bool {
+        let words = ["systemd-run", "--quiet", "--wait", argument, "/bin/true"];
+        self.machine.must(&words).is_ok()
     }
 
     /// The attempts in a unit without any sandbox.
