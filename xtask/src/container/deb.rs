@@ -61,7 +61,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let updates = updates.map_err(|_| anyhow::anyhow!("the updates panicked"))?;
     let (life, updates) = (life?, updates?);
     anstream::println!(
-        "container deb: ok — {life}; {updates}; {} s",
+        "container deb: ok — Debian {}: {life}; {updates}; {} s",
+        suite.name(),
         story.elapsed().as_secs()
     );
     Ok(ExitCode::SUCCESS)

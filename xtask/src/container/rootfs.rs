@@ -53,7 +53,7 @@ pub(crate) enum Suite {
 
 impl Suite {
     /// As mirrors call it.
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Bookworm => SUITE,
             Self::Bullseye => "bullseye",
