@@ -15,6 +15,8 @@ use crate::shell;
 
 /// An agent that starts on a busy machine and gets its first answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+/// The first systemd that looks for credentials by itself (docs/install.md).
+const CREDENTIAL_STORES: u32 = 250;
 pub(super) const CONTROLLER_UNIT: &str = "vpn-node-controller.service";
 pub(super) const PATH_UNIT: &str = "vpn-node-updater.path";
 
@@ -93,23 +95,38 @@ impl<'a> Host<'a> {
         self.machine.must(&all)
     }
 
-    /// Enrols the host by a token in a credential, without anybody at a keyboard.
-    pub(super) fn enrol(&mut self) -> Result<()> {
+    /// Enrols the host by a token in a credential, without anybody at a keyboard; where systemd has
+    /// no credential stores, by a command. How it was done.
+    pub(super) fn enrol(&mut self) -> Result<&'static str> {
         let made = self.controller(&["registration-key", "create", "--expires", "1h", "--json"])?;
         let made: Value = serde_json::from_str(&made).context("no JSON")?;
         let token = made["token"].as_str().context("no token")?;
-        let place = self
-            .machine
-            .root()?
-            .join("etc/credstore/vpn-node.registration-token");
-        machine::put(&place, token.as_bytes(), 0o600)?;
+        let place = "/etc/credstore/vpn-node.registration-token";
+        let inside = self.machine.root()?.join(&place[1..]);
+        machine::put(&inside, token.as_bytes(), 0o600)?;
+        let by_credential = self.systemd()? >= CREDENTIAL_STORES;
+        if !by_credential {
+            self.machine
+                .must(&["vpn-node", "enroll", "--token-file", place])?;
+        }
         self.machine.must(&["systemctl", "restart", STABLE])?;
         let report = self.heard()?;
         self.known = Some(Known {
             server: report["server_id"].as_str().unwrap_or_default().to_owned(),
             facts: self.facts()?,
         });
-        Ok(())
+        Ok(if by_credential {
+            "a token in a credential"
+        } else {
+            "`vpn-node enroll`"
+        })
+    }
+
+    /// The version of its systemd.
+    pub(super) fn systemd(&self) -> Result<u32> {
+        let said = self.machine.must(&["systemctl", "--version"])?;
+        let version = said.split(' ').nth(1).and_then(|word| word.parse().ok());
+        version.with_context(|| format!("systemctl says: {said}"))
     }
 
     /// Looks at everything that a step must leave right.

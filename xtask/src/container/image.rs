@@ -33,13 +33,15 @@ pub(super) fn play(lower: &Path, shelf: &Shelf, story: &Story, prepare: &str) ->
         Ok((host.machine.property(PATH_UNIT, "ActiveState")? == "active").then_some(()))
     })?;
     host.start_controller()?;
-    host.enrol()?;
+    let way = host.enrol()?;
     host.look(&Expect {
         stable: "system",
         runs: true,
     })
     .context("after the first boot of an image")?;
-    story.say("installed in an image without a running systemd: enabled for its first boot, which enrols it");
+    story.say(&format!(
+        "installed in an image without a running systemd: enabled for its first boot, enrolled by {way}"
+    ));
     Ok(())
 }
 

@@ -48,7 +48,10 @@ pub(crate) struct Stock {
 
 impl Stock {
     /// The programs that the packages are made of.
-    pub(super) fn programs(&self) -> Result<Programs> {
+    pub(super) fn programs(&self, flavour: Flavour) -> Result<Programs> {
+        if flavour == Flavour::Release {
+            return package::published(!self.built_before);
+        }
         let before = shell::repository().join("target/debug");
         build::programs(self.built_before.then_some(before.as_path()), false)
     }
@@ -62,16 +65,21 @@ pub(super) struct Shelf {
 
 impl Shelf {
     /// Builds them; or takes those that were built before and say nothing of newer sources.
-    pub(super) fn fill(kind: Kind, versions: &[&'static str], stock: &Stock) -> Result<Self> {
+    pub(super) fn fill(
+        kind: Kind,
+        versions: &[&'static str],
+        flavour: Flavour,
+        stock: &Stock,
+    ) -> Result<Self> {
         let mut all = Vec::new();
         for version in versions {
             if stock.built_before {
-                all.push((*version, Built::before(kind, Flavour::Quick, version)?));
+                all.push((*version, Built::before(kind, flavour, version)?));
                 continue;
             }
             let built = package::build(&Wanted {
                 kinds: vec![kind],
-                flavour: Flavour::Quick,
+                flavour,
                 version: Some(Version::parse(version)?),
                 agent_programs: None,
             })?;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod deb;
+mod dialect;
 mod host;
 mod image;
 mod life;
@@ -28,7 +29,7 @@ use crate::shell;
 #[derive(clap::Subcommand)]
 pub(crate) enum What {
     /// Debian packages: installed, upgraded, downgraded, removed, purged
-    Deb(manager::Stock),
+    Deb(deb::Options),
     /// RPM packages: signed, installed, upgraded, downgraded, removed
     Rpm(manager::Stock),
     /// Updates: good releases stay, bad ones are sent away, whatever dies in between
@@ -44,7 +45,7 @@ pub(crate) enum What {
 pub(crate) fn run(what: Option<&What>) -> Result<ExitCode> {
     match what {
         None => all(),
-        Some(What::Deb(stock)) => deb::run(stock),
+        Some(What::Deb(options)) => deb::run(options),
         Some(What::Rpm(stock)) => rpm::run(stock),
         Some(What::Update(options)) => update::run(options),
         Some(What::Sandbox(options)) => sandbox::run(options),
@@ -54,11 +55,11 @@ pub(crate) fn run(what: Option<&What>) -> Result<ExitCode> {
 
 /// The root file system that the machines of `container NAME` start from. Where none can run, that
 /// it is skipped, and why, is said here.
-fn prepare(name: &str) -> Result<Option<PathBuf>> {
+fn prepare(name: &str, suite: rootfs::Suite) -> Result<Option<PathBuf>> {
     shell::catch_signals()?;
     let provided = match machine::obstacle() {
         Some(why) => Err(why),
-        None => rootfs::provide()?,
+        None => rootfs::provide(suite)?,
     };
     if let Err(why) = &provided {
         anstream::println!("container {name}: skipped — {why}");
@@ -71,7 +72,7 @@ fn all() -> Result<ExitCode> {
     type Show = fn() -> Result<ExitCode>;
     let shows: [(&str, Show); 4] = [
         ("sandbox", || sandbox::run(&sandbox::Options::default())),
-        ("deb", || deb::run(&manager::Stock::default())),
+        ("deb", || deb::run(&deb::Options::default())),
         ("rpm", || rpm::run(&manager::Stock::default())),
         ("update", || update::run(&update::Options::default())),
     ];

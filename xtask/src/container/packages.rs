@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::life::{FIRST, SECOND, THIRD};
 use super::manager::{Shelf, Stock};
+use super::rootfs::Suite;
 use super::self_update::{self, LAST};
 use crate::lab::story::Story;
 use crate::package::Kind;
@@ -15,6 +16,8 @@ use crate::package::Kind;
 /// What one kind of package has of its own.
 pub(super) struct Show {
     pub(super) kind: Kind,
+    /// The Debian that it is shown on.
+    pub(super) suite: Suite,
     /// A script that makes the package manager of a machine know the repository.
     pub(super) prepare: &'static str,
     /// What this cannot show.
@@ -31,12 +34,14 @@ pub(super) fn run(
         Kind::Deb => "deb",
         Kind::Rpm => "rpm",
     };
-    let Some(lower) = super::prepare(name)? else {
+    let Some(lower) = super::prepare(name, show.suite)? else {
         return Ok(ExitCode::SUCCESS);
     };
     let story = Story::begin();
-    let programs = stock.programs()?;
-    let shelf = Shelf::fill(show.kind, &[FIRST, SECOND, THIRD, LAST], stock)?;
+    let flavour = show.suite.flavour();
+    let programs = stock.programs(flavour)?;
+    let versions = [FIRST, SECOND, THIRD, LAST];
+    let shelf = Shelf::fill(show.kind, &versions, flavour, stock)?;
     story.say("the packages are built");
     // Mostly they wait, each for its own machine.
     let (life, updates) = std::thread::scope(|scope| {
@@ -54,7 +59,8 @@ pub(super) fn run(
         figures += &format!("; {unprovable}");
     }
     anstream::println!(
-        "container {name}: ok — {figures}; {} s",
+        "container {name}: ok — Debian {}: {figures}; {} s",
+        show.suite.name(),
         story.elapsed().as_secs()
     );
     Ok(ExitCode::SUCCESS)

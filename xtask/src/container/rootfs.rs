@@ -10,8 +10,10 @@ use anyhow::{Context, Result};
 use vpn_node_release::digest::Digest;
 
 use crate::apt::{self, need};
+use crate::package::Flavour;
 use crate::shell;
 
+/// The Debian of the machine around ours, whose mirrors have the others too.
 const SUITE: &str = "bookworm";
 /// What is in it beside the essential packages. systemd is process 1; dbus is what systemctl of
 /// other users speaks to; dnf brings Python.
@@ -37,8 +39,37 @@ const NEEDS: [apt::Need; 4] = [
     need("ip", "iproute2"),
 ];
 
+/// Which Debian it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub(crate) enum Suite {
+    /// Debian 12, systemd 252
+    #[default]
+    Bookworm,
+    /// Debian 11, systemd 247: the oldest that the packages are for. It is given those that are
+    /// published, which takes long to build
+    Bullseye,
+}
+
+impl Suite {
+    /// As mirrors call it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => SUITE,
+            Self::Bullseye => "bullseye",
+        }
+    }
+
+    /// Which of our programs run there: those of a debug build need this machine's C library.
+    pub(super) const fn flavour(self) -> Flavour {
+        match self {
+            Self::Bookworm => Flavour::Quick,
+            Self::Bullseye => Flavour::Release,
+        }
+    }
+}
+
 /// Its folder, or a sentence that says why there is none.
-pub(super) fn provide() -> Result<Result<PathBuf, String>> {
+pub(super) fn provide(suite: Suite) -> Result<Result<PathBuf, String>> {
     if !shell::is_root() {
         return Ok(Err("only root can make a root file system".into()));
     }
@@ -49,7 +80,8 @@ pub(super) fn provide() -> Result<Result<PathBuf, String>> {
         return Ok(Err(missing));
     }
     let cache = shell::repository().join("target/container");
-    let recipe = format!("{SUITE} {PACKAGES} {OPTIONS:?}");
+    let name = suite.name();
+    let recipe = format!("{name} {PACKAGES} {OPTIONS:?}");
     let key = Digest::of(recipe.as_bytes()).to_string();
     let place = cache.join(&key[..16]);
     if place.exists() {
@@ -60,9 +92,11 @@ pub(super) fn provide() -> Result<Result<PathBuf, String>> {
             "apt of this machine knows no mirror of Debian {SUITE}"
         )));
     };
+    // " bookworm", " bookworm-updates", " bookworm-security"
+    let sources = sources.replace(&format!(" {SUITE}"), &format!(" {name}"));
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    anstream::println!("making a root file system of Debian {SUITE} in target/container");
-    match make(&cache, &place, &sources) {
+    anstream::println!("making a root file system of Debian {name} in target/container");
+    match make(&cache, &place, name, &sources) {
         Ok(()) => Ok(Ok(place)),
         Err(error) => {
             shell::check_interrupted()?;
@@ -74,7 +108,7 @@ pub(super) fn provide() -> Result<Result<PathBuf, String>> {
 }
 
 /// Beside its place first, so that a half-made one is never used.
-fn make(cache: &Path, place: &Path, sources: &str) -> Result<()> {
+fn make(cache: &Path, place: &Path, suite: &str, sources: &str) -> Result<()> {
     let folder = tempfile::Builder::new()
         .prefix("new-")
         .tempdir_in(cache)
@@ -84,7 +118,7 @@ fn make(cache: &Path, place: &Path, sources: &str) -> Result<()> {
     let root = folder.path().join("root");
     let mut command = Command::new("mmdebstrap");
     command.args(OPTIONS).arg(format!("--include={PACKAGES}"));
-    command.arg(SUITE).arg(&root).arg(&list);
+    command.arg(suite).arg(&root).arg(&list);
     shell::succeed(command, None, MADE_WITHIN)?;
     if fs::rename(&root, place).is_err() && !place.exists() {
         anyhow::bail!("cannot move it to {}", place.display());

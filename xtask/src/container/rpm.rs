@@ -15,6 +15,7 @@ use super::life;
 use super::machine::Machine;
 use super::manager::{Shelf, Stock};
 use super::packages::{self, Show};
+use super::rootfs::Suite;
 use crate::lab::story::Story;
 use crate::package::Kind;
 
@@ -34,6 +35,7 @@ const BASE: [&str; 6] = [
 pub(super) fn run(stock: &Stock) -> Result<ExitCode> {
     let show = Show {
         kind: Kind::Rpm,
+        suite: Suite::default(),
         prepare: PREPARE,
         unprovable: Some(UNPROVABLE),
     };

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use super::machine::{self, Machine};
+use super::rootfs::Suite;
 use super::units;
 use crate::build::{self, Programs};
 use crate::lab::story::Story;
+use crate::package::{self, Flavour};
 use crate::release::PROGRAMS;
 use crate::sandbox::{self, Said, System};
 
@@ -29,6 +31,9 @@ pub(crate) struct Options {
     /// Take our programs from this folder instead of building them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// The Debian that they run on
+    #[arg(long, value_enum, default_value = "bookworm")]
+    suite: Suite,
     /// Show the answer to each attempt
     #[arg(long)]
     verbose: bool,
@@ -36,10 +41,13 @@ pub(crate) struct Options {
 
 /// The whole of it.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    let Some(lower) = super::prepare("sandbox")? else {
+    let Some(lower) = super::prepare("sandbox", options.suite)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let programs = build::programs(options.programs.as_deref(), false)?;
+    let programs = match (&options.programs, options.suite.flavour()) {
+        (None, Flavour::Release) => package::published(true)?,
+        (folder, _) => build::programs(folder.as_deref(), false)?,
+    };
     let story = Story::begin();
     let mut machine = set(&lower, &programs, &story)?;
     let (figures, broken) = sandbox::play(&mut machine, &story, options.verbose)?;

@@ -16,6 +16,7 @@ use vpn_node_release::version::Version;
 use super::agent::Behaviour;
 use super::machine::Machine;
 use super::releases::{Publisher, SHARED, install_system};
+use super::rootfs::Suite;
 use super::units::{READER, STABLE, TRIAL, UPDATER, enable, ship};
 use crate::build;
 use crate::lab::story::Story;
@@ -39,7 +40,7 @@ pub(crate) struct Options {
 
 /// The whole of it.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    let Some(lower) = super::prepare("update")? else {
+    let Some(lower) = super::prepare("update", Suite::default())? else {
         return Ok(ExitCode::SUCCESS);
     };
     let programs = match &options.programs {

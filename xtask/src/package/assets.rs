@@ -144,8 +144,10 @@ fn place(name: &str) -> Result<String> {
         ("", ending) if UNITS.contains(&ending) => "/usr/lib/systemd/system",
         ("", "catalog") => "/usr/lib/systemd/catalog",
         ("" | "system-preset", "preset") => "/usr/lib/systemd/system-preset",
-        // The package's scripts link it where systemd knows `Type=notify-reload`.
-        ("", "conf") if file == "notify-reload.conf" => "/usr/lib/vpn-node",
+        // The package's scripts link them where systemd is new enough.
+        ("", "conf") if ["notify-reload.conf", "registration-token.conf"].contains(&file) => {
+            "/usr/lib/vpn-node"
+        }
         ("sysusers.d", "conf") => "/usr/lib/sysusers.d",
         ("tmpfiles.d", "conf") => "/usr/lib/tmpfiles.d",
         _ => bail!(

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use vpn_node_release::version::Version;
 
+use crate::build::Programs;
 use crate::release;
 use crate::shell;
 
@@ -194,6 +195,11 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
         }
     }
     Ok(built)
+}
+
+/// The programs of packages that are published; those of an earlier build if they are not to be built.
+pub(crate) fn published(build: bool) -> Result<Programs> {
+    programs::published(build)
 }
 
 /// The bill of materials of the agent's programs, as the signed package has them too.

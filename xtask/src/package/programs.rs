@@ -33,6 +33,23 @@ pub(super) struct Programs {
     pub(super) manuals: PathBuf,
 }
 
+/// Those that are published, built here or by an earlier run.
+pub(super) fn published(build: bool) -> Result<build::Programs> {
+    let (agent, controller) = if build {
+        (release::programs()?, shipped::build_here(&CONTROLLER)?)
+    } else {
+        let before = shipped::target();
+        (before.join("agent"), before.join(CONTROLLER.profile))
+    };
+    Ok(build::Programs {
+        agent: agent.join("vpn-node-agent"),
+        cli: agent.join("vpn-node"),
+        controller: controller.join("vpn-node-controller"),
+        updater: agent.join("vpn-node-updater"),
+        wireguard: agent.join("vpn-node-wireguard"),
+    })
+}
+
 /// Builds what is wanted and gathers it in `folder`.
 pub(super) fn provide(wanted: &Wanted, folder: &Path) -> Result<Programs> {
     let mut programs = match wanted.flavour {

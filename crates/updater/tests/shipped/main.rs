@@ -348,27 +348,36 @@ fn a_link_to_nothing_is_mended_and_a_trial_is_not_disturbed() {
 }
 
 #[test]
-fn reload_by_notification_is_linked_where_systemd_knows_it() {
+fn a_drop_in_is_linked_where_systemd_is_new_enough() {
     let tree = Tree::new();
     let folder = "usr/lib/systemd/system/vpn-node-agent.service.d";
-    let link = format!("{folder}/10-notify-reload.conf");
-    let source = "usr/lib/vpn-node/notify-reload.conf";
+    let reload = "notify-reload.conf";
+    let token = "registration-token.conf";
     fs::create_dir_all(tree.at("usr/lib/vpn-node")).unwrap();
     fs::create_dir_all(tree.at("usr/lib/systemd/system")).unwrap();
-    fs::write(tree.at(source), "").unwrap();
-    tree.install("1.0.0");
-    assert_eq!(tree.link(&link), None);
-    for _ in 0..2 {
-        tree.run(&["--systemd", "257", "install"]);
-        let leads_to = tree.link(&link);
-        assert_eq!(
-            leads_to.as_deref(),
-            Some("/usr/lib/vpn-node/notify-reload.conf")
-        );
+    for name in [reload, token] {
+        fs::write(tree.at(&format!("usr/lib/vpn-node/{name}")), "").unwrap();
     }
-    // An older systemd would not know how to reload.
-    tree.run(&["--systemd", "252", "install"]);
-    assert!(!tree.at(folder).exists());
+    tree.install("1.0.0");
+    for (systemd, linked) in [
+        ("257", [true, true]),
+        ("257", [true, true]),
+        // It would not know how to reload.
+        ("252", [false, true]),
+        ("250", [false, true]),
+        // It would not start the agent.
+        ("249", [false, false]),
+        ("253", [true, true]),
+        ("247", [false, false]),
+    ] {
+        tree.run(&["--systemd", systemd, "install"]);
+        for (name, linked) in [reload, token].into_iter().zip(linked) {
+            let leads_to = tree.link(&format!("{folder}/10-{name}"));
+            let expected = linked.then(|| format!("/usr/lib/vpn-node/{name}"));
+            assert_eq!(leads_to, expected, "{systemd}");
+        }
+        assert_eq!(tree.at(folder).exists(), linked[1], "{systemd}");
+    }
     tree.run(&["--systemd", "257", "install"]);
     tree.run(&["remove"]);
     assert!(!tree.at(folder).exists());
