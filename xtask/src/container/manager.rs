@@ -49,7 +49,7 @@ pub(crate) struct Stock {
 impl Stock {
     /// The programs that the packages are made of.
     pub(super) fn programs(&self, flavour: Flavour) -> Result<Programs> {
-        if flavour == Flavour::Release {
+        if flavour == Flavour::Rehearsal {
             return package::published(!self.built_before);
         }
         let before = shell::repository().join("target/debug");

@@ -63,7 +63,7 @@ impl Suite {
     pub(super) const fn flavour(self) -> Flavour {
         match self {
             Self::Bookworm => Flavour::Quick,
-            Self::Bullseye => Flavour::Release,
+            Self::Bullseye => Flavour::Rehearsal,
         }
     }
 }

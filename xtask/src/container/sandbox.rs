@@ -45,7 +45,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let programs = match (&options.programs, options.suite.flavour()) {
-        (None, Flavour::Release) => package::published(true)?,
+        (None, Flavour::Rehearsal) => package::published(true)?,
         (folder, _) => build::programs(folder.as_deref(), false)?,
     };
     let story = Story::begin();

@@ -58,6 +58,8 @@ impl Kind {
 pub(crate) enum Flavour {
     /// What is published.
     Release,
+    /// The same programs in packages that tests give versions to.
+    Rehearsal,
     /// Those of `cargo build`, stripped: for tests.
     Quick,
 }
@@ -129,6 +131,7 @@ impl Flavour {
     fn folder(self) -> PathBuf {
         shell::repository().join(match self {
             Self::Release => "target/package/release",
+            Self::Rehearsal => "target/package/rehearsal",
             Self::Quick => "target/package/quick",
         })
     }

@@ -53,7 +53,7 @@ pub(super) fn published(build: bool) -> Result<build::Programs> {
 /// Builds what is wanted and gathers it in `folder`.
 pub(super) fn provide(wanted: &Wanted, folder: &Path) -> Result<Programs> {
     let mut programs = match wanted.flavour {
-        Flavour::Release => Programs {
+        Flavour::Release | Flavour::Rehearsal => Programs {
             agent: release::programs()?,
             controller: shipped::build_here(&CONTROLLER)?.join("vpn-node-controller"),
             manuals: build::one(MANUALS, "dev")?,

@@ -62,7 +62,8 @@ fn recipe(
     deb.insert("conf-files".to_owned(), config.into());
     deb.insert("assets".to_owned(), assets(files, Kind::Deb)?);
     deb.insert("systemd-units".to_owned(), units(files));
-    if let (Flavour::Release, Some(depends)) = (flavour, deb.get_mut("depends")) {
+    let depends = deb.get_mut("depends");
+    if let Some(depends) = depends.filter(|_| flavour != Flavour::Quick) {
         // Not by dpkg-shlibdeps (cargo-deb's $auto): it asks this machine's newer glibc, where
         // threads are no library of their own, and would name that one.
         let (major, minor) = NEWEST_GLIBC;
@@ -157,7 +158,7 @@ pub(super) fn pack(
             let mut command = Command::new(tool);
             command.args(["--no-build", "--no-strip", "--quiet", "--deb-version"]);
             command.arg(format!("{version}-{PACKAGING}"));
-            if flavour == Flavour::Quick {
+            if flavour != Flavour::Release {
                 command.arg("--fast");
             }
             command
@@ -165,7 +166,7 @@ pub(super) fn pack(
         Kind::Rpm => {
             let mut command = Command::new(tool);
             command.arg("generate-rpm");
-            if flavour == Flavour::Quick {
+            if flavour != Flavour::Release {
                 command.arg("--payload-compress=none");
             }
             command
