@@ -54,13 +54,19 @@ pub fn state_format(layout: &Layout) -> Result<u32, UpdateError> {
 /// Bytes that a snapshot takes now. Asked before an agent is stopped for it.
 ///
 /// # Errors
-/// `snapshot_failed`: it is more than is kept.
+/// `snapshot_failed`: it is more than is kept, or one of the files is none that is.
 pub fn needed(layout: &Layout) -> Result<u64, UpdateError> {
-    let sizes = files(layout)?.into_iter().map(|path| {
-        let meta = fs::symlink_metadata(&path);
-        meta.map_or(0, |meta| meta.len())
-    });
-    let all = sizes.fold(0, u64::saturating_add);
+    let mut all = 0_u64;
+    for path in files(layout)? {
+        // What is gone by now takes nothing.
+        let Ok(meta) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if !is_fit(&meta, MAX_BYTES) {
+            return Err(unfit(&path, MAX_BYTES));
+        }
+        all = all.saturating_add(meta.len());
+    }
     match all > MAX_ALL_BYTES {
         true => Err(too_much(layout, MAX_ALL_BYTES)),
         false => Ok(all),
@@ -260,21 +266,31 @@ fn read_agents(path: &Path, max: u64) -> Result<Option<Vec<u8>>, UpdateError> {
     };
     let meta = file.metadata().map_err(at("look at", path))?;
     let mut bytes = Vec::new();
-    if meta.is_file() && meta.nlink() == 1 {
+    if is_fit(&meta, max) {
         file.take(max + 1)
             .read_to_end(&mut bytes)
             .map_err(at("read", path))?;
     }
-    if !meta.is_file() || meta.nlink() != 1 || bytes.len() as u64 > max {
-        return Err(UpdateError::failed(
-            UpdaterCode::SnapshotFailed,
-            format!(
-                "{} is no regular file of at most {max} bytes with one name",
-                path.display()
-            ),
-        ));
+    // It may have grown since.
+    if !is_fit(&meta, max) || bytes.len() as u64 > max {
+        return Err(unfit(path, max));
     }
     Ok(Some(bytes))
+}
+
+/// Whether a file of the agent's is one that root reads for it.
+fn is_fit(meta: &fs::Metadata, max: u64) -> bool {
+    meta.is_file() && meta.nlink() == 1 && meta.len() <= max
+}
+
+fn unfit(path: &Path, max: u64) -> UpdateError {
+    UpdateError::failed(
+        UpdaterCode::SnapshotFailed,
+        format!(
+            "{} is no regular file of at most {max} bytes with one name",
+            path.display()
+        ),
+    )
 }
 
 /// Writes a file into the agent's state directory, as the agent's own.
@@ -312,6 +328,21 @@ mod tests {
         let error = check(&layout).unwrap_err();
         assert_eq!(error.code, "snapshot_failed");
         assert!(error.sentence.contains("134217728 bytes"), "{error}");
+    }
+
+    /// What [`take`] would refuse once the agent is stopped is refused here.
+    #[test]
+    fn one_file_that_would_not_be_kept_is_refused_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = host(dir.path(), &[("a", MAX_BYTES + 1)]);
+        let error = check(&layout).unwrap_err();
+        assert_eq!(error.code, "snapshot_failed");
+        assert!(error.sentence.contains("67108864 bytes"), "{error}");
+        host(dir.path(), &[("a", 1)]);
+        check(&layout).unwrap();
+        fs::hard_link(layout.agent_state().join("a"), dir.path().join("b")).unwrap();
+        let error = check(&layout).unwrap_err();
+        assert!(error.sentence.contains("with one name"), "{error}");
     }
 
     #[test]

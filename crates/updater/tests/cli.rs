@@ -1,7 +1,8 @@
 //! The program itself, on trees in temporary directories: sentences, exit codes, what it refuses.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -233,6 +234,36 @@ fn every_command_says_that_the_configuration_has_a_mistake() {
     fs::write(tree.path("etc/vpn-node/updater.toml"), "").unwrap();
     let (_, text) = tree.run(&["status"]);
     assert!(!text.contains("problem"), "{text}");
+}
+
+/// The status is for everyone; what a user may not read is no problem of the updater's.
+#[test]
+fn a_user_from_whom_the_configuration_is_kept_sees_a_status_without_a_problem() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("only root can be several users");
+        return;
+    }
+    let tree = Tree::new();
+    assert_eq!(tree.run(&["recover"]).0, 0);
+    fs::create_dir_all(tree.path("etc/vpn-node")).unwrap();
+    let file = tree.path("etc/vpn-node/updater.toml");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(tree.dir.path(), Permissions::from_mode(0o755)).unwrap();
+    // The program itself may lie where only root comes.
+    let program = tree.path("updater");
+    fs::copy(env!("CARGO_BIN_EXE_vpn-node-updater"), &program).unwrap();
+    let seen = |mode| {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("--root").arg(tree.dir.path()).arg("status");
+        said(command.uid(65_534).gid(65_534).output().unwrap())
+    };
+    let whole = seen(0o644);
+    assert_eq!(whole.0, 0, "{}", whole.1);
+    assert_eq!(seen(0o600), whole);
+    fs::write(&file, "probaton = '2m'\n").unwrap();
+    assert_eq!(seen(0o600), whole);
+    assert!(seen(0o644).1.contains("probaton"));
 }
 
 #[test]

