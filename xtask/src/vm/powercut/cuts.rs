@@ -38,7 +38,7 @@ for link in stable experiment previous; do
     [ -L $link ] || continue
     slot=$(readlink $link)
     case $slot in versions/*) [ -s $slot/tree.sha256 ] || echo "$link half $slot" ;; esac
-    sha256sum $(ls -d $slot/bin/* | grep -v '[.]dpkg-') | while read -r digest file; do echo "$link $digest $file"; done
+    sha256sum $(ls -d $slot/bin/* | grep -v '[.]dpkg-') </dev/null | while read -r digest file; do echo "$link $digest $file"; done
 done
 "#;
 
