@@ -1,4 +1,4 @@
-//! The users that a package makes for us (`systemd/sysusers.d`).
+//! The users that a package makes for us (`systemd/sysusers.d`), and what their units keep from them.
 
 use std::fs;
 use std::path::Path;
@@ -22,4 +22,18 @@ fn no_user_of_ours_has_a_home_that_it_can_write() {
     }
     users.sort();
     assert_eq!(users, ["u vpn-node", "u vpn-node-controller"]);
+}
+
+/// Outside of a sandbox runs what operators run as the controller's user, and beside the agent the
+/// gate: another user namespace is what keeps a process from writing into their memory.
+#[test]
+fn a_unit_whose_user_has_other_processes_has_a_user_namespace_of_its_own() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    for unit in ["vpn-node-controller.service", "vpn-node-gate.service"] {
+        let text = fs::read_to_string(folder.join(unit)).unwrap();
+        assert!(
+            text.lines().any(|line| line == "PrivateUsers=yes"),
+            "{unit}"
+        );
+    }
 }
