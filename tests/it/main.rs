@@ -1,5 +1,6 @@
 //! Integration tests of the agent, as one program (one link instead of one a file).
 
+mod accounts;
 mod architecture;
 mod bad_input;
 mod both_sides;
