@@ -246,11 +246,24 @@ pub(crate) fn repository() -> &'static Path {
         .expect("xtask lies one folder below the repository's top")
 }
 
-/// The cargo that runs us, or the one in PATH.
+/// The cargo that runs us, or the one in PATH. What `cargo run` tells us of our own package is not
+/// for it: build scripts look at these variables, and one of them (ring's) would be run, with all
+/// that depends on it compiled, each time that somebody calls cargo with others.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(repository());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_of_a_package) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+fn is_of_a_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
 }
 
 /// Whether we may install packages and make namespaces directly.
@@ -294,6 +307,16 @@ pub(crate) fn ending(status: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_is_not_told_that_it_builds_for_our_own_package() {
+        let command = cargo();
+        let gone: Vec<_> = command.get_envs().map(|(name, _)| name).collect();
+        for variable in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(gone.contains(&variable.as_ref()), "{gone:?}");
+        }
+        assert!(!is_of_a_package("CARGO_TARGET_DIR"));
+    }
 
     #[test]
     fn output_keeps_both_streams_and_the_status() {
