@@ -345,6 +345,13 @@ fn warnings(report: &StatusReport) -> String {
             count(report.ledger.quarantined, "damaged segment"),
         ));
     }
+    if let Some(free) = report.ledger.low_space_bytes {
+        lines.push(format!(
+            "The disk of the agent's state has less than {} free. Make room: when it is full, the \
+             records of a long outage may find none, and no update can be installed.",
+            bytes(free + (1 << 20)),
+        ));
+    }
     lines.extend(report.update_warnings());
     let line = |text: &String| format!("  {} {}\n", yellow("!"), shown(text));
     lines.iter().map(line).collect()

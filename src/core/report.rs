@@ -259,6 +259,9 @@ pub struct LedgerStatus {
     /// Whether they can, and none waits in memory for the disk.
     #[serde(default)]
     pub writable: bool,
+    /// Bytes that are free on the file system of the state, in whole MiB, when they are few.
+    #[serde(default)]
+    pub low_space_bytes: Option<u64>,
 }
 
 /// The signing key, by its public names.

@@ -10,12 +10,14 @@ mod load;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use ed25519_dalek::SigningKey;
 use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
+use nix::sys::statvfs::statvfs;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 use vpn_node_protocol::envelope::Envelope;
@@ -40,6 +42,10 @@ use crate::ledger::{HostDisk, Options, WhenFull};
 /// Records kept in memory while the disk takes none: some megabytes, hours of a busy host. Then
 /// the oldest are given up, and a gap says how many.
 const MAX_WAITING: usize = 10_000;
+
+/// Fewer free bytes than these are worth a word: the ledger's next files and a release that is
+/// downloaded have little room left.
+const LOW_SPACE: u64 = 64 << 20;
 
 /// What the thread may have to say at once: see [`Disk::events`].
 const EVENTS_QUEUED: usize = 4;
@@ -185,6 +191,7 @@ impl DiskThread {
         LedgerFacts {
             unstored: self.waiting.records.len() as u64,
             error: facts.error.or_else(|| self.error.clone()),
+            low_space_bytes: low_space(self.state.path()),
             ..facts
         }
     }
@@ -432,6 +439,18 @@ pub(super) fn ledger_options(settings: &Settings) -> Options {
         },
         ..Options::default()
     }
+}
+
+/// What [`LedgerFacts::low_space_bytes`] says of a folder. A file system that does not tell is no
+/// reason for a word.
+fn low_space(folder: &Path) -> Option<u64> {
+    let stat = statvfs(folder).ok()?;
+    few(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// In whole MiB: what says it is told only when it changes.
+fn few(free_bytes: u64) -> Option<u64> {
+    (free_bytes < LOW_SPACE).then_some(free_bytes >> 20 << 20)
 }
 
 /// Two recordings as one: the later sessions hold, as whole as either wants them; all records count.

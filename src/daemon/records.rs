@@ -77,6 +77,7 @@ impl<D: Disk + Clone> Records<D> {
             quarantined: self.quarantined,
             unstored: 0,
             error: self.error.clone(),
+            low_space_bytes: None,
         }
     }
 

@@ -81,6 +81,7 @@ fn the_screen_with_a_lost_backend_and_a_big_backlog() {
             quarantined: 2,
             writable: true,
             error: Some("No space left on device.".into()),
+            low_space_bytes: Some(3 << 20),
         };
     }));
 }

@@ -121,6 +121,8 @@ pub struct LedgerFacts {
     pub unstored: u64,
     /// Why records cannot be stored at present.
     pub error: Option<String>,
+    /// Bytes that are free where the state is, in whole MiB, when they are few.
+    pub low_space_bytes: Option<u64>,
 }
 
 /// Something to do. Workers do it without asking why.

@@ -146,6 +146,7 @@ impl Agent {
                 quarantined: self.ledger.quarantined,
                 error: self.ledger.error.clone(),
                 writable: self.ledger.error.is_none() && self.ledger.unstored == 0,
+                low_space_bytes: self.ledger.low_space_bytes,
             },
             identity: Some(IdentityStatus {
                 epoch: u64::from(lane.epoch),

@@ -114,6 +114,15 @@ fn sessions_that_cannot_be_kept_are_reported_and_cost_no_record() {
 }
 
 #[test]
+fn little_space_is_told_in_steps_and_much_is_not() {
+    assert_eq!(few(0), Some(0));
+    assert_eq!(few((5 << 20) - 1), Some(4 << 20));
+    assert_eq!(few(LOW_SPACE - 1), Some(63 << 20));
+    assert_eq!(few(LOW_SPACE), None);
+    assert_eq!(low_space(Path::new("/proc/self/missing")), None);
+}
+
+#[test]
 fn what_waits_for_a_disk_is_bounded_with_everything_about_it() {
     let mut waiting = Recording::default();
     for id in 0..10 {

@@ -124,7 +124,9 @@ fn full_disk(patient: &mut Patient<'_>) -> Result<()> {
         .sh("systemctl restart --no-block vpn-node-agent.service")?;
     shell::pause(Duration::from_secs(15))?;
     patient.client()?;
-    let said = patient.health()?;
+    let said = patient.shows("that there is no space", |status| {
+        status["ledger"]["low_space_bytes"] == 0
+    })?;
     patient.vm().sh("rm /var/filler /var/lib/vpn-node/filler")?;
     let healed = patient.heals("a full disk", Instant::now())?;
     patient.note("disk full", &said, healed);
