@@ -12,32 +12,37 @@ use vpn_node_controller::store::{CloneResolution, SuspicionRow};
 use super::{another_heartbeat, copy, detail, epoch, events, lapsed, server, verified_host};
 use crate::support::controller::Controller;
 use crate::support::host::Host;
-use crate::support::{wait_at_most, wait_for};
+use crate::support::{in_time, wait_at_most, wait_for};
 
 /// A quarantined host asks once in 67 seconds, give or take a tenth (`docs/protocol.md`); and then
-/// it rotates and is challenged.
-const LONGEST_WAIT: Duration = Duration::from_secs(74 + 10);
+/// it rotates and is challenged. Twice: on a busy machine one question may come to nothing.
+const LONGEST_WAIT: Duration = Duration::from_secs(2 * 74 + 10);
 /// The heartbeat interval of these tests, the scheduling of a busy machine, and twice the start of
 /// a command that asks for the status.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// Two running holders of one identity, and how long it took until both were stopped.
-fn both_stopped(controller: &Controller) -> (Host, Host, SuspicionRow) {
-    let first = verified_host(controller);
+/// Two running holders of one identity, both stopped.
+fn both_stopped() -> (Controller, Host, Host, SuspicionRow) {
+    in_time(AT_ONCE, two_holders)
+}
+
+/// The same, and how long it took at most until one of them was stopped.
+fn two_holders() -> ((Controller, Host, Host, SuspicionRow), Duration) {
+    let controller = Controller::start();
+    let first = verified_host(&controller);
     let mut second = Host::new("");
     copy(&first.state(), &second.state());
     // The original lives on, so the copy is an old one.
-    another_heartbeat(controller);
+    another_heartbeat(&controller);
     second.start();
     let (why, took) = timed(|| lapsed(&first));
     assert!(why.contains("two holders"), "{why}");
-    assert!(took < AT_ONCE, "{took:?}");
-    let (why, took) = timed(|| lapsed(&second));
+    let (why, took_second) = timed(|| lapsed(&second));
     assert!(why.contains("two holders"), "{why}");
-    assert!(took < AT_ONCE, "{took:?}");
-    let row = server(controller);
+    let took = took.max(took_second);
+    let row = server(&controller);
     assert_eq!((row.status.as_str(), row.available), ("quarantined", false));
-    let suspicion = unresolved(controller).unwrap();
+    let suspicion = unresolved(&controller).unwrap();
     assert_eq!(suspicion.likely, "copy");
     assert_eq!(suspicion.first_peer_ip, "127.0.0.1");
     assert_eq!(suspicion.second_peer_ip, "127.0.0.1");
@@ -46,12 +51,12 @@ fn both_stopped(controller: &Controller) -> (Host, Host, SuspicionRow) {
         suspicion.first_boot_id.as_ref(),
         Some(&suspicion.second_boot_id)
     );
-    let events = events(controller, "clone_suspected");
+    let events = events(&controller, "clone_suspected");
     assert_eq!(events.len(), 1);
     for part in [&suspicion.first_seq.to_string(), &suspicion.second_boot_id] {
         assert!(events[0].description.contains(part), "{events:?}");
     }
-    (first, second, suspicion)
+    ((controller, first, second, suspicion), took)
 }
 
 #[expect(clippy::disallowed_methods, reason = "real programs, a real clock")]
@@ -88,7 +93,9 @@ fn resolved(controller: &Controller, kept: &Host, other: &mut Host) {
     let (_, took) = timed(|| {
         wait_at_most(LONGEST_WAIT, "the kept host", || {
             let is_verified = kept.status()["verification"]["state"] == "verified";
-            (is_verified && epoch(kept) == Some(2)).then_some(())
+            // The controller changes over with the first request of the new key.
+            let is_there = server(controller).key_epoch == 2;
+            (is_verified && is_there && epoch(kept) == Some(2)).then_some(())
         })
     });
     eprintln!("the kept host was verified again after {took:?}");
@@ -115,22 +122,25 @@ fn resolved(controller: &Controller, kept: &Host, other: &mut Host) {
 
 #[test]
 fn a_running_copy_stops_both_and_the_first_is_kept() {
-    let controller = Controller::start();
-    let (first, mut second, suspicion) = both_stopped(&controller);
+    let (controller, first, mut second, suspicion) = both_stopped();
     keep(&controller, &suspicion, Kept::First);
     resolved(&controller, &first, &mut second);
 }
 
 #[test]
 fn a_running_copy_stops_both_and_the_second_is_kept() {
-    let controller = Controller::start();
-    let (mut first, second, suspicion) = both_stopped(&controller);
+    let (controller, mut first, second, suspicion) = both_stopped();
     keep(&controller, &suspicion, Kept::Second);
     resolved(&controller, &second, &mut first);
 }
 
 #[test]
 fn an_older_state_of_the_same_host_is_stopped_at_its_first_request() {
+    in_time(AT_ONCE, || ((), set_back()));
+}
+
+/// A host whose disk is set back: how long it took from its start until it was stopped.
+fn set_back() -> Duration {
     let controller = Controller::start();
     let mut host = verified_host(&controller);
     let backup = host.dir().join("backup");
@@ -144,7 +154,6 @@ fn an_older_state_of_the_same_host_is_stopped_at_its_first_request() {
     let before = controller.heartbeats().len();
     host.start();
     let (why, took) = timed(|| lapsed(&host));
-    assert!(took < AT_ONCE, "{took:?}");
     assert!(why.contains("two holders"), "{why}");
     assert_eq!(controller.heartbeats().len(), before, "nothing was taken");
     let events = events(&controller, "clone_suspected");
@@ -160,4 +169,5 @@ fn an_older_state_of_the_same_host_is_stopped_at_its_first_request() {
     assert!(suspicion.reason.contains(expected), "{suspicion:?}");
     assert!(events[0].description.contains(expected), "{events:?}");
     assert!(suspicion.second_seq <= suspicion.first_seq);
+    took
 }

@@ -82,10 +82,14 @@ fn events(controller: &Controller, event_type: &str) -> Vec<EventRow> {
     all.filter(|row| row.event_type == event_type).collect()
 }
 
-/// Copies a state directory as it is, as a thief or a backup does.
+/// Copies a state directory as it is, as a thief or a backup does; once more if a file of it was
+/// replaced meanwhile.
 fn copy(from: &Path, to: &Path) {
-    let done = Command::new("cp").arg("-a").arg(from).arg(to).status();
-    assert!(done.unwrap().success());
+    wait_for("a copy of the whole directory", || {
+        let _ = std::fs::remove_dir_all(to);
+        let done = Command::new("cp").arg("-a").arg(from).arg(to).status();
+        done.unwrap().success().then_some(())
+    });
 }
 
 /// One client that is connected since now.

@@ -38,6 +38,23 @@ pub(crate) fn wait_at_most<T>(
     }
 }
 
+/// How often a promise about time is measured, at most.
+const TRIES: usize = 4;
+
+/// Plays until it takes less than `promised`, and gives what came of that: a busy machine is late now
+/// and then, a product that breaks its promise each time.
+pub(crate) fn in_time<T>(promised: Duration, mut play: impl FnMut() -> (T, Duration)) -> T {
+    let mut late = Vec::new();
+    while late.len() < TRIES {
+        let (value, took) = play();
+        if took < promised {
+            return value;
+        }
+        late.push(took);
+    }
+    panic!("{promised:?} are promised, and it took {late:?}");
+}
+
 /// The file as text, whatever is in it.
 pub(crate) fn read(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()

@@ -42,6 +42,8 @@ impl Daemon {
         let listener = UnixListener::bind(&path).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let requests = asked.clone();
+        // The same in every answer.
+        let handshake_s = clock::now().wall_ms / 1000;
         let thread = thread::spawn(move || {
             let mut peers: Vec<u8> = vec![1, 2, 3, 4];
             loop {
@@ -51,7 +53,7 @@ impl Daemon {
                 };
                 let mut answer = String::from("errno=0\n\n");
                 if request == "get=1\n\n" {
-                    answer = text(&peers) + &answer;
+                    answer = text(&peers, handshake_s) + &answer;
                 } else if matches!(temper, Temper::Obeys) {
                     peers.retain(|peer| !request.contains(&hex(*peer)));
                 } else if matches!(temper, Temper::Refuses) {
@@ -100,14 +102,12 @@ fn hex(peer: u8) -> String {
     format!("{peer:02x}").repeat(32)
 }
 
-fn text(peers: &[u8]) -> String {
-    let now = clock::now().wall_ms / 1000;
+fn text(peers: &[u8], handshake_s: i64) -> String {
     let peer = |peer: &u8| {
         format!(
-            "public_key={}\nlast_handshake_time_sec={}\nlast_handshake_time_nsec=1\n\
+            "public_key={}\nlast_handshake_time_sec={handshake_s}\nlast_handshake_time_nsec=1\n\
              rx_bytes=5\ntx_bytes=5\n",
             hex(*peer),
-            now - now % 100 // the same in every answer
         )
     };
     let private = "d060f17ae7ad68df633204b985ca6352f5c1263e1a14c3231ddbe765ad89e771";
