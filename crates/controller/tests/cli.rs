@@ -109,6 +109,34 @@ fn a_wrong_setting_is_named_with_its_file() {
 }
 
 #[test]
+fn what_others_may_write_is_refused_until_it_is_mended() {
+    let controller = Controller::new();
+    let mode = |path: &PathBuf, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let settings = controller.data().join("controller.toml");
+    mode(&settings, 0o666);
+    for words in ["server list", "serve", "release list"] {
+        let error = controller.fails(words);
+        assert!(
+            error.contains("controller.toml") && error.contains("chmod o-w"),
+            "{error}"
+        );
+    }
+    mode(&settings, 0o644);
+    for writable in [0o777, 0o770, 0o702] {
+        mode(&controller.data(), writable);
+        for words in ["server list", "serve", "registration-key create"] {
+            let error = controller.fails(words);
+            let cure = format!("chmod 700 {}", controller.data().display());
+            assert!(error.contains(&cure), "{error}");
+        }
+    }
+    mode(&controller.data(), 0o755);
+    assert_ok(&controller.run("server list"));
+}
+
+#[test]
 fn a_certificate_that_no_host_accepts_is_refused_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let (cert, key) = (dir.path().join("tls.pem"), dir.path().join("tls.key"));
