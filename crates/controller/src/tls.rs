@@ -35,7 +35,7 @@ pub enum TlsError {
         reason: String,
     },
     /// The key file is no key.
-    #[error("the TLS key {path:?} cannot be read as PEM: {reason}")]
+    #[error("the TLS key {path:?} cannot be used: {reason}")]
     PrivateKey {
         /// The file.
         path: PathBuf,
@@ -124,7 +124,8 @@ pub fn server_config(config: &Config) -> Result<Arc<ServerConfig>, TlsError> {
         path: key_path.clone(),
         reason,
     };
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unreadable(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|error| unreadable(format!("it is not PEM: {error}")))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let refused = |reason| TlsError::Refused {
         path: cert_path.clone(),
@@ -138,7 +139,7 @@ pub fn server_config(config: &Config) -> Result<Arc<ServerConfig>, TlsError> {
         rustls::Error::InvalidCertificate(_) => {
             refused(acceptance::words(&error, url_host(config)))
         }
-        other => unreadable(other.to_string()),
+        other => unreadable(format!("{other}; {}", acceptance::KINDS)),
     })?;
     // Hosts pin the key of our own, and look at nothing else.
     if !self_signed && let Some(fault) = acceptance::fault(&pair, url_host(config)) {

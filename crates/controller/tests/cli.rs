@@ -176,6 +176,12 @@ fn a_certificate_that_no_host_accepts_is_refused_before_anything_is_made() {
         error.contains("tls.key") && error.contains("is not the key of"),
         "{error}"
     );
+    fs::write(&key, "nonsense").unwrap();
+    let error = controller.fails(&init);
+    assert!(
+        error.contains("tls.key") && error.contains("it is not PEM"),
+        "{error}"
+    );
     fs::write(&key, own).unwrap();
     let made = controller.run(&init);
     assert_ok(&made);

@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 const MAX_STEPS: usize = 8;
 
 /// Which certificate and key works everywhere.
-const KINDS: &str = "use an ECDSA key of P-256 or P-384, an Ed25519 key, or an RSA key of 2048 to 8192 bits, and have the certificate signed with one of these";
+pub(super) const KINDS: &str = "use an ECDSA key of P-256 or P-384, an Ed25519 key, or an RSA key of 2048 to 8192 bits, and have the certificate signed with one of these";
 
 /// What keeps every host from accepting this certificate and key, and what to do.
 pub(super) fn fault(pair: &CertifiedKey, host: &str) -> Option<String> {
@@ -44,7 +44,13 @@ pub(super) fn words(error: &Error, host: &str) -> String {
         return error.to_string();
     };
     let error = error.to_string();
-    // The verifier has no name of its own for this in its public errors.
+    // The verifier has no names of its own for these two in its public errors.
+    if error.contains("UnsupportedCertVersion") {
+        return format!(
+            "it is of the old version 1 of X.509, as 'openssl x509 -req' without '-extfile' makes it; take one of an authority, or make it anew: {}",
+            command(host)
+        );
+    }
     if error.contains("CaUsedAsEndEntity") {
         return format!(
             "it is marked as an authority's (CA:TRUE), as plain 'openssl req -x509' makes it; take one of an authority, or make it anew: {}",
@@ -108,6 +114,7 @@ mod tests {
         BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     };
     use rustls_pki_types::PrivateKeyDer;
+    use rustls_pki_types::pem::PemObject as _;
 
     use super::*;
 
@@ -185,6 +192,18 @@ mod tests {
         client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let found = fault(&self_signed(client, &key), HOST).unwrap();
         assert!(found.contains("extended key usage"), "{found}");
+    }
+
+    #[test]
+    fn the_form_that_openssl_makes_without_extensions_is_named() {
+        let pem = include_bytes!("../../tests/fixtures/tls-version-1.pem");
+        let old = CertificateDer::from_pem_slice(pem).unwrap();
+        let error = ParsedCertificate::try_from(&old).map(drop).unwrap_err();
+        let found = words(&error, "192.0.2.1");
+        assert!(
+            found.contains("version 1") && found.contains("subjectAltName=IP:192.0.2.1"),
+            "{found}"
+        );
     }
 
     #[test]
