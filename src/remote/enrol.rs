@@ -99,7 +99,7 @@ pub enum EnrolError {
     Answer(String),
     /// The token is spent.
     #[error(
-        "this token was used already, on {at}, by another host: create a new one with 'vpn-node-controller registration-key create'"
+        "this token was used already, on {at}, and a token is good for one enrolment: create a new one with 'vpn-node-controller registration-key create' (with '--server NAME' if this host is to be again the server that it was before its state was lost or restored)"
     )]
     TokenUsed {
         /// When, RFC 3339; or "an earlier day".

@@ -1,7 +1,11 @@
 //! `controller.toml`: read, checked, unknown keys refused.
 
-use std::fs;
+mod parse;
+
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -82,12 +86,35 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, or a value of the wrong type.
-    #[error("{path:?} is not a valid configuration: {reason}")]
+    #[error("{path:?}, line {line}: {problem}")]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Line and reason.
-        reason: String,
+        /// Counted from 1.
+        line: usize,
+        /// The key, what is wrong, and what is near to it.
+        problem: String,
+    },
+    /// A key that has no default is not there.
+    #[error("{path:?}: {key} is missing: every controller needs its own")]
+    Lacks {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// Others could change the file, or put other files into the directory.
+    #[error(
+        "{path:?} can be written by others (mode {mode:04o}), who could so take the controller over: look whether its content is still yours, and run 'chmod {cure} {}'",
+        path.display()
+    )]
+    Exposed {
+        /// The settings or the data directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// The mode's change that mends it.
+        cure: &'static str,
     },
     /// A value that cannot work.
     #[error("{key} is {value:?}, but {rule}")]
@@ -143,17 +170,27 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], which names the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| match source.kind() {
+        let failed = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::NotFound => ConfigError::Missing(path.to_owned()),
             _ => ConfigError::Unreadable {
                 path: path.to_owned(),
                 source,
             },
-        })?;
-        let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Invalid {
-            path: path.to_owned(),
-            reason: error.to_string().trim_end().to_owned(),
-        })?;
+        };
+        let mut file = File::open(path).map_err(failed)?;
+        // Whoever may write here chooses the keys and the database. The open file's mode, not the
+        // path's: nobody can exchange it in between.
+        let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
+        if mode & 0o002 != 0 {
+            return Err(ConfigError::Exposed {
+                path: path.to_owned(),
+                mode,
+                cure: "o-w",
+            });
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        let config = parse::parse(path, &text)?;
         config.check().map_err(|source| ConfigError::InFile {
             path: path.to_owned(),
             source: Box::new(source),
@@ -199,6 +236,27 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// Refuses a data directory in which others could replace keys and database. That others may
+    /// look into it is no reason to stop: what is secret in it has modes of its own.
+    ///
+    /// # Errors
+    /// [`ConfigError::Exposed`].
+    pub fn check_data_dir(&self) -> Result<(), ConfigError> {
+        // One that is missing is told by whoever needs a file of it.
+        let Ok(found) = fs::metadata(&self.data_dir) else {
+            return Ok(());
+        };
+        let mode = found.mode() & 0o7777;
+        if mode & 0o022 == 0 {
+            return Ok(());
+        }
+        Err(ConfigError::Exposed {
+            path: self.data_dir.clone(),
+            mode,
+            cure: "700",
+        })
     }
 
     /// The database file.
@@ -284,7 +342,7 @@ pub fn host_of(authority: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Config, String> {
+    fn load(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         fs::write(&path, text).unwrap();
@@ -293,7 +351,7 @@ mod tests {
 
     #[test]
     fn defaults_fill_what_is_not_said() {
-        let config = parse("data_dir = '/x'\nurl = 'https://c.example:1'").unwrap();
+        let config = load("data_dir = '/x'\nurl = 'https://c.example:1'").unwrap();
         assert_eq!(
             config,
             Config::new("/x".into(), "https://c.example:1".into())
@@ -314,11 +372,11 @@ mod tests {
             ("verification_interval_s = 604801", "604800"),
             ("tls_cert = '/a'", "together"),
         ] {
-            let error = parse(&format!("{good}{extra}")).unwrap_err();
+            let error = load(&format!("{good}{extra}")).unwrap_err();
             assert!(error.contains(word), "{error}");
             assert!(error.contains(FILE_NAME), "{error}");
         }
-        assert!(parse("data_dir='/x'\nurl='http://c'").is_err());
+        assert!(load("data_dir='/x'\nurl='http://c'").is_err());
         for url in [
             "https://c:0",
             "https://c:65536",

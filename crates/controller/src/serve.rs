@@ -109,6 +109,9 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
 pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Running, ServeError> {
     let keys = Arc::new(Keys::load(&config.data_dir)?);
     let tls = tls::server_config(&config)?;
+    if let Some(fault) = tls::name_fault(&config)? {
+        tracing::warn!("{fault}");
+    }
     let store = store::open(&config).await?;
     let (stopping, stop) = watch::channel(false);
     let listen = TcpListener::bind(config.listen).await;

@@ -4,17 +4,20 @@
 //! contact of a host is already pinned. The provider is given explicitly, because programs that
 //! link this library beside an agent have two of them.
 
+mod acceptance;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData as _};
 use rustls::ServerConfig;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use vpn_node_protocol::encoding::Digest;
 use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::keys::{KeyError, create_private, read_own, read_private};
 
 /// Why TLS cannot be set up.
@@ -32,14 +35,32 @@ pub enum TlsError {
         reason: String,
     },
     /// The key file is no key.
-    #[error("the TLS key {path:?} cannot be read as PEM: {reason}")]
+    #[error("the TLS key {path:?} cannot be used: {reason}")]
     PrivateKey {
         /// The file.
         path: PathBuf,
         /// Why.
         reason: String,
     },
-    /// Certificate and key do not fit, or the names are no names.
+    /// No host would accept the operator's certificate.
+    #[error("no host would accept the TLS certificate {path:?}: {reason}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Certificate and key do not fit.
+    #[error(
+        "the TLS key {key:?} is not the key of the first certificate in {certificate:?}: name the two that belong together (tls_key and tls_cert), the server's own certificate first"
+    )]
+    NotItsKey {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+    },
+    /// The names are no names, or rustls refuses.
     #[error("the TLS certificate cannot be used: {0}")]
     Unusable(String),
 }
@@ -99,17 +120,63 @@ pub fn server_config(config: &Config) -> Result<Arc<ServerConfig>, TlsError> {
         true => read_own(&key_path)?,
         false => read_private(&key_path)?,
     };
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| TlsError::PrivateKey {
-        path: key_path,
-        reason: error.to_string(),
-    })?;
+    let unreadable = |reason: String| TlsError::PrivateKey {
+        path: key_path.clone(),
+        reason,
+    };
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|error| unreadable(format!("it is not PEM: {error}")))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let refused = |reason| TlsError::Refused {
+        path: cert_path.clone(),
+        reason,
+    };
+    let pair = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => TlsError::NotItsKey {
+            certificate: cert_path.clone(),
+            key: key_path.clone(),
+        },
+        rustls::Error::InvalidCertificate(_) => {
+            refused(acceptance::words(&error, url_host(config)))
+        }
+        other => unreadable(format!("{other}; {}", acceptance::KINDS)),
+    })?;
+    // Hosts pin the key of our own, and look at nothing else.
+    if !self_signed && let Some(fault) = acceptance::fault(&pair, url_host(config)) {
+        return Err(refused(fault));
+    }
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| TlsError::Unusable(error.to_string()))?;
+        .map_err(|error| TlsError::Unusable(error.to_string()))?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(tls))
+}
+
+/// Why hosts that call the URL would refuse the operator's certificate for its names, as a
+/// sentence; no error, because a proxy that ends TLS may show them another one.
+///
+/// # Errors
+/// [`TlsError::Certificate`].
+pub fn name_fault(config: &Config) -> Result<Option<String>, TlsError> {
+    let (cert_path, _, self_signed) = config.tls_files();
+    if self_signed {
+        return Ok(None);
+    }
+    let chain = read_chain(&cert_path)?;
+    let fault = acceptance::name_fault(&chain[0], url_host(config));
+    Ok(fault.map(|fault| {
+        format!(
+            "hosts that call {:?} will refuse the TLS certificate {cert_path:?}, unless a proxy shows them another one: {fault}",
+            config.url
+        )
+    }))
+}
+
+/// The host that agents call.
+fn url_host(config: &Config) -> &str {
+    config::host_of(config.url.trim_start_matches("https://"))
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use vpn_node_controller::config::Config;
 use vpn_node_controller::rules::effect::NewEvent;
 use vpn_node_controller::rules::events::EventType;
@@ -104,6 +105,115 @@ fn a_wrong_setting_is_named_with_its_file() {
     assert!(
         error.contains("controller.toml") && error.contains("lease_s"),
         "{error}"
+    );
+}
+
+#[test]
+fn what_others_may_write_is_refused_until_it_is_mended() {
+    let controller = Controller::new();
+    let mode = |path: &PathBuf, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let settings = controller.data().join("controller.toml");
+    mode(&settings, 0o666);
+    for words in ["server list", "serve", "release list"] {
+        let error = controller.fails(words);
+        assert!(
+            error.contains("controller.toml") && error.contains("chmod o-w"),
+            "{error}"
+        );
+    }
+    mode(&settings, 0o644);
+    for writable in [0o777, 0o770, 0o702] {
+        mode(&controller.data(), writable);
+        for words in ["server list", "serve", "registration-key create"] {
+            let error = controller.fails(words);
+            let cure = format!("chmod 700 {}", controller.data().display());
+            assert!(error.contains(&cure), "{error}");
+        }
+    }
+    mode(&controller.data(), 0o755);
+    assert_ok(&controller.run("server list"));
+}
+
+#[test]
+fn a_certificate_that_no_host_accepts_is_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("tls.pem"), dir.path().join("tls.key"));
+    let write = |authority: bool, names: &str| {
+        let pair = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([names.to_owned()]).unwrap();
+        if authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+        fs::write(&key, pair.serialize_pem()).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let controller = Controller {
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let init = format!(
+        "init --url https://c.example:8443 --tls-cert {} --tls-key {}",
+        cert.display(),
+        key.display()
+    );
+    write(true, "c.example");
+    let error = controller.fails(&init);
+    assert!(
+        error.contains("tls.pem") && error.contains("basicConstraints=critical,CA:FALSE"),
+        "{error}"
+    );
+    assert!(!controller.data().exists());
+
+    write(false, "c.example");
+    let of_another = fs::read(&key).unwrap();
+    write(false, "c.example");
+    let own = fs::read(&key).unwrap();
+    fs::write(&key, of_another).unwrap();
+    let error = controller.fails(&init);
+    assert!(
+        error.contains("tls.key") && error.contains("is not the key of"),
+        "{error}"
+    );
+    fs::write(&key, "nonsense").unwrap();
+    let error = controller.fails(&init);
+    assert!(
+        error.contains("tls.key") && error.contains("it is not PEM"),
+        "{error}"
+    );
+    fs::write(&key, own).unwrap();
+    let made = controller.run(&init);
+    assert_ok(&made);
+    assert_eq!(text(&made.stderr), "");
+    // What was good at `init` may have been replaced since.
+    write(true, "c.example");
+    let error = controller.fails("serve");
+    assert!(error.contains("CA:TRUE"), "{error}");
+}
+
+#[test]
+fn a_certificate_with_other_names_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("tls.pem"), dir.path().join("tls.key"));
+    let pair = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["other.example".to_owned()]).unwrap();
+    fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+    fs::write(&key, pair.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let controller = Controller {
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let made = controller.run(&format!(
+        "init --url https://c.example:8443 --tls-cert {} --tls-key {}",
+        cert.display(),
+        key.display()
+    ));
+    assert_ok(&made);
+    let note = text(&made.stderr);
+    assert!(
+        note.contains("other.example") && note.contains("c.example:8443"),
+        "{note}"
     );
 }
 

@@ -20,24 +20,11 @@ use crate::preflight;
 /// # Errors
 /// It is no such file, is damaged, or there is no room.
 pub fn lay_out(layout: &Layout, disk: &Disk, file: &Path) -> Result<PathBuf, UpdateError> {
-    let from = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(file)
-        .map_err(at("open", file))?;
-    let meta = from.metadata().map_err(at("look at", file))?;
-    let refused = |why: String| {
-        UpdateError::refused(
-            UpdaterCode::OfflineInvalid,
-            format!("{}: {why}", file.display()),
-        )
-    };
-    if !meta.is_file() {
-        return Err(refused("it is not a regular file".into()));
-    }
+    let from = open(file)?;
+    let size = from.metadata().map_err(at("look at", file))?.len();
     disk.remove_tree(&layout.work())?;
     disk.create_dir(&layout.work(), 0o700)?;
-    preflight::check_room(&[(layout.work(), meta.len())])?;
+    preflight::check_room(&[(layout.work(), size)])?;
     let place = layout.work().join("offline");
     disk.create_dir(&place, 0o700)?;
     let laid = read(io::BufReader::new(from), |path, bytes| {
@@ -51,8 +38,32 @@ pub fn lay_out(layout: &Layout, disk: &Disk, file: &Path) -> Result<PathBuf, Upd
     match laid {
         Ok(()) => Ok(place),
         Err(OfflineError::Io(error)) => Err(UpdateError::io("unpack", file, &error)),
-        Err(malformed) => Err(refused(malformed.to_string())),
+        Err(malformed) => Err(refused(file, &malformed.to_string())),
     }
+}
+
+/// Opens `file`, without waiting for the other end of a FIFO.
+///
+/// # Errors
+/// It is not there, cannot be read, or is no regular file.
+pub fn open(file: &Path) -> Result<File, UpdateError> {
+    let from = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(file)
+        .map_err(at("open", file))?;
+    let meta = from.metadata().map_err(at("look at", file))?;
+    if !meta.is_file() {
+        return Err(refused(file, "it is not a regular file"));
+    }
+    Ok(from)
+}
+
+fn refused(file: &Path, why: &str) -> UpdateError {
+    UpdateError::refused(
+        UpdaterCode::OfflineInvalid,
+        format!("{}: {why}", file.display()),
+    )
 }
 
 #[cfg(test)]

@@ -83,7 +83,21 @@ pub fn install(
              was damaged, say --replace",
         ));
     }
-    let version = install_root(&mut store, &bytes, replace)?;
+    let version = install_root(&mut store, &bytes, replace).map_err(|rejection| {
+        // What is wrong with the file is told with its name; the store's own faults are not its.
+        let of_file = rejection.what == "root.json";
+        let error = UpdateError::from(rejection);
+        if !of_file {
+            return error;
+        }
+        let sentence = format!(
+            "{} cannot be trusted ({}); name the root metadata (root.json) that the publisher of \
+             the releases gave you",
+            file.display(),
+            error.sentence
+        );
+        UpdateError { sentence, ..error }
+    })?;
     let event = if known.is_some() {
         "trust_replaced"
     } else {

@@ -142,6 +142,16 @@ fn trust_is_compared_and_not_exchanged_in_passing() {
     let (code, text) = tree.run(&["trust", "/nonexistent"]);
     assert_eq!(code, 1);
     assert!(text.contains("/nonexistent is not there"), "{text}");
+    let other = tree.path("hosts");
+    fs::write(&other, "127.0.0.1 localhost\n").unwrap();
+    let (code, text) = tree.run(&["trust", other.to_str().unwrap(), "--replace"]);
+    assert_eq!(code, 3);
+    assert!(
+        text.contains(&format!("{} cannot be trusted", other.display()))
+            && text.contains("name the root metadata")
+            && text.contains("[malformed]"),
+        "{text}"
+    );
     let (_, text) = tree.run(&["status"]);
     assert!(text.contains("root metadata version 1"), "{text}");
 }
@@ -163,6 +173,16 @@ fn a_file_that_is_no_release_says_so_and_changes_nothing() {
         );
         assert!(!tree.path("var/lib/vpn-node-updater/work").exists());
     }
+    let noted = || tree.run(&["history", "--json"]).1.lines().count();
+    let before = noted();
+    let missing = tree.path("relaese");
+    let (code, text) = tree.run(&["apply", missing.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(text.contains("relaese: No such file"), "{text}");
+    let (code, text) = tree.run(&["apply", tree.path("var").to_str().unwrap()]);
+    assert_eq!(code, 3);
+    assert!(text.contains("not a regular file"), "{text}");
+    assert_eq!(noted(), before);
     let (code, text) = tree.run(&["rollback"]);
     assert_eq!(code, 1);
     assert!(text.contains("there is no version to go back to"), "{text}");
@@ -279,7 +299,46 @@ fn a_tree_that_is_not_there_is_not_made() {
     );
     assert_eq!(code, 1);
     assert!(text.contains("typo/var/lib/vpn-node-updater"), "{text}");
+    let cure = format!("mkdir -p {}", tree.path("typo/var/lib").display());
+    assert!(text.contains(&cure), "{text}");
     assert!(!tree.path("typo").exists());
+}
+
+#[test]
+fn a_user_who_may_not_write_hears_that_only_root_may() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let tree = Tree::new();
+    let program = tree.path("updater");
+    fs::copy(env!("CARGO_BIN_EXE_vpn-node-updater"), &program).unwrap();
+    fs::set_permissions(tree.dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let (code, text) = said(
+        Command::new(program)
+            .arg("--root")
+            .arg(tree.dir.path())
+            .args(["pin", "1.4.0"])
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("only root may write in") && text.contains("[not_root]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_history_without_a_line_says_so_and_none_to_programs() {
+    let tree = Tree::new();
+    let (code, text) = tree.run(&["history"]);
+    assert_eq!(code, 0);
+    assert!(text.contains("no update was tried yet"), "{text}");
+    assert_eq!(tree.run(&["history", "--json"]), (0, String::new()));
+    // A service calls it at each start and stop.
+    assert_eq!(tree.run(&["recover"]), (0, String::new()));
 }
 
 #[test]

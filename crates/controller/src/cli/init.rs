@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::config::{Config, DEFAULT_DATA_DIR, port_of};
-use crate::{clock, setup};
+use crate::{clock, setup, tls};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -73,6 +73,9 @@ Back the data directory up: without the keys in it no host can be answered.",
         ports = other_port(&config).unwrap_or_default(),
         root = made.root_file.display(),
     ))?;
+    if let Some(fault) = tls::name_fault(&config)? {
+        super::show::note(format_args!("vpn-node-controller: note: {fault}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

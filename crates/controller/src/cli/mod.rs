@@ -156,7 +156,9 @@ impl Place {
             (None, None) if Path::new(DEFAULT_CONFIG).exists() => DEFAULT_CONFIG.into(),
             (None, None) => Path::new(DEFAULT_DATA_DIR).join(FILE_NAME),
         };
-        Ok(Config::load(&path)?)
+        let config = Config::load(&path)?;
+        config.check_data_dir()?;
+        Ok(config)
     }
 }
 

@@ -6,14 +6,15 @@ mod show;
 mod supervise;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use nix::unistd::geteuid;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access, geteuid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vpn_node_release::code::{PolicyCode, UpdaterCode};
 
@@ -206,7 +207,12 @@ fn recover(layout: &Layout, disk: &Disk) -> Result<(), UpdateError> {
         complain(&format!("{error}; recovering with the defaults"));
         Config::default()
     });
-    wired(layout, disk, &config, Wait::Yes, Arc::default(), to_rest)
+    wired(layout, disk, &config, Wait::Yes, Arc::default(), to_rest)?;
+    // The services that call this at each start and stop leave the journal to what happens.
+    if std::io::stdout().is_terminal() {
+        say("nothing is left half done");
+    }
+    Ok(())
 }
 
 /// Set by the signals that end a program of a person. No service stands behind that one which would
@@ -244,7 +250,26 @@ fn need_root(layout: &Layout) -> Result<(), UpdateError> {
 
 /// The updater's own directory; nothing above it is made, so a typo in --root makes no tree.
 fn prepare(layout: &Layout, disk: &Disk) -> Result<(), UpdateError> {
-    disk.ensure_dir(&layout.state(), 0o755)
+    let state = layout.state();
+    let above = state.parent().unwrap_or(layout.root());
+    if access(above, AccessFlags::F_OK) == Err(Errno::ENOENT) {
+        return Err(UpdateError::failed(
+            UpdaterCode::DiskError,
+            format!(
+                "cannot create {}: there is no {above}; correct --root, or make it (mkdir -p {above})",
+                state.display(),
+                above = above.display()
+            ),
+        ));
+    }
+    let place = if state.exists() { &state } else { above };
+    if !geteuid().is_root() && access(place, AccessFlags::W_OK) == Err(Errno::EACCES) {
+        return Err(UpdateError::failed(
+            UpdaterCode::NotRoot,
+            format!("only root may write in {}: use sudo", place.display()),
+        ));
+    }
+    disk.ensure_dir(&state, 0o755)
 }
 
 fn tell(outcome: &Outcome, nothing: &str) {

@@ -65,7 +65,11 @@ pub(super) fn status(layout: &Layout, json: bool) -> Result<(), UpdateError> {
 
 /// history.jsonl.
 pub(super) fn history(layout: &Layout, json: bool) -> Result<(), UpdateError> {
-    for line in history::read(layout)? {
+    let lines = history::read(layout)?;
+    if lines.is_empty() && !json {
+        say("no update was tried yet, and root changed nothing");
+    }
+    for line in lines {
         if json {
             say(&serde_json::to_string(&line).expect("string keys"));
             continue;

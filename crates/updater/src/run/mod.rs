@@ -88,6 +88,8 @@ pub fn apply(
     file: &Path,
     version: Option<Version>,
 ) -> Result<Outcome, UpdateError> {
+    // A slip in the path is no attempt: nothing is noted of it.
+    offline::open(file)?;
     to_rest(host)?;
     adopt_packaged(host)?;
     let looked = offline::lay_out(host.layout, host.disk, file).and_then(|directory| {

@@ -8,7 +8,11 @@ pub(super) fn fields(row: &SoftwareRow) -> Vec<(&'static str, String)> {
     let blocked: Vec<String> = blocked.iter().map(|one| show::escaped(one)).collect();
     let mut fields = vec![
         ("Platform", show::escaped(&row.platform)),
-        ("Channel", show::escaped(&row.channel)),
+        (
+            "Channel",
+            // A host without an updater follows none.
+            show::optional(Some(row.channel.as_str()).filter(|channel| !channel.is_empty())),
+        ),
         ("Updates", updates(row)),
         (
             "Would go back to",
@@ -34,17 +38,14 @@ fn updates(row: &SoftwareRow) -> String {
 }
 
 fn metadata(row: &SoftwareRow) -> String {
+    let told = show::instant(Some(&row.reported_at));
     let age = match row.metadata_age_s.map(i64::unsigned_abs) {
-        None => "never verified".to_owned(),
-        Some(s @ 0..7_200) => format!("verified {} min before", s / 60),
-        Some(s @ 7_200..172_800) => format!("verified {} h before", s / 3600),
-        Some(s) => format!("verified {} days before", s / 86_400),
+        None => return format!("none verified yet, as told at {told} UTC"),
+        Some(s @ 0..7_200) => format!("{} min", s / 60),
+        Some(s @ 7_200..172_800) => format!("{} h", s / 3600),
+        Some(s) => format!("{} days", s / 86_400),
     };
-    format!(
-        "{age} {} UTC; counter {}",
-        show::instant(Some(&row.reported_at)),
-        row.counter
-    )
+    format!("verified {age} before {told} UTC; counter {}", row.counter)
 }
 
 /// Its version, how far it is, and why it ended if it ended badly.
@@ -97,6 +98,30 @@ mod tests {
         assert!(updates(&row(true, true, Some("1.4.0"))).contains("disabled"));
         assert!(updates(&row(true, false, Some("1.4.0\u{1b}"))).contains("1.4.0\\u{1b}"));
         assert_eq!(updates(&row(true, false, None)), "possible");
-        assert!(metadata(&row(true, false, None)).contains("8 days"));
+        assert_eq!(
+            metadata(&row(true, false, None)),
+            "verified 8 days before 2026-11-22 03:10:24 UTC; counter 7"
+        );
+    }
+
+    #[test]
+    fn a_host_that_follows_no_channel_and_verified_nothing_reads_as_such() {
+        let row = SoftwareRow {
+            server_id: "s".into(),
+            platform: "linux-amd64".into(),
+            managed: false,
+            channel: String::new(),
+            previous_version: None,
+            counter: 0,
+            metadata_age_s: None,
+            pinned: None,
+            disabled: false,
+            blocked: "[]".into(),
+            reported_at: "2026-11-22T23:55:36.512Z".into(),
+        };
+        let fields = fields(&row);
+        assert!(fields.contains(&("Channel", "-".into())));
+        let told = "none verified yet, as told at 2026-11-22 23:55:36 UTC";
+        assert!(fields.contains(&("Release metadata", told.into())));
     }
 }
