@@ -175,7 +175,7 @@ fn unknown_key(section: &str, given: &str) -> String {
     } else if let Some(near) = keys::nearest(given, here.map(|key| key.name)) {
         format!("; did you mean \"{near}\"?")
     } else {
-        "; remove it (docs/config.md lists all keys)".to_owned()
+        "; remove it (vpn-node-agent.toml(5) lists all keys)".to_owned()
     };
     format!("unknown key \"{}\" {place}{hint}", shown(given))
 }

@@ -135,8 +135,8 @@ fn unknown_keys_name_file_line_and_the_nearest() {
     );
     assert_eq!(
         bad("\"\\u001b[2J\" = 1\n"),
-        "agent.toml:1: unknown key \"\\u{1b}[2J\" at the top level; remove it (docs/config.md \
-         lists all keys)"
+        "agent.toml:1: unknown key \"\\u{1b}[2J\" at the top level; remove it \
+         (vpn-node-agent.toml(5) lists all keys)"
     );
 }
 

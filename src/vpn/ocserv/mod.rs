@@ -53,14 +53,18 @@ pub enum OcservError {
     #[error("ocserv does not run")]
     Absent,
     /// The agent may not.
-    #[error("ocserv answers root alone, and the agent is not root (see docs/backends.md)")]
+    #[error(
+        "ocserv answers root alone, and the agent is not root \
+         (see /usr/share/doc/vpn-node-agent/backends.md)"
+    )]
     Forbidden,
     /// occtl cannot be run.
     #[error("cannot run occtl: {0}")]
     Run(io::Error),
     /// occtl ended with an error.
     #[error(
-        "occtl failed: ocserv answers root alone, and nobody while it starts (see docs/backends.md)"
+        "occtl failed: ocserv answers root alone, and nobody while it starts \
+         (see /usr/share/doc/vpn-node-agent/backends.md)"
     )]
     Refused,
     /// occtl did not end.

@@ -13,7 +13,8 @@ pub(super) enum LinkError {
     Absent,
     /// The socket is there for others.
     #[error(
-        "the agent may not use charon's VICI socket: give the agent's group access to it (see docs/backends.md)"
+        "the agent may not use charon's VICI socket: give the agent's group access to it \
+         (see /usr/share/doc/vpn-node-agent/backends.md)"
     )]
     Forbidden,
     /// It changed while it was opened.

@@ -94,7 +94,7 @@ fn page(command: &Command, parent: Option<&str>, about: &About<'_>, folder: &Pat
     let mut text = Vec::new();
     man.render_title(&mut text)?;
     man.render_name_section(&mut text)?;
-    man.render_synopsis_section(&mut text)?;
+    synopsis(command, &mut text)?;
     man.render_description_section(&mut text)?;
     if command
         .get_arguments()
@@ -120,6 +120,14 @@ fn page(command: &Command, parent: Option<&str>, about: &About<'_>, folder: &Pat
     for below in command.get_subcommands().filter(|one| !one.is_hide_set()) {
         page(below, Some(name), about, folder)?;
     }
+    Ok(())
+}
+
+/// The usage as the help has it. Of its own, clap_mangen (0.3) names every option, without its value.
+fn synopsis(command: &Command, text: &mut Vec<u8>) -> Result<()> {
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
+    Man::new(command.clone().override_usage(usage)).render_synopsis_section(text)?;
     Ok(())
 }
 
@@ -342,6 +350,39 @@ mod tests {
         );
         assert!(text.contains(".SH \"EXIT CODES\"\n.nf\n0  done"), "{text}");
         assert!(sections_of("no heading").is_err());
+    }
+
+    #[test]
+    fn the_synopsis_shows_what_has_to_be_given() {
+        let folder = written();
+        let synopsis = |page: &str| {
+            let text = fs::read_to_string(folder.path().join(page)).unwrap();
+            let (_, rest) = text.split_once(".SH SYNOPSIS\n").unwrap();
+            rest.lines().next().unwrap().replace('\\', "")
+        };
+        assert_eq!(
+            synopsis("agent/vpn-node.1"),
+            "fBvpn-nodefR [OPTIONS] <COMMAND>"
+        );
+        assert_eq!(
+            synopsis("controller/vpn-node-controller-init.8"),
+            "fBvpn-node-controller initfR [OPTIONS] --url <https://HOST:PORT>"
+        );
+    }
+
+    /// Where the sources have a document is no place on a host (`xtask/src/package/assets.rs`).
+    #[test]
+    fn no_page_leads_into_the_sources() {
+        let folder = written();
+        for package in ["agent", "controller"] {
+            for entry in fs::read_dir(folder.path().join(package)).unwrap() {
+                let page = entry.unwrap().path();
+                if !page.is_dir() {
+                    let text = fs::read_to_string(&page).unwrap();
+                    assert!(!text.contains("docs/"), "{}", page.display());
+                }
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use vpn_node_release::version::Version;
 
 use super::programs::Programs;
-use super::{Kind, Package};
+use super::{Kind, Package, paper};
 use crate::release::PROGRAMS;
 use crate::shell;
 
@@ -47,9 +47,10 @@ pub(super) fn of(
 ) -> Result<Vec<Asset>> {
     let mut all = match package {
         Package::Agent => agent(programs, folder, version)?,
-        Package::Controller => controller(programs),
+        Package::Controller => vec![controller(programs)],
     };
-    all.extend(units(package)?);
+    all.extend(written(package)?);
+    all.push(readme(package, &all, folder)?);
     all.sort_by(|a, b| a.to.cmp(&b.to));
     Ok(all)
 }
@@ -65,47 +66,75 @@ fn agent(programs: &Programs, folder: &Path, version: &Version) -> Result<Vec<As
             asset(programs.agent.join(name), to, Sort::Program)
         })
         .collect();
-    let doc = "/usr/share/doc/vpn-node-agent";
-    all.extend([
-        asset(manifest, format!("{system}/manifest.json"), Sort::Plain),
-        ours(
-            "packaging/agent/links",
-            format!("{system}/libexec/links"),
-            Sort::Program,
-        ),
-        ours(
-            "config/agent.toml",
-            "/etc/vpn-node/agent.toml",
-            Sort::Config,
-        ),
-        ours("README.md", format!("{doc}/README.md"), Sort::Doc),
-        ours("docs/gate.md", format!("{doc}/gate.md"), Sort::Doc),
-        ours("docs/journal.md", format!("{doc}/journal.md"), Sort::Doc),
-        ours("docs/updates.md", format!("{doc}/updates.md"), Sort::Doc),
-        ours(
-            "docs/wireguard-reader.md",
-            format!("{doc}/wireguard-reader.md"),
-            Sort::Doc,
-        ),
-    ]);
+    all.push(asset(
+        manifest,
+        format!("{system}/manifest.json"),
+        Sort::Plain,
+    ));
     Ok(all)
 }
 
-fn controller(programs: &Programs) -> Vec<Asset> {
-    let doc = "/usr/share/doc/vpn-node-controller";
-    vec![
-        asset(
-            programs.controller.clone(),
-            "/usr/bin/vpn-node-controller",
-            Sort::Program,
-        ),
-        ours(
+fn controller(programs: &Programs) -> Asset {
+    asset(
+        programs.controller.clone(),
+        "/usr/bin/vpn-node-controller",
+        Sort::Program,
+    )
+}
+
+/// What is taken from the repository as it is.
+fn written(package: Package) -> Result<Vec<Asset>> {
+    let mut all = match package {
+        Package::Agent => vec![
+            ours(
+                "packaging/agent/links",
+                "/opt/vpn-node/system/libexec/links",
+                Sort::Program,
+            ),
+            ours(
+                "config/agent.toml",
+                "/etc/vpn-node/agent.toml",
+                Sort::Config,
+            ),
+        ],
+        Package::Controller => vec![ours(
             "config/controller.toml",
-            format!("{doc}/examples/controller.toml"),
+            format!("{}/examples/controller.toml", package.documents()),
             Sort::Doc,
-        ),
-        ours("README.md", format!("{doc}/README.md"), Sort::Doc),
-    ]
+        )],
+    };
+    all.extend(units(package)?);
+    all.extend(pages(package)?);
+    Ok(all)
+}
+
+/// The pages of `docs/`: all of them, since each leads to others; what stands below (`decisions/`) is
+/// for who reads the sources. In one folder, where their links lead as they do here.
+fn pages(package: Package) -> Result<Vec<Asset>> {
+    let all = files_below(&shell::repository().join("docs"))?;
+    let all = all.into_iter().filter_map(|file| {
+        let name = file.strip_prefix(shell::repository().join("docs")).ok()?;
+        let name = name.to_str().filter(|name| !name.contains('/'))?;
+        let to = format!("{}/{name}", package.documents());
+        Some(asset(file.clone(), to, Sort::Doc))
+    });
+    Ok(all.collect())
+}
+
+/// README.md, made in `folder`: its links lead to where `files` are on a host.
+fn readme(package: Package, files: &[Asset], folder: &Path) -> Result<Asset> {
+    let written = shell::repository().join("README.md");
+    let text = fs::read_to_string(&written)
+        .with_context(|| format!("cannot read {}", written.display()))?;
+    let text = paper::readme(&text, &package.documents(), |target| {
+        let from = shell::repository().join(target);
+        let file = files.iter().find(|file| file.from == from)?;
+        Some(file.to.as_str())
+    });
+    let made = folder.join(format!("{}.README.md", package.name()));
+    fs::write(&made, text).with_context(|| format!("cannot write {}", made.display()))?;
+    let to = format!("{}/README.md", package.documents());
+    Ok(asset(made, to, Sort::Doc))
 }
 
 /// What lies in `systemd/` and belongs to `package`.
@@ -225,5 +254,125 @@ mod tests {
             place("notify-reload.conf").unwrap(),
             "/usr/lib/vpn-node/notify-reload.conf"
         );
+    }
+
+    /// Both packages, with all their texts: what is taken as it is, and README.md.
+    fn texts() -> Vec<(Package, Vec<Asset>, tempfile::TempDir)> {
+        let texts = |package| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut all = written(package).unwrap();
+            all.push(readme(package, &all, folder.path()).unwrap());
+            (package, all, folder)
+        };
+        Package::ALL.into_iter().map(texts).collect()
+    }
+
+    /// Whether the package brings what a link or a citation in a page leads to.
+    fn leads(package: Package, all: &[Asset], target: &str) -> bool {
+        let (file, _) = target.split_once('#').unwrap_or((target, ""));
+        let to = match file.starts_with('/') {
+            true => file.to_owned(),
+            false => format!("{}/{file}", package.documents()),
+        };
+        file.is_empty() || target.contains("://") || all.iter().any(|asset| asset.to == to)
+    }
+
+    /// What a text calls a page: words that end with `.md`.
+    fn cited(text: &str) -> Vec<&str> {
+        text.split(|c: char| !(c.is_alphanumeric() || "/._-".contains(c)))
+            .map(|word| word.trim_end_matches('.'))
+            .filter(|word| word.ends_with(".md"))
+            .collect()
+    }
+
+    #[test]
+    fn every_link_of_a_shipped_page_leads_to_a_shipped_file() {
+        let mut count = 0;
+        for (package, all, _folder) in texts() {
+            for page in all.iter().filter(|asset| asset.to.ends_with(".md")) {
+                let text = fs::read_to_string(&page.from).unwrap();
+                for (_, _, target, _) in paper::links(&text) {
+                    assert!(leads(package, &all, target), "{}: {target}", page.to);
+                    count += 1;
+                }
+                for cited in cited(&text) {
+                    // A page's path in the sources is no path on a host; what is not shipped is
+                    // named as in the sources.
+                    let elsewhere = cited.starts_with("docs/decisions/");
+                    assert!(
+                        elsewhere || !cited.starts_with("docs/"),
+                        "{}: {cited} in place of a link",
+                        page.to
+                    );
+                }
+            }
+        }
+        assert!(count > 100, "{count}");
+    }
+
+    /// By its whole path, or, in a unit, by the name of one that `Documentation=` has.
+    #[test]
+    fn every_page_that_an_installed_text_names_is_shipped() {
+        let mut count = 0;
+        for (package, all, _folder) in texts() {
+            let mut files: Vec<PathBuf> = all
+                .iter()
+                .filter(|asset| !asset.to.ends_with(".md"))
+                .map(|asset| asset.from.clone())
+                .collect();
+            files.push(package.folder().join("lintian-overrides"));
+            for file in files {
+                let text = fs::read_to_string(&file).unwrap();
+                let whole: Vec<&str> = cited(&text)
+                    .into_iter()
+                    .filter(|name| name.starts_with('/'))
+                    .collect();
+                for name in cited(&text) {
+                    let known = whole.iter().any(|path| path.ends_with(&format!("/{name}")));
+                    let named = name.starts_with('/') || known && !name.contains('/');
+                    assert!(
+                        named && leads(package, &all, name),
+                        "{}: no {name} on a host",
+                        file.display()
+                    );
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 50, "{count}");
+    }
+
+    /// What programs say; man pages and help have a test of their own (`xtask/manuals`).
+    #[test]
+    fn every_page_that_a_program_names_is_shipped() {
+        let mut count = 0;
+        for (package, all, _folder) in texts() {
+            let sources: &[&str] = match package {
+                Package::Agent => &["src", "crates/updater", "crates/protocol", "crates/release"],
+                Package::Controller => &["crates/controller", "crates/protocol", "crates/release"],
+            };
+            for folder in sources {
+                for file in files_below(&shell::repository().join(folder)).unwrap() {
+                    let name = file.to_str().unwrap();
+                    if !name.ends_with(".rs") || name.contains("tests") {
+                        continue;
+                    }
+                    let text = fs::read_to_string(&file).unwrap();
+                    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                    let said = product
+                        .lines()
+                        .filter(|line| !line.trim_start().starts_with("//"));
+                    for name in said.flat_map(cited) {
+                        assert!(
+                            name.starts_with('/') && leads(package, &all, name),
+                            "{}: no {name} on a host",
+                            file.display()
+                        );
+                        count += 1;
+                    }
+                }
+            }
+        }
+        assert!(count >= 4, "{count}");
     }
 }

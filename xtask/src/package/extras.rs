@@ -67,7 +67,7 @@ fn pages(package: Package, manuals: &Path, folder: &Path, version: &Version) -> 
 
 fn papers(package: Package, folder: &Path, version: &Version) -> Result<Vec<Asset>> {
     let name = package.name();
-    let doc = format!("/usr/share/doc/{name}");
+    let doc = package.documents();
     let linked = dependencies::of(package.crates())?;
     let write = |file: &str, text: String| {
         let file = folder.join(file);

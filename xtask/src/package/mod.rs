@@ -109,6 +109,11 @@ impl Package {
         }
     }
 
+    /// Where its documents lie on a host.
+    fn documents(self) -> String {
+        format!("/usr/share/doc/{}", self.name())
+    }
+
     /// Cargo's packages whose programs are in it.
     const fn crates(self) -> &'static [&'static str] {
         match self {

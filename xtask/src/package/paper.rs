@@ -15,6 +15,45 @@ use super::recipe::with_tilde;
 /// Whom Debian asks about the package.
 const MAINTAINER: &str = "The vpn-node authors";
 
+/// README.md for the folder `documents` of a package: a link to a file that is `installed` leads to
+/// its place on a host, any other one into the sources becomes plain words.
+pub(super) fn readme<'a>(
+    text: &str,
+    documents: &str,
+    installed: impl Fn(&str) -> Option<&'a str>,
+) -> String {
+    let mut made = String::new();
+    let mut rest = text;
+    for (before, shown, target, after) in links(text) {
+        made.push_str(before);
+        rest = after;
+        if target.contains("://") || target.starts_with('#') {
+            made.push_str(&format!("[{shown}]({target})"));
+        } else if let Some(place) = installed(target) {
+            let name = place.strip_prefix(documents);
+            let name = name.map_or(place, |name| name.trim_start_matches('/'));
+            let shown = if shown == target { name } else { shown };
+            made.push_str(&format!("[{shown}]({name})"));
+        } else {
+            made.push_str(shown);
+        }
+    }
+    made + rest
+}
+
+/// The links of a page: for each what stands between it and the one before, its words, its target,
+/// and all that follows.
+pub(super) fn links(text: &str) -> impl Iterator<Item = (&str, &str, &str, &str)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (head, tail) = rest.split_once("](")?;
+        let (before, shown) = head.rsplit_once('[')?;
+        let (target, after) = tail.split_once(')')?;
+        rest = after;
+        Some((before, shown, target, after))
+    })
+}
+
 /// `changelog.Debian` (deb-changelog(5)) from CHANGELOG.md: one entry a release, the newest first.
 /// What is not released yet is the entry of `version`.
 pub(super) fn changelog(
@@ -252,5 +291,21 @@ mod tests {
         ] {
             assert_eq!(debian_license(spdx), debian);
         }
+    }
+
+    #[test]
+    fn the_links_of_the_readme_lead_to_places_on_a_host() {
+        let text = "See [docs/a.md](docs/a.md) and [the unit](x.service), [LICENSE](LICENSE), \
+                    [web](https://example.net/).\n";
+        let installed = |target: &str| match target {
+            "docs/a.md" => Some("/usr/share/doc/p/a.md"),
+            "x.service" => Some("/usr/lib/systemd/system/x.service"),
+            _ => None,
+        };
+        assert_eq!(
+            readme(text, "/usr/share/doc/p", installed),
+            "See [a.md](a.md) and [the unit](/usr/lib/systemd/system/x.service), LICENSE, \
+             [web](https://example.net/).\n"
+        );
     }
 }

@@ -142,7 +142,7 @@ catalogue! {
         "Read the reason in the event; the host does not try that version again for a while.";
     UpdateFailed, "update_failed", Medium, "rollout",
         "A host did not install a release: it refused it, has it blocked, or could not.",
-        "Read the reason in the event (`docs/releases.md` has the codes) and `rollout status`.";
+        "Read the reason in the event (`/usr/share/doc/vpn-node-controller/releases.md` has the codes) and `rollout status`.";
     UpdateReportIgnored, "update_report_ignored", Medium, "rollout",
         "A host said of updates what cannot be: a deployment that is not its own or not yet handed out, another version, impossible sizes.",
         "Nothing after a restored backup; else compare the versions of agent and controller, and examine the host.";

@@ -29,7 +29,7 @@ pub enum ComponentError {
     /// Not in the form that [`Component::from_raw`] gives.
     #[error(
         "hardware component is not in normalised form ({0} bytes): the sender must trim, collapse \
-         white space, percent-encode and drop placeholders as docs/protocol.md says"
+         white space, percent-encode and drop placeholders as the protocol says"
     )]
     NotNormalised(usize),
 }

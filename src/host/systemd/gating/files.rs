@@ -12,7 +12,7 @@ use crate::host::systemd::unit_name::ServiceName;
 const DROP_IN: &str = "50-vpn-node-gate.conf";
 const BINDING: &str = "\
 # Made by `vpn-node gate enable`; `vpn-node gate disable` removes it.
-# This service runs only while the gate is open: docs/gate.md of vpn-node.
+# This service runs only while the gate is open: /usr/share/doc/vpn-node-agent/gate.md.
 [Unit]
 BindsTo=vpn-node-gate.service
 After=vpn-node-gate.service
