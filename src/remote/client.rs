@@ -312,14 +312,15 @@ pub(super) fn tls_error(error: &reqwest::Error) -> Option<String> {
 fn rustls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let io = inner
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        let tls = io.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls.or_else(|| inner.downcast_ref()) {
-            Some(error) => return Some(error),
-            None => cause = inner.source(),
+        if let Some(tls) = inner.downcast_ref() {
+            return Some(tls);
         }
+        // An io::Error gives the source of what it holds, never that itself; and one may hold another.
+        let io = inner.downcast_ref::<std::io::Error>();
+        cause = match io.and_then(std::io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => inner.source(),
+        };
     }
     None
 }
