@@ -25,9 +25,9 @@ Examples:
 
 Exit codes:
   0  done; healthcheck: healthy
-  1  failed; healthcheck: unhealthy
+  1  failed; healthcheck: unhealthy; gate status: closed
   2  wrong command line
-  3  the agent is not running or does not answer
+  3  the agent is not running or does not answer; gate status: systemd cannot be asked
   4  this host is not enrolled"
 )]
 pub(super) struct Arguments {
@@ -55,7 +55,9 @@ pub(super) struct Global {
 pub(super) enum Command {
     /// Give this host its identity, with the token that the controller printed
     ///
-    /// Run it as root, or as the agent's own user. The token is read from standard input or from a
+    /// Run it as root, or as the agent's own user. As root it also writes what only root can read of
+    /// the hardware to /run/vpn-node-hardware/hardware.json, as each start of the service does: the
+    /// controller compares both. The token is read from standard input or from a
     /// file, never from the command line or the environment: every user of this host can read those.
     ///
     /// A host that is enrolled takes only a token for its own server, which the controller makes
@@ -250,6 +252,12 @@ pub(super) enum GateCommand {
         unit: ServiceName,
     },
     /// Show whether the gate is open and why, and which services are gated
+    #[command(after_long_help = "\
+Exit codes:
+  0  the gate is open, or no service is gated
+  1  the gate is closed, a service is gated by half, or the named one is not gated
+  2  wrong command line
+  3  systemd cannot be asked, so nothing is known")]
     Status {
         /// This service alone, gated or not
         #[arg(value_parser = ServiceName::parse)]

@@ -6,11 +6,12 @@
 pub enum Exit {
     /// It did what was asked; for `healthcheck`: the agent is well.
     Ok = 0,
-    /// It failed; for `healthcheck`: the agent is unhealthy; for `config check`: it is not good.
+    /// It failed; for `healthcheck`: the agent is unhealthy; for `config check`: it is not good;
+    /// for `gate status`: the gate is closed.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The agent is not running or does not answer.
+    /// The agent is not running or does not answer; for `gate status`: systemd does not.
     Unreachable = 3,
     /// This host is not enrolled.
     NotEnrolled = 4,

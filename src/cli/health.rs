@@ -31,13 +31,22 @@ fn line(scope: Scope, health: &HealthAnswer) -> (String, Exit) {
         );
         return (line, Exit::NotEnrolled);
     }
+    let remarks = health.remarks.join("; ");
     if health.ok {
-        return (green("healthy"), Exit::Ok);
+        let line = match remarks.as_str() {
+            "" => green("healthy"),
+            remarks => format!("{}; {}", green("healthy"), shown(remarks)),
+        };
+        return (line, Exit::Ok);
     }
     let reasons = match scope {
         Scope::Full => health.reasons.join(" "),
         Scope::Public => "root and the group vpn-node may see the reasons".to_owned(),
     };
-    let line = format!("{}: {}", red("unhealthy"), shown(&reasons));
+    let also = match remarks.as_str() {
+        "" => String::new(),
+        remarks => format!(" Also: {}.", shown(remarks)),
+    };
+    let line = format!("{}: {}{also}", red("unhealthy"), shown(&reasons));
     (line, Exit::Failed)
 }

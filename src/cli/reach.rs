@@ -11,6 +11,8 @@ use super::console::Console;
 use crate::config::{self, ConfigError, Effective, Settings};
 use crate::core::report::SCHEMA;
 use crate::core::shown_path;
+use crate::host::state::{Enrolment, StateDir};
+use crate::remote::{self, TlsError};
 use crate::status::{Client, ClientError};
 
 /// Where this command looks.
@@ -21,6 +23,9 @@ pub(super) struct Place {
     pub(super) updater_dir: PathBuf,
     /// The agent's settings are faulty, so it does not start.
     fault: Option<ConfigError>,
+    state_dir: PathBuf,
+    /// What the agent reads at its start.
+    ca_file: Option<PathBuf>,
 }
 
 /// The place by options and configuration. A question works with a broken configuration too (the
@@ -56,28 +61,45 @@ pub(super) fn place_by(
             return Err(Exit::Failed);
         }
     };
-    let settings = with_options(settings, global);
+    let mut settings = settings;
+    apply_options(&mut settings, global);
     let socket = global.socket.clone();
     Ok(Place {
         client: Client::new(&socket.unwrap_or_else(|| settings.status_socket())),
         enrollment_file: settings.enrollment_file(),
         updater_dir: settings.updater_dir(),
         fault,
+        state_dir: settings.state_dir,
+        ca_file: settings.controller.ca_file,
     })
 }
 
 /// The settings for a command that acts: the configuration must be good.
 pub(super) fn settings(global: &Global) -> Result<Settings, ConfigError> {
-    let effective = config::load(global.config.as_deref())?;
-    Ok(with_options(effective.settings, global))
+    let mut settings = config::load(global.config.as_deref())?.settings;
+    apply_options(&mut settings, global);
+    Ok(settings)
 }
 
-fn with_options(mut settings: Settings, global: &Global) -> Settings {
+/// `--state-dir` counts more than the configuration.
+pub(super) fn apply_options(settings: &mut Settings, global: &Global) {
     if let Some(folder) = &global.state_dir {
         // Without a working directory a relative path stays as it was given.
         settings.state_dir = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
     }
-    settings
+}
+
+/// What the settings name and cannot be used, so that the agent does not start; as far as this user
+/// may look.
+fn unusable_ca_file(place: &Place) -> Option<TlsError> {
+    let error = remote::check_ca_file(place.ca_file.as_deref()?).err()?;
+    let is_pinned = |enrolment: &Enrolment| enrolment.server_pin.is_some();
+    match (&error, StateDir::new(&place.state_dir).enrolment()) {
+        (TlsError::CaFileDenied { .. }, _) => None,
+        // It is not read for a controller that the token pinned.
+        (_, Ok(Some(enrolment))) if is_pinned(&enrolment) => None,
+        _ => Some(error),
+    }
 }
 
 /// Whether an enrolment is stored; none if this user may not look.
@@ -96,8 +118,18 @@ pub(super) fn explain(
     json: bool,
     console: &mut Console<'_>,
 ) -> Exit {
-    if let (Some(fault), ClientError::NotRunning { path, .. }) = (&place.fault, error) {
-        return faulty(fault, path, json, console);
+    if let ClientError::NotRunning { path, .. } = error {
+        if let Some(fault) = &place.fault {
+            let what = match json {
+                true => format!(": {fault}"),
+                // A program reads the message alone.
+                false => " (the warning says where)".to_owned(),
+            };
+            return faulty(&what, path, json, console);
+        }
+        if let Some(fault) = unusable_ca_file(place) {
+            return faulty(&format!(": {fault}"), path, json, console);
+        }
     }
     let enrolled = match error {
         ClientError::NotRunning { .. } => is_enrolled(&place.enrollment_file),
@@ -136,13 +168,8 @@ pub(super) fn explain(
     exit
 }
 
-/// To start it would not help, and where it would be enrolled is not known. The warning has the fault
-/// already; a program reads the message alone.
-fn faulty(fault: &ConfigError, socket: &Path, json: bool, console: &mut Console<'_>) -> Exit {
-    let what = match json {
-        true => format!(": {fault}"),
-        false => " (the warning says where)".to_owned(),
-    };
+/// To start it would not help.
+fn faulty(what: &str, socket: &Path, json: bool, console: &mut Console<'_>) -> Exit {
     let message = format!(
         "vpn-node-agent does not answer on {}, and it does not start while its settings have a \
          mistake{what}. Mend that until `vpn-node config check` says good, then run `systemctl \

@@ -289,8 +289,13 @@ fn configuration(status: &ConfigurationStatus) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(error) = &status.error {
         lines.push(format!(
-            "The changed configuration is not in force: {error}. Mend it and run `systemctl \
-             reload vpn-node-agent`."
+            "The changed configuration is not in force: {error}{} Mend it and run `systemctl \
+             reload vpn-node-agent`.",
+            if error.ends_with(['.', '?', '!']) {
+                ""
+            } else {
+                "."
+            }
         ));
     }
     if !status.needs_restart.is_empty() {
@@ -318,7 +323,7 @@ fn warnings(report: &StatusReport) -> String {
     if report.backends.is_empty() {
         lines.push(
             "No VPN backend is found, so no connection is recorded. Start the VPN, or check \
-             [wireguard] with `vpn-node config show`."
+             [wireguard], [openvpn], [strongswan] and [ocserv] with `vpn-node config show`."
                 .to_owned(),
         );
     }

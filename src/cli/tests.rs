@@ -327,6 +327,16 @@ fn healthcheck_says_ill_and_not_enrolled() {
     assert_eq!(ran.exit, Exit::Failed);
     assert!(ran.out.starts_with("unhealthy: ") && ran.out.lines().count() == 1);
 
+    let mut nearly_full = healthy();
+    nearly_full.ledger.low_space_bytes = Some(3 << 20);
+    let host = Host::new().enrolled().running(nearly_full, own_user());
+    let ran = host.run(&["healthcheck"]);
+    assert_eq!(ran.exit, Exit::Ok);
+    assert_eq!(
+        ran.out,
+        "healthy; the disk of the agent's state is nearly full\n"
+    );
+
     let fresh = StatusReport::starting("1", "gw", 1, Duration::ZERO);
     let host = Host::new().running(fresh, own_user());
     assert_eq!(host.run(&["healthcheck"]).exit, Exit::NotEnrolled);
@@ -360,6 +370,9 @@ fn config_check_and_show() {
     assert_eq!(good.out, "good: /HOST/agent.toml\n");
     let shown = host.run(&["config", "show"]);
     assert!(shown.out.contains("poll_s = 5 "), "{}", shown.out);
+    let shown = host.run(&["--state-dir", "/elsewhere", "config", "show"]);
+    let line = shown.out.lines().next().unwrap();
+    assert!(line.starts_with("state_dir = \"/elsewhere\"") && line.ends_with("# --state-dir"));
     fs::write(host.path("agent.toml"), "[wireguard]\npol_s = 1\n").unwrap();
     let bad = host.run(&["config", "check"]);
     assert_eq!(bad.exit, Exit::Failed);

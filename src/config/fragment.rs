@@ -94,10 +94,17 @@ pub(super) struct UpdateFragment {
 
 /// Parses one file; `path` is only named in errors.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Fragment, ConfigError> {
-    let document = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
-        path: path.to_owned(),
-        line: line_of(text, error.span()),
-        problem: error.message().to_owned(),
+    let document = DeTable::parse(text).map_err(|error| {
+        let line = line_of(text, error.span());
+        let hint = match is_unquoted(text, line) {
+            true => "; a text needs quotes: key = \"value\"",
+            false => "",
+        };
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line,
+            problem: format!("{}{hint}", error.message()),
+        }
     })?;
     refuse_unknown(path, text, document.get_ref())?;
     let places = places(document.get_ref());
@@ -119,6 +126,18 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Fragment, ConfigError> {
             allowed: place.map_or("another type", |place| place.allowed),
         }
     })
+}
+
+/// Whether the value on this line (counted from 1) begins like a text that nobody has quoted.
+fn is_unquoted(text: &str, line: usize) -> bool {
+    let line = text.lines().nth(line - 1).unwrap_or_default();
+    let Some((_, value)) = line.split_once('=') else {
+        return false;
+    };
+    let end = |c: char| c.is_whitespace() || c == '#';
+    let word = value.trim_start().split(end).next().unwrap_or_default();
+    word.starts_with(|c: char| c.is_alphabetic() || c == '/')
+        && !["true", "false", "inf", "nan"].contains(&word)
 }
 
 /// The line of a byte offset, counted from 1.

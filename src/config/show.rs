@@ -10,9 +10,10 @@ use crate::core::shown_path;
 
 impl Effective {
     /// The settings as a TOML file that would load to the same values (but for a proxy's password,
-    /// which is masked). A key that is not set is a comment.
+    /// which is masked). A key that is not set is a comment. `by_option` is a key of the top level that
+    /// an option of the command line has set.
     #[must_use]
-    pub fn to_toml(&self) -> String {
+    pub fn to_toml(&self, by_option: Option<&str>) -> String {
         let mut lines: Vec<(String, String)> = Vec::new();
         let mut section = "";
         for key in KEYS {
@@ -22,6 +23,9 @@ impl Effective {
                 lines.push((format!("[{section}]"), String::new()));
             }
             let origin = match self.origins.get(&(key.section, key.name)) {
+                _ if key.section.is_empty() && by_option == Some(key.name) => {
+                    format!("--{}", key.name.replace('_', "-"))
+                }
                 Some(origin) => format!("{}:{}", shown_path(&origin.file), origin.line),
                 None => "default".to_owned(),
             };

@@ -230,6 +230,14 @@ fn broken_toml_names_the_line() {
         error.starts_with("agent.toml:2: not valid TOML: "),
         "{error}"
     );
+    for unquoted in ["log_level = info\n", "location = Frankfurt\n"] {
+        let error = bad(unquoted);
+        assert!(
+            error.ends_with("a text needs quotes: key = \"value\""),
+            "{error}"
+        );
+    }
+    assert!(!error.contains("quotes"), "{error}");
     assert!(
         bad("a = 1\na = 2\n").starts_with("agent.toml:2: "),
         "duplicate"
@@ -253,7 +261,7 @@ fn fragments_lie_over_the_file_in_the_order_of_their_names() {
     assert_eq!(settings.log_level, LogLevel::Warn);
     assert_eq!(settings.wireguard.poll, Duration::from_secs(9));
 
-    let shown = effective.to_toml();
+    let shown = effective.to_toml(None);
     let line = |start: &str| shown.lines().find(|line| line.starts_with(start)).unwrap();
     assert!(line("location").ends_with("agent.d/20-b.toml:1"), "{shown}");
     assert!(line("poll_s").ends_with("agent.d/10-a.toml:3"), "{shown}");
@@ -268,7 +276,7 @@ fn what_is_shown_loads_to_the_same_settings() {
         &[],
     );
     let first = load(Some(&file)).unwrap();
-    assert_eq!(good(&first.to_toml()), first.settings);
+    assert_eq!(good(&first.to_toml(None)), first.settings);
 }
 
 #[test]
@@ -387,7 +395,7 @@ fn the_list_of_keys_is_the_struct() {
 #[test]
 fn the_documented_defaults_are_the_defaults() {
     let (_folder, file) = folder("", &[]);
-    let shown = load(Some(&file)).unwrap().to_toml();
+    let shown = load(Some(&file)).unwrap().to_toml(None);
     for key in KEYS {
         let wanted = match key.default {
             "not set" => format!("# {} is not set", key.name),

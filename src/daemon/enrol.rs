@@ -18,8 +18,8 @@ use crate::host::hardware::{self, Roots, snapshot};
 use crate::host::ids;
 use crate::host::sealing::{self, PROGRAM_DIRS, SealingError};
 use crate::host::state::StateDir;
-use crate::remote::Options;
 use crate::remote::enrol::{EnrolError, Enrolled, Host, enrol};
+use crate::remote::{ClientError, Options};
 
 /// How often a person at a terminal is kept waiting: under ten seconds in all.
 const COMMAND_ATTEMPTS: u32 = 4;
@@ -70,6 +70,10 @@ pub fn by_command(
     runtime.map_err(CommandError::Runtime)?.block_on(async {
         for attempt in 1..COMMAND_ATTEMPTS {
             let error = match this_host(&token, settings).await {
+                // A person mends the URL sooner than the port changes its protocol.
+                Err(error @ EnrolError::Client(ClientError::NotTls { .. })) => {
+                    return Err(CommandError::GivenUp(error));
+                }
                 Err(error) if error.is_temporary() => error,
                 done => return Ok(done?),
             };

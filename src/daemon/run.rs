@@ -259,6 +259,7 @@ async fn run_enrolled(
             hostname: ids::hostname(),
             location: settings.location.clone(),
             controller_url: client.url().to_owned(),
+            state_dir: settings.state_dir.clone(),
             boot_id: ids::boot_id(Path::new("/proc"))?,
             enrolled_ms: enrolment.enrolled_ms,
             os_version: enrol::short(ids::os_version(Path::new("/")).unwrap_or_default()),

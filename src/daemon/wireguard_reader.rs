@@ -10,6 +10,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
+use crate::core::shown;
 use crate::host::{installation, secrecy};
 use crate::vpn::wireguard::reader_process::{self, IDLE_LIMIT, Server, ServerError};
 
@@ -65,11 +66,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             anstream::println!("vpn-node-wireguard {}", installation::version_line());
             ExitCode::SUCCESS
         }
-        _ => {
-            anstream::eprint!("{USAGE}");
+        [
+            Some("--check" | "-h" | "--help" | "-V" | "--version"),
+            extra,
+            ..,
+        ]
+        | [extra, ..] => {
+            say(&not_understood(extra));
+            anstream::eprint!("\n{USAGE}");
             ExitCode::from(2)
         }
     }
+}
+
+fn not_understood(word: Option<&str>) -> String {
+    let word = word.map_or_else(
+        || "that is not UTF-8".to_owned(),
+        |w| format!("'{}'", shown(w)),
+    );
+    format!("unexpected argument {word}")
 }
 
 fn serve() -> ExitCode {
@@ -122,6 +137,13 @@ fn say(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        assert_eq!(not_understood(Some("bogus")), "unexpected argument 'bogus'");
+        assert!(!not_understood(Some("\x1b[2J")).contains('\x1b'));
+        assert!(not_understood(None).contains("UTF-8"));
+    }
 
     #[test]
     fn help_and_man_page_name_the_same_options_in_the_same_words() {

@@ -150,7 +150,11 @@ pub enum SealingError {
 /// [`SealingError`]: also [`StateError::NotEnrolled`].
 pub fn status(state: &StateDir) -> Result<Option<SealedTo>, SealingError> {
     match state.identity_store().is_sealed()? {
-        None => Err(StateError::NotEnrolled.into()),
+        None => Err(match state.enrolment()? {
+            Some(_) => state.identity_missing(),
+            None => StateError::NotEnrolled,
+        }
+        .into()),
         Some(false) => Ok(None),
         Some(true) => Ok(Some(match read_sealed(state) {
             Ok(blob) => creds::sealed_to(&blob),

@@ -15,6 +15,7 @@
 //! but for `sessions.log`, to which entries are added;
 //! one that cannot be read stops the agent.
 
+mod advice;
 mod change;
 mod format;
 mod identity;
@@ -39,6 +40,7 @@ use super::atomic::{self, AtomicError};
 use super::slots::{Slots, SlotsError};
 use crate::core::lane::LaneState;
 use crate::core::sessions::KnownSession;
+use advice::ENROL_ANEW;
 use identity::{IDENTITY, NEXT_IDENTITY};
 pub use identity::{Identity, IdentityStore, Kek, SEALED};
 pub use sessions::SessionsFile;
@@ -64,9 +66,7 @@ pub enum StateError {
     #[error(transparent)]
     Slots(#[from] SlotsError),
     /// Not what it should hold.
-    #[error(
-        "{path} cannot be understood ({why}): restore it from a backup, or enrol this host anew with a token for the same server"
-    )]
+    #[error("{path} cannot be understood ({why}): {}", advice::about(path))]
     Damaged {
         /// Which file.
         path: PathBuf,
@@ -87,7 +87,7 @@ pub enum StateError {
     },
     /// The identity is encrypted, and nothing brought the key to it.
     #[error(
-        "the identity key in {path} is sealed, and this start did not unseal it. Was the agent started by hand? Run 'vpn-node-agent --unseal-identity' as root first. The unit vpn-node-agent.service does that by itself; if it did, the key is sealed to another machine, or this machine's TPM or host key has changed since (what systemd-creds said stands above, in the journal of vpn-node-agent). Nothing on this host can open it any more then: make a token for the same server on the controller ('vpn-node-controller registration-key create --server NAME'), and run 'vpn-node enroll' here"
+        "the identity key in {path} is sealed, and this start did not unseal it. Was the agent started by hand? Run 'vpn-node-agent --unseal-identity' as root first. The unit vpn-node-agent.service does that by itself; if it did, the key is sealed to another machine, or this machine's TPM or host key has changed since (what systemd-creds said stands above, in the journal of vpn-node-agent). Nothing on this host can open it any more then: {ENROL_ANEW}"
     )]
     Sealed {
         /// The identity file.
@@ -95,7 +95,7 @@ pub enum StateError {
     },
     /// The identity is encrypted with another key.
     #[error(
-        "{path} cannot be opened with the key that was unsealed: it was changed, or it and identity.sealed are of different copies; restore both from one backup, or make a token for the same server on the controller ('vpn-node-controller registration-key create --server NAME') and run 'vpn-node enroll' here"
+        "{path} cannot be opened with the key that was unsealed: it was changed, or it and identity.sealed are of different copies; restore these two, and nothing else, from one backup that was made since this host's key last changed, or {ENROL_ANEW}"
     )]
     WrongKek {
         /// The identity file.
@@ -103,7 +103,7 @@ pub enum StateError {
     },
     /// Files that belong to different enrolments.
     #[error(
-        "{path} belongs to another enrolment than {ENROLMENT} in the same directory: restore both from one backup"
+        "{path} belongs to another enrolment than {ENROLMENT} in the same directory: an old file or another host's was put there. Put back what was there before; if that is lost, enrol this host anew: {ENROL_ANEW}"
     )]
     Mixed {
         /// The odd one.
@@ -421,11 +421,16 @@ impl StateDir {
     }
 
     fn any_identity(&self) -> Result<Identity, StateError> {
-        let missing = || StateError::Damaged {
+        let missing = || self.identity_missing();
+        self.identity_store().read()?.ok_or_else(missing)
+    }
+
+    /// What is wrong with an enrolled host that has no identity file.
+    pub(super) fn identity_missing(&self) -> StateError {
+        StateError::Damaged {
             path: self.path.join(IDENTITY),
             why: "the file is missing".into(),
-        };
-        self.identity_store().read()?.ok_or_else(missing)
+        }
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str, limit: usize) -> Result<Option<T>, StateError> {

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls::InvalidMessage;
 use vpn_node_protocol::encoding::Digest;
 use vpn_node_protocol::envelope::CONTENT_TYPE;
 use vpn_node_protocol::limits::MAX_REPLY_BYTES;
 
-use super::tls::{self, TlsError};
+use super::tls::{self, TlsError, distrust};
 use crate::core::shown;
 
 /// How long a connection may take to come up.
@@ -99,6 +100,16 @@ pub enum ClientError {
         /// The address tried.
         url: String,
         /// What rustls says, with the pin.
+        why: String,
+    },
+    /// It answered, but not with TLS.
+    #[error(
+        "the port at {url} does not speak TLS ({why}): check the host and the port of that URL, and that the controller, or what stands before it, answers https there"
+    )]
+    NotTls {
+        /// The address tried.
+        url: String,
+        /// What rustls says.
         why: String,
     },
     /// It answered, but with an unsigned error.
@@ -278,28 +289,38 @@ impl Client {
 
 fn failed(url: &str, error: &reqwest::Error) -> ClientError {
     let url = url.to_owned();
-    match tls_error(error) {
-        Some(why) => ClientError::Untrusted { url, why },
-        None => ClientError::Unreachable {
-            url,
-            why: causes(error),
+    match rustls_error(error) {
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            let why = "the first bytes of its answer are none of TLS".to_owned();
+            ClientError::NotTls { url, why }
+        }
+        tls => match tls.and_then(distrust) {
+            Some(why) => ClientError::Untrusted { url, why },
+            None => ClientError::Unreachable {
+                url,
+                why: causes(error),
+            },
         },
     }
 }
 
 /// What rustls refused in the server's certificate, if that is the cause.
 pub(super) fn tls_error(error: &reqwest::Error) -> Option<String> {
+    rustls_error(error).and_then(distrust)
+}
+
+fn rustls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let io = inner
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        let tls = io.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls.or_else(|| inner.downcast_ref()) {
-            Some(rustls::Error::General(why)) => return Some(why.clone()),
-            Some(error @ rustls::Error::InvalidCertificate(_)) => return Some(error.to_string()),
-            _ => cause = inner.source(),
+        if let Some(tls) = inner.downcast_ref() {
+            return Some(tls);
         }
+        // An io::Error gives the source of what it holds, never that itself; and one may hold another.
+        let io = inner.downcast_ref::<std::io::Error>();
+        cause = match io.and_then(std::io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => inner.source(),
+        };
     }
     None
 }
@@ -354,6 +375,30 @@ mod tests {
         assert_eq!(client.url(), "https://b.example");
         client.move_on_from(1);
         assert_eq!(client.url(), "https://a.example");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_speaks_no_tls_is_called_that() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let page = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+            let mut hello = [0; 1024];
+            tokio::io::AsyncReadExt::read(&mut stream, &mut hello)
+                .await
+                .unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, page)
+                .await
+                .unwrap();
+        });
+        let urls = vec![url];
+        let client = Client::new(&Options { urls, ..options() }).unwrap();
+        let asked = client.exchange(Path::Certificate, None, Duration::ZERO);
+        let error = asked.await.unwrap_err();
+        assert!(matches!(error, ClientError::NotTls { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("does not speak TLS"), "{text}");
     }
 
     #[test]

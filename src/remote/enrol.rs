@@ -134,7 +134,7 @@ impl EnrolError {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Client(ClientError::Unreachable { .. })
+            Self::Client(ClientError::Unreachable { .. } | ClientError::NotTls { .. })
             | Self::State(StateError::Enrolling { .. }) => true,
             Self::Client(ClientError::Status { status, .. }) => *status == 429 || *status >= 500,
             _ => false,

@@ -10,3 +10,4 @@ mod tls;
 pub mod update;
 
 pub use client::{ANSWER_TIMEOUT, Answer, Client, ClientError, Options, Path};
+pub use tls::{TlsError, check_ca_file};

@@ -2,7 +2,9 @@
 //! In neither case does a wrong clock of this host lock it out.
 
 mod dates;
+mod distrust;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use vpn_node_protocol::encoding::Digest;
 
 use dates::AnyDate;
+pub(super) use distrust::distrust;
 
 use crate::host::bounded;
 
@@ -33,6 +36,16 @@ pub enum TlsError {
         /// What is wrong.
         why: String,
     },
+    /// The operator's CA file is closed to this user.
+    #[error(
+        "this user may not read the CA file {path} of controller.ca_file: {why}. The agent's user (vpn-node) must be able to read it; root can check it"
+    )]
+    CaFileDenied {
+        /// As configured.
+        path: PathBuf,
+        /// What the kernel said.
+        why: String,
+    },
     /// The host has no CA certificates and the token pins none.
     #[error(
         "this host has no CA certificates, so no controller can be recognised: install the package 'ca-certificates', set controller.ca_file, or use a token with a pinned certificate"
@@ -41,6 +54,14 @@ pub enum TlsError {
     /// rustls refused.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
+}
+
+/// Reads the operator's CA file as a start of the agent does.
+///
+/// # Errors
+/// [`TlsError::CaFile`], [`TlsError::CaFileDenied`].
+pub fn check_ca_file(path: &Path) -> Result<(), TlsError> {
+    roots(Some(path)).map(drop)
 }
 
 /// TLS for a controller: with `pin`, only a certificate with exactly that public key (its name
@@ -83,7 +104,13 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TlsError> {
         // device without an end fill the memory.
         let text = bounded::open_regular(path)
             .and_then(|file| bounded::prefix_of(&file, MAX_CA_FILE + 1))
-            .map_err(|e| bad(e.to_string()))?;
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::PermissionDenied => TlsError::CaFileDenied {
+                    path: path.to_owned(),
+                    why: e.to_string(),
+                },
+                _ => bad(e.to_string()),
+            })?;
         if text.len() > MAX_CA_FILE {
             return Err(bad(format!("it has more than {MAX_CA_FILE} bytes")));
         }

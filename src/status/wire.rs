@@ -131,6 +131,10 @@ pub struct HealthAnswer {
     pub ok: bool,
     /// Why not; empty for users who may only see the public summary.
     pub reasons: Vec<String>,
+    /// What is worth a word whether all is well or not; empty for those users too, and from an
+    /// agent of a version that had none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 impl Request {
@@ -252,13 +256,15 @@ pub(super) fn rotation(scope: Scope, said: Result<(), String>) -> Vec<u8> {
 
 fn health(report: &StatusReport, scope: Scope) -> HealthAnswer {
     let health = report.health();
+    let (reasons, remarks) = match scope {
+        Scope::Full => (health.reasons, report.remarks()),
+        Scope::Public => (Vec::new(), Vec::new()),
+    };
     HealthAnswer {
         enrolled: report.enrolled,
         ok: health.ok,
-        reasons: match scope {
-            Scope::Full => health.reasons,
-            Scope::Public => Vec::new(),
-        },
+        reasons,
+        remarks,
     }
 }
 

@@ -18,6 +18,8 @@ struct Picture {
     /// The agent's answer, or why there is none.
     heard: Result<AuthorisationAnswer, String>,
     units: Vec<Row>,
+    /// Whether any service is gated, shown or not.
+    any_gated: bool,
 }
 
 struct Row {
@@ -38,16 +40,17 @@ pub(in crate::cli) fn run(
         Ok(place) => place,
         Err(exit) => return exit,
     };
-    let units = match only {
-        Some(unit) => Ok(vec![(unit.clone(), gating.gated(&unit))]),
-        None => gating.units(),
-    };
-    let units = match units {
-        Ok(units) => units,
+    let all = match gating.units() {
+        Ok(all) => all,
         Err(error) => {
             console.error(error);
             return Exit::Failed;
         }
+    };
+    let any_gated = all.iter().any(|(_, gated)| *gated != Gated::No);
+    let units = match only {
+        Some(unit) => vec![(unit.clone(), gating.gated(&unit))],
+        None => all,
     };
     let active = |unit: &str| gating.active_state(unit).map_err(|error| error.to_string());
     let picture = Picture {
@@ -65,18 +68,33 @@ pub(in crate::cli) fn run(
                 gated,
             })
             .collect(),
+        any_gated,
     };
     if json {
         console.json(&picture.json());
     } else {
         console.out(&picture.text());
     }
-    Exit::Ok
+    picture.exit()
 }
 
 impl Picture {
-    fn is_open(&self) -> bool {
-        self.service.as_deref() == Ok("active")
+    /// None while systemd cannot be asked.
+    fn is_open(&self) -> Option<bool> {
+        let service = self.service.as_deref().ok()?;
+        Some(service == "active")
+    }
+
+    /// For monitors. Where nothing is gated, a gate that does not run holds nothing up.
+    fn exit(&self) -> Exit {
+        let Some(is_open) = self.is_open() else {
+            return Exit::Unreachable;
+        };
+        let is_well = self.units.iter().all(|row| row.gated == Gated::Yes);
+        match is_well && (is_open || !self.any_gated) {
+            true => Exit::Ok,
+            false => Exit::Failed,
+        }
     }
 
     /// Why the gate is as it is, as a sentence.
@@ -93,7 +111,7 @@ impl Picture {
             ),
             (Ok("activating" | "active"), Err(why)) => sentence(&why),
             (Ok("activating"), Ok(_)) => "It opens in a moment.".to_owned(),
-            (Ok(_), _) if self.units.iter().all(|row| row.gated == Gated::No) => {
+            (Ok(_), _) if !self.any_gated => {
                 format!("No service is gated, so {GATE} does not run.")
             }
             (Ok(other), _) => {
@@ -103,10 +121,10 @@ impl Picture {
     }
 
     fn text(&self) -> String {
-        let state = if self.is_open() {
-            green("open")
-        } else {
-            red("closed")
+        let state = match self.is_open() {
+            Some(true) => green("open"),
+            Some(false) => red("closed"),
+            None => yellow("unknown"),
         };
         let mut all = format!("{}  {state}\n      {}\n", bold("Gate"), self.why());
         if self.units.is_empty() {
@@ -161,7 +179,11 @@ impl Row {
     fn problem(&self) -> Option<String> {
         let unit = &self.unit;
         match self.gated {
-            Gated::Yes | Gated::No => None,
+            Gated::Yes => None,
+            Gated::No => Some(format!(
+                "{unit} is not gated: it runs whether this host is authorised or not. Gate it: \
+                 `vpn-node gate enable {unit}`"
+            )),
             Gated::BoundOnly => Some(format!(
                 "{unit} stops with the gate, but does not start again with it (`systemctl \
                  disable` takes that away). To have it back: `vpn-node gate enable {unit}`"

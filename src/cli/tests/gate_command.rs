@@ -36,12 +36,17 @@ fn said(host: &Host, run: impl FnOnce(&args::Global, &mut Console<'_>) -> Exit) 
     )
 }
 
-fn status(host: &Host, gating: &Gating, json: bool) -> String {
+fn status(host: &Host, gating: &Gating, json: bool) -> (Exit, String) {
+    status_of(None, host, gating, json)
+}
+
+fn status_of(only: Option<&str>, host: &Host, gating: &Gating, json: bool) -> (Exit, String) {
+    let only = only.map(|unit| ServiceName::parse(unit).unwrap());
     let (exit, text) = said(host, |global, console| {
-        gate::show::run(global, None, json, gating, console)
+        gate::show::run(global, only, json, gating, console)
     });
-    assert_eq!(exit, Exit::Ok);
-    text.replace(&host.folder.path().display().to_string(), "/host")
+    let text = text.replace(&host.folder.path().display().to_string(), "/host");
+    (exit, text)
 }
 
 fn authorised() -> StatusReport {
@@ -59,19 +64,26 @@ fn a_service_is_gated_on_an_authorised_host() {
         gate::enable(global, &unit, &gating, console)
     });
     assert_snapshot!(text, @"wg-quick@wg0.service is gated: it runs only while this host is authorised. The gate is open.");
-    let open = status(&host, &gating, false);
+    let (exit, open) = status(&host, &gating, false);
+    assert_eq!(exit, Exit::Ok);
     assert!(
         open.starts_with("Gate  open\n      This host is authorised; "),
         "{open}"
     );
-    let json: serde_json::Value = serde_json::from_str(&status(&host, &gating, true)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&status(&host, &gating, true).1).unwrap();
     assert_eq!(json["gate"]["open"], true);
     assert_eq!(json["authorisation"]["state"], "verified");
     assert_eq!(json["units"][0]["unit"], "wg-quick@wg0.service");
     assert_eq!(json["units"][0]["gated"], true);
 
+    let (exit, other) = status_of(Some("ocserv.service"), &host, &gating, false);
+    assert_eq!(exit, Exit::Failed);
+    assert!(other.contains("ocserv.service is not gated: "), "{other}");
+    assert!(other.starts_with("Gate  open\n"), "{other}");
+
     fs::remove_dir_all(host.path("etc/vpn-node-gate.service.wants")).unwrap();
-    let half = status(&host, &gating, false);
+    let (exit, half) = status(&host, &gating, false);
+    assert_eq!(exit, Exit::Failed);
     assert!(
         half.contains("stops only") && half.contains("`vpn-node gate enable wg-"),
         "{half}"
@@ -99,7 +111,9 @@ fn a_closed_gate_says_why() {
         "{text}"
     );
     assert!(!text.contains('\x1b'), "{text:?}");
-    assert_snapshot!(status(&host, &gating, false), @r"
+    let (exit, text) = status(&host, &gating, false);
+    assert_eq!(exit, Exit::Failed);
+    assert_snapshot!(text, @r"
     Gate  closed
           The authorisation of this host has lapsed: This host is quarantined.\u{1b}[2J.
     SERVICE             GATED  NOW
@@ -110,14 +124,29 @@ fn a_closed_gate_says_why() {
 #[test]
 fn without_gated_services_and_without_an_agent_it_says_so() {
     let (host, gating) = host("inactive");
-    assert_snapshot!(status(&host, &gating, false), @r"
+    let (exit, text) = status(&host, &gating, false);
+    assert_eq!(exit, Exit::Ok);
+    assert_snapshot!(text, @r"
     Gate  closed
           No service is gated, so vpn-node-gate.service does not run.
     No service is gated. Gate one: `vpn-node gate enable UNIT`
     ");
-    let json: serde_json::Value = serde_json::from_str(&status(&host, &gating, true)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&status(&host, &gating, true).1).unwrap();
     assert_eq!(json["authorisation"], serde_json::Value::Null);
     assert_eq!(json["units"], serde_json::json!([]));
+}
+
+#[test]
+fn a_gate_that_nobody_can_be_asked_about_is_unknown_and_not_closed() {
+    let (host, gating) = host("active");
+    fs::write(host.path("systemctl"), "#!/bin/sh\nexit 1\n").unwrap();
+    let (exit, text) = status(&host, &gating, false);
+    assert_eq!(exit, Exit::Unreachable);
+    assert!(text.starts_with("Gate  unknown\n"), "{text}");
+    let (exit, json) = status(&host, &gating, true);
+    assert_eq!(exit, Exit::Unreachable);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["gate"]["open"], serde_json::Value::Null);
 }
 
 #[test]

@@ -53,6 +53,38 @@ fn a_typo_in_the_settings_is_said_before_anybody_starts_the_agent_in_vain() {
     assert!(!err.contains("settings"), "{err}");
 }
 
+#[test]
+fn a_ca_file_that_stops_the_start_is_said_by_check_and_by_status() {
+    let host = Host::new();
+    let ca_file = host.path("ca.pem");
+    let settings = format!("[controller]\nca_file = {ca_file:?}\n");
+    for content in [None, Some("no certificate")] {
+        if let Some(content) = content {
+            fs::write(&ca_file, content).unwrap();
+        }
+        fs::write(host.path("agent.toml"), &settings).unwrap();
+        let ran = host.run(&["config", "check"]);
+        assert_eq!((ran.exit, ran.out.as_str()), (Exit::Failed, ""));
+        assert!(ran.err.contains("cannot use the CA file"), "{}", ran.err);
+        let (exit, _, err) = told(&settings, false);
+        assert_eq!(exit, Exit::Unreachable);
+        assert!(
+            err.contains("does not start") && err.contains("ca.pem"),
+            "{err}"
+        );
+    }
+    let ca = rcgen::generate_simple_self_signed(vec!["ca.example".to_owned()]).unwrap();
+    fs::write(&ca_file, ca.cert.pem()).unwrap();
+    assert_eq!(host.run(&["config", "check"]).exit, Exit::Ok);
+    assert_eq!(told(&settings, false).0, Exit::NotEnrolled);
+    let mode = |mode| fs::Permissions::from_mode(mode);
+    fs::set_permissions(host.folder.path(), mode(0o755)).unwrap();
+    fs::set_permissions(&ca_file, mode(0)).unwrap();
+    let ran = as_nobody(|| host.run(&["config", "check"]));
+    assert_eq!(ran.exit, Exit::Failed);
+    assert!(ran.err.contains("may not read the CA file"), "{}", ran.err);
+}
+
 /// Runs `act` as a user who owns nothing of the host, where this is root.
 fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {

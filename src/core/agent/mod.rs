@@ -18,6 +18,7 @@ mod standing;
 mod updates;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -71,6 +72,8 @@ pub struct Setup {
     pub location: Option<String>,
     /// Controller's address, for the report.
     pub controller_url: String,
+    /// The state directory, for what the operator is told to do with it.
+    pub state_dir: PathBuf,
     /// This boot of the host.
     pub boot_id: Uuid,
     /// When the host was enrolled, in milliseconds since the Unix epoch.
@@ -147,6 +150,7 @@ struct About {
     hostname: String,
     location: Option<String>,
     controller_url: String,
+    state_dir: PathBuf,
     boot_id: Uuid,
     enrolled_ms: i64,
     os_version: String,
@@ -180,6 +184,7 @@ impl Agent {
                 hostname: setup.hostname,
                 location: setup.location,
                 controller_url: setup.controller_url,
+                state_dir: setup.state_dir,
                 boot_id: setup.boot_id,
                 enrolled_ms: setup.enrolled_ms,
                 os_version: setup.os_version,

@@ -2,6 +2,7 @@
 //! clones"): the introduction to a controller that forgot the key, the witness against the word
 //! "behind", and what a signed refusal of the whole host means.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rand_core::CryptoRng;
@@ -14,16 +15,11 @@ use vpn_node_protocol::message::{Refusal, RefusalCode};
 
 use super::report::bounded;
 use super::{Agent, Command, QUARANTINED_INTERVAL, STOPPED_INTERVAL, SendFailure};
-use crate::core::{Now, schedule};
+use crate::core::{Now, schedule, shown_path};
 
 /// Why a host stands still whose key is not the server's any more. The controller's own sentence
 /// goes beside it.
 const KEY_REPLACED: &str = "the controller has another identity key for this server by now: this is a copy or an old backup of the host, or the server was enrolled anew";
-/// What to do on a host that may be one of two. Which one is right, only the operator knows: what
-/// comes first harms neither.
-const ONE_OF_TWO: &str = "If another machine runs as this server, switch this one off, or stop its agent, move STATE_DIR (/var/lib/vpn-node) away and enrol it with a new token of its own. Only if this is the one right machine: enrol it with a token that 'vpn-node-controller registration-key create --server NAME' makes, which shuts the other one out";
-/// What to do on a revoked host. No token for that server helps.
-const NEW_SERVER: &str = "The one way back: stop the agent, move STATE_DIR (/var/lib/vpn-node) away, enrol this host with a new token, and start the agent";
 /// Why a host stands still that is told to be behind.
 const BEHIND: &str = "the controller remembers later requests of this server than this host does: this is a copy or an old backup of the host, and the controller was told so. An operator must resolve it there with 'vpn-node-controller server resolve-clone NAME'";
 
@@ -36,6 +32,23 @@ pub(super) struct Claims {
     introduce_at: Duration,
     /// The same of the witness.
     witness: Option<(Digest, u32)>,
+}
+
+/// What to do on a host that may be one of two. Which one is right, only the operator knows: what
+/// comes first harms neither.
+fn one_of_two(state_dir: &Path) -> String {
+    format!(
+        "If another machine runs as this server, switch this one off, or stop its agent, move {} away and enrol it with a new token of its own. Only if this is the one right machine: enrol it with a token that 'vpn-node-controller registration-key create --server NAME' makes, which shuts the other one out",
+        shown_path(state_dir)
+    )
+}
+
+/// What to do on a revoked host. No token for that server helps.
+fn new_server(state_dir: &Path) -> String {
+    format!(
+        "The one way back: stop the agent, move {} away, enrol this host with a new token, and start the agent",
+        shown_path(state_dir)
+    )
 }
 
 /// The stable word for a refusal, as in `docs/protocol.md`.
@@ -190,12 +203,14 @@ impl Agent {
 
     fn stop(&mut self, refusal: &Refusal, now: Now) {
         self.memory.refused(&refusal.message, now);
+        let state_dir = &self.about.state_dir;
+        let said = bounded(&refusal.message);
         let reason = match refusal.code {
-            RefusalCode::RetiredKey => format!("{KEY_REPLACED}. {ONE_OF_TWO}"),
+            RefusalCode::RetiredKey => format!("{KEY_REPLACED}. {}", one_of_two(state_dir)),
             RefusalCode::Behind => BEHIND.to_owned(),
-            RefusalCode::Quarantined => format!("{}. {ONE_OF_TWO}", bounded(&refusal.message)),
-            RefusalCode::Revoked => format!("{}. {NEW_SERVER}", bounded(&refusal.message)),
-            RefusalCode::Ahead | RefusalCode::BadRequest => bounded(&refusal.message),
+            RefusalCode::Quarantined => format!("{said}. {}", one_of_two(state_dir)),
+            RefusalCode::Revoked => format!("{said}. {}", new_server(state_dir)),
+            RefusalCode::Ahead | RefusalCode::BadRequest => said,
         };
         self.authorisation.stop(word(refusal.code), reason);
     }

@@ -52,6 +52,14 @@ impl StatusReport {
         }
     }
 
+    /// What is worth a word on a host that may be well: one short clause each, without a full stop.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let low = self.ledger.low_space_bytes;
+        let low = low.map(|_| "the disk of the agent's state is nearly full".to_owned());
+        low.into_iter().collect()
+    }
+
     fn judge_verification(&self, reasons: &mut Vec<String>) {
         let verification = &self.verification;
         match verification.state {
@@ -86,12 +94,20 @@ impl StatusReport {
             )),
             _ => {}
         }
-        if self.last_heartbeat.accepted == Some(false) {
+        if self.last_heartbeat.accepted == Some(false) && !self.has_told_the_refusal() {
             reasons.push(format!(
                 "The controller refuses this host's heartbeats.{error} Look at this server on the \
                  controller."
             ));
         }
+    }
+
+    /// Whether the lapse was told with the same words of the controller: a stopped host's detail
+    /// begins with them.
+    fn has_told_the_refusal(&self) -> bool {
+        let error = self.last_heartbeat.last_error.as_deref();
+        self.verification.state == VerificationState::Lapsed
+            && error.is_some_and(|error| self.verification.detail.starts_with(error))
     }
 
     fn judge_backends(&self, reasons: &mut Vec<String>) {
@@ -206,6 +222,29 @@ mod tests {
             r.verification.detail = "revoked".into();
         });
         assert!(lapsed.contains("revoked. Look"), "{lapsed}");
+    }
+
+    #[test]
+    fn a_refusal_that_stopped_the_host_is_told_once() {
+        let stopped = |detail: &str| {
+            let mut report = well();
+            report.verification.state = VerificationState::Lapsed;
+            report.verification.detail = detail.into();
+            report.last_heartbeat.accepted = Some(false);
+            report.last_heartbeat.last_error = Some("this server is revoked".into());
+            report.health().reasons.len()
+        };
+        assert_eq!(stopped("this server is revoked. The one way back: …"), 1);
+        assert_eq!(stopped("the lease is over"), 2);
+    }
+
+    #[test]
+    fn what_needs_no_alarm_yet_is_remarked() {
+        let mut report = well();
+        assert!(report.remarks().is_empty());
+        report.ledger.low_space_bytes = Some(3 << 20);
+        assert!(report.health().ok);
+        assert_eq!(report.remarks().len(), 1);
     }
 
     #[test]

@@ -246,6 +246,10 @@ fn a_lost_or_swapped_sealed_key_is_named() {
     fs::remove_file(&sealed).unwrap();
     let error = world.start(&here).unwrap_err().to_string();
     assert!(error.contains("identity.sealed is missing"), "{error}");
+    // A host without its key is no host that was never enrolled.
+    fs::remove_file(world.state.path().join("identity.json")).unwrap();
+    let error = status(&world.state).unwrap_err().to_string();
+    assert!(error.contains("identity.json cannot be"), "{error}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::core::lane::LaneState;
 use crate::host::atomic::{self, AtomicError};
 use crate::host::slots::Slots;
 
-const NEXT_ENROLMENT: &str = "enrollment.next.json";
+pub(super) const NEXT_ENROLMENT: &str = "enrollment.next.json";
 
 impl StateDir {
     /// Moves to its place what `chain.slots` says is in force; called before anything is read. A

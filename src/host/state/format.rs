@@ -5,7 +5,7 @@ use super::{StateDir, StateError};
 use crate::host::atomic;
 
 /// Its file.
-const FILE: &str = "state-format";
+pub(super) const FILE: &str = "state-format";
 /// The format that this version reads and writes.
 const FORMAT: u64 = 1;
 /// A number and a line feed.

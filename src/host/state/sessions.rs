@@ -23,7 +23,7 @@ use crate::core::journal;
 use crate::core::sessions::KnownSession;
 use crate::host::atomic;
 
-const SNAPSHOT: &str = "sessions.json";
+pub(super) const SNAPSHOT: &str = "sessions.json";
 const LOG: &str = "sessions.log";
 
 /// Half a million sessions of about 500 bytes: more than is written, since an agent whose own snapshot

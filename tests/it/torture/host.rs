@@ -220,6 +220,7 @@ fn agent(disk: &Disk, certificate: &ControllerCertificate, boot_id: Uuid, now: N
         hostname: "host".to_owned(),
         location: None,
         controller_url: "https://127.0.0.1:8443".to_owned(),
+        state_dir: "/srv/agent".into(),
         boot_id,
         enrolled_ms: BEGIN_MS,
         os_version: String::new(),

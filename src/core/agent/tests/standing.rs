@@ -19,7 +19,7 @@ fn revoked_and_quarantined_over_the_held_poll_lapse_at_once() {
         assert_eq!(world.state(), Authorisation::Lapsed);
         let detail = world.report().verification.detail;
         assert!(detail.starts_with("refused: "), "{detail}");
-        let new_server = detail.contains("move STATE_DIR (/var/lib/vpn-node) away");
+        let new_server = detail.contains("move /srv/agent away");
         assert!(new_server, "{detail}");
         let takes_over = detail.find("--server NAME");
         assert_eq!(takes_over.is_none(), revoked, "{detail}");

@@ -226,6 +226,7 @@ impl World {
             hostname: "gw".to_owned(),
             location: None,
             controller_url: "https://controller.example".to_owned(),
+            state_dir: "/srv/agent".into(),
             boot_id: self.boot_id,
             enrolled_ms: BEGIN_MS,
             os_version: "Model OS".to_owned(),
