@@ -56,9 +56,10 @@ pub(super) enum Command {
     /// Give this host its identity, with the token that the controller printed
     ///
     /// Run it as root, or as the agent's own user. As root it also writes what only root can read of
-    /// the hardware to /run/vpn-node-hardware/hardware.json, as each start of the service does: the
-    /// controller compares both. The token is read from standard input or from a
-    /// file, never from the command line or the environment: every user of this host can read those.
+    /// the hardware to /run/vpn-node-hardware/hardware.json, as each start of the service does.
+    ///
+    /// The token is read from standard input or from a file, never from the command line or the
+    /// environment: every user of this host can read those.
     ///
     /// A host that is enrolled takes only a token for its own server, which the controller makes
     /// with 'registration-key create --server NAME': it gets a new identity, and keeps its id and
